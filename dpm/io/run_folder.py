@@ -1,0 +1,107 @@
+"""Where everything lies in a run folder (DESIGN section 5); others' scripts rely on these names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["RunFolder"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run folder.  Nothing is created until `create` is called.
+
+    Parameters
+    ----------
+    root : Path
+        The run folder itself.
+    """
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.toml"
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    @property
+    def provenance(self) -> Path:
+        return self.root / "provenance.json"
+
+    @property
+    def cubes(self) -> Path:
+        return self.root / "cubes"
+
+    @property
+    def psf(self) -> Path:
+        return self.root / "calibration" / "psf"
+
+    @property
+    def distortion(self) -> Path:
+        return self.root / "calibration" / "distortion"
+
+    @property
+    def wcs(self) -> Path:
+        """Each exposure's header WCS with its look-up tables, as small FITS files."""
+        return self.root / "calibration" / "wcs"
+
+    @property
+    def tables(self) -> Path:
+        return self.root / "tables"
+
+    @property
+    def exposures(self) -> Path:
+        return self.tables / "exposures.parquet"
+
+    @property
+    def detections(self) -> Path:
+        return self.tables / "detections"
+
+    @property
+    def catalog(self) -> Path:
+        return self.tables / "catalog.parquet"
+
+    @property
+    def measurements(self) -> Path:
+        return self.tables / "measurements"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report" / "index.html"
+
+    def cube(self, detector: str, filter_name: str) -> Path:
+        """Path of the zarr cube of one detector and filter."""
+        return self.cubes / f"{detector}_{filter_name}.zarr"
+
+    def wcs_file(self, exposure: str, detector: str) -> Path:
+        """Path of the stored header WCS of one exposure of one detector."""
+        return self.wcs / f"{exposure}_{detector}.fits"
+
+    def detections_file(self, exposure: str, detector: str) -> Path:
+        """Path of the first pass's table of one exposure of one detector."""
+        return self.detections / f"{exposure}_{detector}.parquet"
+
+    def psf_file(self, detector: str, filter_name: str) -> Path:
+        """Path of the ePSF library of one detector and filter."""
+        return self.psf / f"STDPSF_{detector}_{filter_name}.fits"
+
+    def create(self) -> None:
+        """Make the folders that every run has."""
+        for folder in (self.root, self.work, self.logs, self.cubes, self.psf, self.distortion, self.wcs, self.tables, self.detections):
+            folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,68 @@
+"""The project's one way to compile: ``kernel`` is numba's njit with one set of options and a safe cache.
+
+numba's own cache looks only at the file of the compiled function; a change in a function that it calls from another file
+leaves a stale caller.  The cache folder is therefore named after a hash of all kernel sources, the CPU model, the numba
+version and the user, so that any change, any other kind of node and any other user compiles afresh.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import numba
+
+__all__ = ["cache_folder", "kernel"]
+
+
+def _cpu_model() -> str:
+    """Name and instruction sets of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return "|".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid()) if hasattr(os, "getuid") else "user"
+
+
+def cache_folder() -> Path:
+    """Folder of compiled kernels for these sources, this CPU model, this numba and this user."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode())
+        digest.update(source.read_bytes())
+    digest.update(f"{_cpu_model()}|{numba.__version__}|{platform.python_version()}".encode())
+    base = os.environ.get("DPM_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    root = Path(base) if base else Path.home() / ".cache"
+    folder = root / "dpm" / f"kernels-{_user()}-{digest.hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        fallback = Path(tempfile.gettempdir()) / "dpm" / folder.name
+        fallback.mkdir(parents=True, exist_ok=True)
+        return fallback
+
+
+_FOLDER = str(cache_folder())
+
+
+def kernel(function):
+    """Compile with numba: nopython, without the GIL, cached in dpm's own folder (other packages' caches are left alone)."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _FOLDER
+    try:
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    finally:
+        numba.config.CACHE_DIR = before

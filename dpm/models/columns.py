@@ -1,0 +1,164 @@
+"""The one registry of table columns: name, type, unit, UCD and meaning of everything that dpm writes.
+
+Tables are written with this metadata, and the documentation's tables are made from it.  Names follow DESIGN section 5;
+others' scripts read them.  A column that no stage has filled yet is absent from a table, never filled with zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "CATALOG_COLUMNS",
+    "CATALOG_FILTER_COLUMNS",
+    "DETECTION_COLUMNS",
+    "EXPOSURE_COLUMNS",
+    "Column",
+    "find_column",
+    "markdown_table",
+]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the file; for per-filter columns the part after ``{f}_``.
+    dtype : str
+        Numpy type name; ``str`` for text.
+    unit : str
+        Unit as astropy spells it; empty for none.
+    ucd : str
+        IVOA unified content descriptor.
+    description : str
+        Meaning in one line.
+    """
+
+    name: str
+    dtype: str
+    unit: str
+    ucd: str
+    description: str
+
+
+DETECTION_COLUMNS: tuple[Column, ...] = (
+    Column("exposure", "str", "", "meta.id;obs.image", "exposure, as the stem of its file name"),
+    Column("detector", "str", "", "meta.id;instr.det", "detector (one chip)"),
+    Column("filter", "str", "", "meta.id;instr.filter", "filter"),
+    Column("x", "float64", "pix", "pos.cartesian.x;instr.det", "raw column, 0-based, of the full detector"),
+    Column("y", "float64", "pix", "pos.cartesian.y;instr.det", "raw row, 0-based, of the full detector"),
+    Column("x_error", "float32", "pix", "stat.error;pos.cartesian.x", "one-sigma error of x"),
+    Column("y_error", "float32", "pix", "stat.error;pos.cartesian.y", "one-sigma error of y"),
+    Column("flux", "float64", "flux", "phot.count", "total flux as fitted on the ePSF's normalisation, pixel area not applied"),
+    Column("flux_error", "float32", "flux", "stat.error;phot.count", "one-sigma error of flux"),
+    Column("area", "float32", "", "instr.pixel", "area of the pixel over the nominal one; flux * area is comparable over the detector"),
+    Column("sky", "float32", "flux", "instr.skyLevel", "local sky level per pixel"),
+    Column("sky_rms", "float32", "flux", "stat.stdev;instr.skyLevel", "scatter of the sky pixels about the local sky"),
+    Column("qfit", "float32", "", "stat.fit.goodness", "sum |residual| over the fit box / (flux * sum of the ePSF there); 0 is perfect"),
+    Column("qfit_expected", "float32", "", "stat.fit.goodness", "qfit that photon and read noise alone give this star on average"),
+    Column("radxs", "float32", "", "stat.fit.residual", "flux in excess of the ePSF at 1 <= r < 2.5 pixels, over the star's flux"),
+    Column("chi", "float32", "", "stat.fit.chi2", "square root of the reduced chi-square of the fit"),
+    Column("peak", "float32", "flux", "phot.count;stat.max", "highest pixel value used, sky included"),
+    Column("significance", "float32", "", "stat.snr", "matched-filter significance of the detection"),
+    Column("n_pixels", "int16", "", "meta.number;instr.pixel", "pixels with weight in the fit box"),
+    Column("flags", "int32", "", "meta.code", "bits of StarFlag"),
+)
+
+EXPOSURE_COLUMNS: tuple[Column, ...] = (
+    Column("exposure", "str", "", "meta.id;obs.image", "exposure, as the stem of its file name"),
+    Column("file", "str", "", "meta.file", "file it was read from"),
+    Column("telescope", "str", "", "meta.id;instr.tel", "telescope"),
+    Column("instrument", "str", "", "meta.id;instr", "instrument"),
+    Column("detector", "str", "", "meta.id;instr.det", "detector (one chip)"),
+    Column("filter", "str", "", "meta.id;instr.filter", "filter"),
+    Column("band", "str", "", "meta.id;instr.filter", "prefix of the filter's columns in the catalogue"),
+    Column("cube", "str", "", "meta.file", "cube that holds it, inside cubes/"),
+    Column("index", "int32", "", "meta.number", "its place along the cube's exposure dimension"),
+    Column("target", "str", "", "meta.id;src", "target name in the header"),
+    Column("epoch", "float64", "yr", "time.epoch", "middle of the exposure, decimal Julian year (TCB)"),
+    Column("exptime", "float64", "s", "time.duration;obs.exposure", "effective exposure time"),
+    Column("flux_unit", "str", "", "meta.unit", "unit of fluxes: DN/s or electron/s"),
+    Column("x_origin", "int32", "pix", "pos.cartesian.x;instr.det", "full-detector column of the array's first pixel"),
+    Column("y_origin", "int32", "pix", "pos.cartesian.y;instr.det", "full-detector row of the array's first pixel"),
+    Column("nx", "int32", "pix", "meta.number", "columns of the array"),
+    Column("ny", "int32", "pix", "meta.number", "rows of the array"),
+    Column("pixel_scale", "float64", "arcsec", "instr.pixel;pos.angDistance", "nominal pixel scale"),
+    Column("va_scale", "float64", "", "instr.param", "velocity aberration scale factor"),
+    Column("saturation", "float64", "flux", "instr.saturation", "lowest value of saturated pixels, NaN where none is"),
+    Column("noise_source", "str", "", "meta.note", "what the noise planes were made from"),
+    Column("zero_point_vega", "float64", "mag", "phot.mag;arith.zp", "Vega zero point of fluxes, NaN where unknown"),
+    Column("zero_point_ab", "float64", "mag", "phot.mag;arith.zp", "AB zero point of fluxes, NaN where unknown"),
+    Column("crds_context", "str", "", "meta.version", "CRDS_CTX"),
+    Column("calibration_version", "str", "", "meta.version", "CAL_VER"),
+    Column("sdp_version", "str", "", "meta.version", "SDP_VER"),
+    Column("prd_version", "str", "", "meta.version", "PRD_VER"),
+    Column("n_detections", "int32", "", "meta.number", "rows of the first pass"),
+    Column("n_matched", "int32", "", "meta.number", "detections that belong to a star of the master frame"),
+    Column("n_reference", "int32", "", "meta.number", "stars that the transform rests on"),
+    Column("a", "float64", "", "pos.wcs.cdmatrix", "x_master = a u + b v + x_shift, u v corrected pixels from the detector's centre"),
+    Column("b", "float64", "", "pos.wcs.cdmatrix", "see a"),
+    Column("c", "float64", "", "pos.wcs.cdmatrix", "y_master = c u + d v + y_shift"),
+    Column("d", "float64", "", "pos.wcs.cdmatrix", "see c"),
+    Column("x_shift", "float64", "pix", "pos.wcs.crpix", "see a"),
+    Column("y_shift", "float64", "pix", "pos.wcs.crpix", "see c"),
+    Column("residual_rms", "float64", "pix", "stat.stdev;pos", "per-axis scatter of well-measured stars about the master frame, raw pixels"),
+    Column("zero_point", "float64", "mag", "phot.mag;arith.zp", "added to the instrumental magnitude to match the central exposure"),
+    Column("zero_point_error", "float64", "mag", "stat.error;phot.mag;arith.zp", "error of zero_point"),
+)
+
+CATALOG_COLUMNS: tuple[Column, ...] = (
+    Column("id", "int64", "", "meta.id;meta.main", "star number, from North to South"),
+    Column("ra", "float64", "deg", "pos.eq.ra;meta.main", "right ascension, ICRS, at ref_epoch"),
+    Column("dec", "float64", "deg", "pos.eq.dec;meta.main", "declination, ICRS, at ref_epoch"),
+    Column("ra_error", "float32", "mas", "stat.error;pos.eq.ra", "one-sigma error of ra * cos(dec)"),
+    Column("dec_error", "float32", "mas", "stat.error;pos.eq.dec", "one-sigma error of dec"),
+    Column("ra_dec_corr", "float32", "", "stat.correlation;pos.eq", "correlation of the errors of ra and dec"),
+    Column("ref_epoch", "float64", "yr", "meta.ref;time.epoch", "epoch of ra and dec, Julian year (TCB)"),
+    Column("x", "float64", "pix", "pos.cartesian.x", "master frame, grows to the West, 0-based"),
+    Column("y", "float64", "pix", "pos.cartesian.y", "master frame, grows to the North, 0-based"),
+    Column("x_error", "float32", "pix", "stat.error;pos.cartesian.x", "one-sigma error of x"),
+    Column("y_error", "float32", "pix", "stat.error;pos.cartesian.y", "one-sigma error of y"),
+    Column("n_epochs", "int16", "", "meta.number;time.epoch", "epochs with a measurement (apart by 0.1 yr or more)"),
+    Column("baseline", "float32", "yr", "time.interval", "time between the first and the last measurement"),
+    Column("flags", "int32", "", "meta.code", "bits of StarFlag, any exposure"),
+)
+
+CATALOG_FILTER_COLUMNS: tuple[Column, ...] = (
+    Column("mag", "float32", "mag", "phot.mag", "magnitude; the system is in the column's metadata"),
+    Column("mag_error", "float32", "mag", "stat.error;phot.mag", "one-sigma error of mag"),
+    Column("mag_rms", "float32", "mag", "stat.stdev;phot.mag", "scatter of single-exposure magnitudes"),
+    Column("flux", "float64", "flux", "phot.count", "mean flux, pixel area and zero points applied"),
+    Column("flux_error", "float32", "flux", "stat.error;phot.count", "one-sigma error of flux"),
+    Column("qfit", "float32", "", "stat.fit.goodness", "median QFIT of the exposures used; 0 is perfect"),
+    Column("radxs", "float32", "", "stat.fit.residual", "median RADXS of the exposures used"),
+    Column("chi", "float32", "", "stat.fit.chi2", "median chi of the exposures used"),
+    Column("sky", "float32", "flux", "instr.skyLevel", "mean local sky per pixel"),
+    Column("sky_rms", "float32", "flux", "stat.stdev;instr.skyLevel", "mean local sky scatter"),
+    Column("n_exposures", "int16", "", "meta.number;obs.exposure", "exposures that cover the star"),
+    Column("n_good", "int16", "", "meta.number;obs.exposure", "exposures used in the average"),
+    Column("saturated", "bool", "", "meta.code", "saturated in every exposure used"),
+)
+
+
+def find_column(name: str, columns: tuple[Column, ...]) -> Column:
+    """The registry's entry for a column name.
+
+    Raises
+    ------
+    KeyError
+        If no entry has that name.
+    """
+    for column in columns:
+        if column.name == name:
+            return column
+    raise KeyError(f"column {name!r} is not in the registry dpm/models/columns.py")
+
+
+def markdown_table(columns: tuple[Column, ...], prefix: str = "") -> str:
+    """The columns as a Markdown table for the documentation."""
+    rows = ["| column | type | unit | meaning |", "|---|---|---|---|"]
+    rows += [f"| `{prefix}{c.name}` | {c.dtype} | {c.unit} | {c.description} |" for c in columns]
+    return "\n".join(rows)
