@@ -70,6 +70,11 @@ class RunFolder:
         return self.tables / "detections"
 
     @property
+    def matches(self) -> Path:
+        """Which detection belongs to which star, one part an exposure (written by the frame stage)."""
+        return self.tables / "matches"
+
+    @property
     def catalog(self) -> Path:
         return self.tables / "catalog.parquet"
 
@@ -96,6 +101,10 @@ class RunFolder:
     def detections_file(self, exposure: str, detector: str) -> Path:
         """Path of the first pass's table of one exposure of one detector."""
         return self.detections / f"{exposure}_{detector}.parquet"
+
+    def matches_file(self, exposure: str, detector: str) -> Path:
+        """Path of the match table of one exposure of one detector."""
+        return self.matches / f"{exposure}_{detector}.parquet"
 
     def psf_file(self, detector: str, filter_name: str) -> Path:
         """Path of the ePSF library of one detector and filter."""

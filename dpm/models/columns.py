@@ -13,6 +13,7 @@ __all__ = [
     "CATALOG_FILTER_COLUMNS",
     "DETECTION_COLUMNS",
     "EXPOSURE_COLUMNS",
+    "MATCH_COLUMNS",
     "Column",
     "find_column",
     "markdown_table",
@@ -140,6 +141,15 @@ CATALOG_FILTER_COLUMNS: tuple[Column, ...] = (
     Column("n_exposures", "int16", "", "meta.number;obs.exposure", "exposures that cover the star"),
     Column("n_good", "int16", "", "meta.number;obs.exposure", "exposures used in the average"),
     Column("saturated", "bool", "", "meta.code", "saturated in every exposure used"),
+)
+
+MATCH_COLUMNS: tuple[Column, ...] = (
+    Column("id", "int64", "", "meta.id;src", "star of the catalogue that the detection belongs to"),
+    Column("row", "int32", "", "meta.number", "row of the exposure's part of tables/detections, from 0"),
+    Column("dx", "float32", "pix", "pos.cartesian.x;arith.diff", "measured raw column minus the one that the catalogue predicts"),
+    Column("dy", "float32", "pix", "pos.cartesian.y;arith.diff", "measured raw row minus the one that the catalogue predicts"),
+    Column("dmag", "float32", "mag", "phot.mag;arith.diff", "measured magnitude minus the catalogue's, NaN where there is none"),
+    Column("used", "bool", "", "meta.code", "the detection is in the star's averages"),
 )
 
 
