@@ -1,0 +1,195 @@
+"""Parquet tables with units, UCDs and descriptions that ``astropy.table.QTable.read`` understands.
+
+The metadata lies in the Arrow schema under the keys that astropy's own Parquet format uses (``table_meta_yaml`` and
+``table::len::<column>``), so that any reader of plain Parquet sees plain columns, and astropy sees units as well.  UCDs
+are in each column's ``meta["ucd"]``.  Files appear whole or not at all: they are written under a temporary name in the
+same folder, then moved.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from astropy.table import Column as TableColumn
+from astropy.table import MaskedColumn, Table
+from astropy.table.meta import get_header_from_yaml, get_yaml_from_table
+
+from dpm.models.columns import CATALOG_COLUMNS, CATALOG_FILTER_COLUMNS, Column
+
+__all__ = ["catalog_columns", "read_table", "write_table"]
+
+_YAML_KEY = b"table_meta_yaml"
+_LENGTH_KEY = "table::len::{}"
+
+
+def catalog_columns(bands: Iterable[str]) -> tuple[Column, ...]:
+    """The catalogue's registry for these bands: the common columns, then each band's with its prefix.
+
+    Parameters
+    ----------
+    bands : iterable of str
+        Prefixes such as ``niriss_f090w``.
+
+    Returns
+    -------
+    tuple of Column
+        Per-band names are ``f"{band}_{name}"``.
+    """
+    prefixed = [replace(column, name=f"{band}_{column.name}") for band in bands for column in CATALOG_FILTER_COLUMNS]
+    return CATALOG_COLUMNS + tuple(prefixed)
+
+
+def write_table(
+    path: str | os.PathLike[str],
+    table: Table,
+    columns: tuple[Column, ...] | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a table as Parquet, atomically.
+
+    Parameters
+    ----------
+    path : path
+        File to write; its folder is made if need be, an older file is replaced.
+    table : astropy.table.Table
+        One-dimensional columns of numbers, booleans or text.  Masked floats become NaN.
+    columns : tuple of Column, optional
+        Registry of the table: types, units, UCDs and descriptions are taken from it, and a column that it lacks is an
+        error.  Where the registry's unit is ``flux``, the table column's own unit counts, else ``meta["flux_unit"]``.
+        Columns of the registry that the table lacks stay absent.  None: the table's own metadata are kept.
+    meta : mapping, optional
+        Joined with ``table.meta``; numbers, text, lists and dicts.
+
+    Raises
+    ------
+    ValueError
+        If a column is not in the registry, is masked and not a float, or has more than one dimension; the message names
+        the file and the column.
+    """
+    path = Path(path)
+    table_meta = {**table.meta, **(dict(meta) if meta else {})}
+    described = Table(meta=table_meta)
+    for name in table.colnames:
+        entry = _registry_entry(path, name, columns)
+        described.add_column(_described(path, table[name], entry, table_meta.get("flux_unit")))
+    arrays, fields = [], []
+    metadata = {_YAML_KEY: "\n".join(get_yaml_from_table(described)).encode()}
+    for name in described.colnames:
+        values = np.asarray(described[name])
+        if values.dtype.kind == "U":
+            metadata[_LENGTH_KEY.format(name).encode()] = str(max(values.dtype.itemsize // 4, 1)).encode()
+            array = pa.array(values.tolist(), type=pa.string())
+        else:
+            array = pa.array(np.ascontiguousarray(values))
+        arrays.append(array)
+        fields.append(pa.field(name, array.type))
+    _replace_file(path, pa.table(arrays, schema=pa.schema(fields, metadata=metadata)))
+
+
+def read_table(path: str | os.PathLike[str], columns: Iterable[str] | None = None) -> Table:
+    """Read a Parquet table with its units and metadata.
+
+    Parameters
+    ----------
+    path : path
+        File written by `write_table`, or any flat Parquet file.
+    columns : iterable of str, optional
+        Names to read, in this order; all when None.
+
+    Returns
+    -------
+    astropy.table.Table
+        Plain columns (numbers keep their width, text is unicode); units are on the columns.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not Parquet or lacks a column that was asked for.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such table; run the stage that writes it first")
+    try:
+        schema = pq.read_schema(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: not readable as Parquet ({error}); run the stage that writes it again") from error
+    wanted = list(columns) if columns is not None else None
+    missing = [name for name in wanted or () if name not in schema.names]
+    if missing:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(schema.names)}")
+    data = pq.ParquetFile(path).read(columns=wanted)
+    header = _header(schema)
+    table = Table(meta=header.get("meta", {}))
+    attributes = {entry["name"]: entry for entry in header.get("datatype", ())}
+    for name in wanted if wanted is not None else schema.names:
+        column = TableColumn(_to_numpy(data[name]), name=name, copy=True)
+        for attribute in ("unit", "description", "format", "meta"):
+            if attribute in attributes.get(name, {}):
+                setattr(column, attribute, attributes[name][attribute])
+        table.add_column(column, copy=False)
+    return table
+
+
+def _registry_entry(path: Path, name: str, columns: tuple[Column, ...] | None) -> Column | None:
+    if columns is None:
+        return None
+    for column in columns:
+        if column.name == name:
+            return column
+    raise ValueError(f"{path}: column {name!r} is not in the registry of columns (dpm/models/columns.py); add it there")
+
+
+def _described(path: Path, source: TableColumn, entry: Column | None, flux_unit: Any) -> TableColumn:
+    """The column with the registry's type and metadata."""
+    values = source
+    if isinstance(source, MaskedColumn):
+        if source.mask.any() and source.dtype.kind != "f":
+            raise ValueError(f"{path}: column {source.name!r} has masked values, which only floats can have (as NaN)")
+        values = source.filled(np.nan) if source.dtype.kind == "f" else source.filled()
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{path}: column {source.name!r} has {array.ndim} dimensions; tables have flat columns")
+    if array.dtype.kind in "OS":
+        array = array.astype(str)
+    if entry is None:
+        return TableColumn(array, name=source.name, unit=source.unit, description=source.description, meta=source.meta)
+    array = array.astype(str if entry.dtype == "str" else entry.dtype, copy=False)
+    unit = (source.unit or flux_unit or None) if entry.unit == "flux" else (entry.unit or None)
+    description = source.description or entry.description
+    meta = {**dict(source.meta), "ucd": entry.ucd}
+    return TableColumn(array, name=source.name, unit=unit, description=description, meta=meta)
+
+
+def _header(schema: pa.Schema) -> dict[str, Any]:
+    text = (schema.metadata or {}).get(_YAML_KEY)
+    return dict(get_header_from_yaml(text.decode().split("\n"))) if text else {}
+
+
+def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return np.array(["" if value is None else value for value in column.to_pylist()], dtype=str)
+    return np.asarray(column.to_numpy())
+
+
+def _replace_file(path: Path, data: pa.Table) -> None:
+    """Write beside the target, then move over it: nobody ever sees half a table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        pq.write_table(data, temporary, compression="zstd")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
