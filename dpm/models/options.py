@@ -1,11 +1,16 @@
 """What a run can be told, with every default: one frozen dataclass a table of the TOML file.
 
-``config.py`` parses the file into these; stages take only the tables that they declare.
+``config.py`` parses the file into these and checks the limits that stand in the annotations; stages take only the tables
+that they declare.  A key made by `_file` names a file or folder: relative to the TOML file there, absolute here, and in a
+stage's key by its contents.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge, Gt
 
 __all__ = [
     "ClusterOptions",
@@ -18,6 +23,11 @@ __all__ = [
     "PsfOptions",
     "RunOptions",
 ]
+
+
+def _file(default: str, *words: str) -> str:
+    """A key that names a file or folder, unless it is empty or one of the words."""
+    return field(default=default, metadata={"file": True, "words": words})
 
 
 @dataclass(frozen=True)
@@ -35,26 +45,26 @@ class InputOptions:
     ``gain`` (electrons per DN) and ``read_noise`` (electrons) are used only for files without any variances.
     """
 
-    exposures: tuple[str, ...] = ()
-    reference: str = ""
+    exposures: tuple[str, ...] = field(default=(), metadata={"file": True, "words": ()})
+    reference: str = _file("")
     remove_stripes: bool = False
     gwcs: bool = False
-    gain: float | None = None
-    read_noise: float | None = None
+    gain: Annotated[float, Gt(0)] | None = None
+    read_noise: Annotated[float, Ge(0)] | None = None
 
 
 @dataclass(frozen=True)
 class PsfOptions:
     """``[psf]``: ``source`` is ``"build"``, an STDPSF file, or a folder of them."""
 
-    source: str = "build"
+    source: str = _file("build", "build")
 
 
 @dataclass(frozen=True)
 class DistortionOptions:
     """``[distortion]``: ``source`` is ``"wcs"``, an STDGDC file, or a folder of them."""
 
-    source: str = "wcs"
+    source: str = _file("wcs", "wcs")
 
 
 @dataclass(frozen=True)
@@ -64,11 +74,11 @@ class FrameOptions:
     ``max_offset`` is how far off (arcsec) the headers' pointing may be.
     """
 
-    scale: float | None = None
-    min_exposures: int = 3
-    max_offset: float = 5.0
-    match_radius: float = 0.5
-    clip_sigma: float = 3.5
+    scale: Annotated[float, Gt(0)] | None = None
+    min_exposures: Annotated[int, Ge(1)] = 3
+    max_offset: Annotated[float, Gt(0)] = 5.0
+    match_radius: Annotated[float, Gt(0)] = 0.5
+    clip_sigma: Annotated[float, Gt(0)] = 3.5
 
 
 @dataclass(frozen=True)
@@ -79,10 +89,10 @@ class FindOptions:
     the rounds before; ``fit_sky`` fits the sky with the star instead of taking it from the annulus.
     """
 
-    threshold: float = 5.0
-    passes: int = 2
+    threshold: Annotated[float, Gt(0)] = 5.0
+    passes: Annotated[int, Ge(1)] = 2
     fit_sky: bool = False
-    max_qfit: float = 0.0
+    max_qfit: Annotated[float, Ge(0)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,11 +105,16 @@ class PhotometryOptions:
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """``[cluster]``: how the local cluster is sized; never part of a stage's key."""
+    """``[cluster]``: where the work is done and how a local cluster is sized; never part of a stage's key.
 
-    workers: int | None = None
+    ``use`` is what ``--cluster`` overrides: ``"auto"``, ``"none"``, ``"threads"``, ``"local"``, a scheduler's address or file.
+    ``worker_timeout`` is how long (seconds) a cluster may be without any worker.
+    """
+
+    use: str = "auto"
+    workers: Annotated[int, Ge(1)] | None = None
     memory_per_worker: str = "1.5GiB"
-    worker_timeout: float = 300.0
+    worker_timeout: Annotated[float, Gt(0)] = 300.0
 
 
 @dataclass(frozen=True)

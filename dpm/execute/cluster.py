@@ -1,0 +1,310 @@
+"""The executor on a Dask cluster: a local one of dpm's own, somebody's scheduler, or the caller's client.
+
+Specs of tasks (paths and small numbers) go out in bounded batches and outcomes come back as they complete.  distributed
+blames every task on a dying worker, so each of those is tried once more, alone on the cluster, before it is called
+poison.  A watchdog in the driver tells a dead cluster (no workers for ``worker_timeout`` seconds) from a long queue.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+from uuid import uuid4
+
+import dask
+from dask.utils import parse_bytes
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed.system import MEMORY_LIMIT
+
+from dpm import __version__
+from dpm.execute.base import ClusterError, Function, Outcome, Prepare, attempt, check_interrupt, usable_cpus
+from dpm.models.options import ClusterOptions
+
+__all__ = ["DistributedExecutor", "local_size"]
+
+log = logging.getLogger(__name__)
+
+# Tasks under way for each worker: one at work, and one waiting there so that no worker idles between two.
+PER_WORKER = 2
+# Seconds between looks at whether the cluster is still alive.
+WATCH_INTERVAL = 5.0
+# One thread for every library in a worker: the parallelism is the workers.
+WORKER_ENVIRONMENT = {
+    name: "1"
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
+}
+
+
+def _worker_version() -> str:
+    return __version__
+
+
+def local_size(options: ClusterOptions) -> tuple[int, int]:
+    """Number of workers and bytes of memory for each of a local cluster.
+
+    One worker a usable processor, but never more than nine tenths of the memory holds.
+
+    Raises
+    ------
+    ValueError
+        If ``memory_per_worker`` is not an amount of memory.
+    """
+    try:
+        memory = parse_bytes(options.memory_per_worker)
+    except ValueError as error:
+        raise ValueError(f"[cluster] memory_per_worker = {options.memory_per_worker!r} is not an amount such as '1.5GiB'") from error
+    workers = options.workers or max(1, min(usable_cpus(), int(0.9 * MEMORY_LIMIT / memory)))
+    return workers, memory
+
+
+def _dashboard_port() -> int:
+    """Dask's usual port when it is free, any other when it is not."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", 8787))
+        except OSError:
+            return 0
+    return 8787
+
+
+class DistributedExecutor:
+    """Maps over the workers of a Dask cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A connected, synchronous client; it is not closed by `close`.
+    worker_timeout : float
+        Seconds without any worker after which the cluster counts as dead.
+    """
+
+    kind = "distributed"
+
+    def __init__(self, client: Client, worker_timeout: float = 300.0) -> None:
+        if not isinstance(client, Client):
+            raise TypeError(f"a cluster is given as text or as a distributed.Client, not as {type(client).__name__}")
+        self.client = client
+        self.worker_timeout = worker_timeout
+        self.memory_limit = ""
+        self._owned = ExitStack()
+        self._prepared: set[Hashable] = set()
+        self._greeted: set[str] = set()
+
+    @classmethod
+    def start_local(cls, options: ClusterOptions) -> DistributedExecutor:
+        """A cluster of worker processes on this machine, one thread and a memory limit each."""
+        workers, memory = local_size(options)
+        # With no failure allowed the first death is reported at once; the retry alone is made here.
+        with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=memory,
+                host="127.0.0.1",
+                dashboard_address=f"127.0.0.1:{_dashboard_port()}",
+                silence_logs=logging.CRITICAL,
+                env=WORKER_ENVIRONMENT,
+                preload=["dpm.execute.preload"],
+            )
+        executor = cls(Client(cluster), options.worker_timeout)
+        executor.memory_limit = options.memory_per_worker
+        executor._owned.callback(cluster.close, timeout=10)
+        executor._owned.callback(executor.client.close, timeout=5)
+        return executor
+
+    @classmethod
+    def connect(cls, worker_timeout: float, **where: str) -> DistributedExecutor:
+        """Connect to a running scheduler by ``address`` or ``scheduler_file``."""
+        place = next(iter(where.values()))
+        try:
+            client = Client(**where, timeout=min(30.0, worker_timeout), set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise ClusterError(f"no Dask scheduler answers at {place}: {error}") from error
+        executor = cls(client, worker_timeout)
+        executor._owned.callback(client.close, timeout=5)
+        return executor
+
+    @property
+    def workers(self) -> int:
+        """Threads of all workers that are there now."""
+        return sum(self.client.nthreads().values())
+
+    def describe(self) -> str:
+        """Size and address of the cluster, and the dashboard where there is one."""
+        where = self.client.scheduler.address if self.client.scheduler else "?"
+        memory = f" of {self.memory_limit}" if self.memory_limit else ""
+        text = f"{self.workers} workers{memory} at {where}"
+        if importlib.util.find_spec("bokeh"):
+            text += f", dashboard {self.client.dashboard_link}"
+        return text
+
+    def close(self, interrupted: bool = False) -> None:
+        """Close what this executor started; a caller's own client stays open."""
+        self._owned.close()
+
+    def map(
+        self,
+        function: Function,
+        tasks: Sequence[Any],
+        *,
+        cost: float = 0.0,
+        prepare: Prepare | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[tuple[Any, Outcome]]:
+        """See `Executor`.
+
+        Raises
+        ------
+        ClusterError
+            If no worker comes or stays for ``worker_timeout`` seconds, the scheduler is lost, or the workers run another
+            version of dpm.
+        """
+        if not tasks:
+            return
+        self._wait_for_workers(cancel)
+        waiting = list(tasks)
+        suspects: list[Any] = []
+        if prepare is not None:
+            yield from self._first_tasks(function, waiting, suspects, prepare, cancel)
+        yield from self._run(function, waiting, suspects, None, cancel)
+        for task in suspects:
+            log.warning("%s: its worker died; trying it once more, alone", _name(task))
+            again: list[Any] = []
+            yield from self._run(function, [task], again, None, cancel)
+            if again:
+                limit = f" (its limit is {self.memory_limit}, [cluster] memory_per_worker)" if self.memory_limit else ""
+                yield (
+                    task,
+                    Outcome(
+                        error=f"WorkerDied: {_name(task)} killed its worker twice, the second time alone on the cluster; "
+                        f"most likely the worker ran out of memory{limit} or compiled code crashed"
+                    ),
+                )
+
+    def _first_tasks(
+        self, function: Function, waiting: list[Any], suspects: list[Any], prepare: Prepare, cancel: threading.Event | None
+    ) -> Iterator[tuple[Any, Outcome]]:
+        """One task on one worker of every kind that asks for it, before all others start.
+
+        A first task that fails leaves its kind unprepared, which costs time but nothing else.
+        """
+        kinds: dict[Hashable, str] = {}
+        for address, kind in self._ask(prepare).items():
+            if kind is not None and kind not in self._prepared:
+                kinds.setdefault(kind, address)
+        first = [(waiting.pop(0), address) for address in kinds.values() if waiting]
+        if first:
+            log.info("compiling on %d kind(s) of machine before the other tasks start", len(first))
+        self._prepared.update(kinds)
+        yield from self._run(function, [task for task, _ in first], suspects, [address for _, address in first], cancel)
+
+    def _run(
+        self,
+        function: Function,
+        tasks: list[Any],
+        suspects: list[Any],
+        addresses: list[str] | None,
+        cancel: threading.Event | None,
+    ) -> Iterator[tuple[Any, Outcome]]:
+        """Keep a bounded number of tasks under way until all are done; tasks whose worker died join ``suspects``."""
+        under_way: dict[Future, Any] = {}
+        batch = as_completed(loop=self.client.loop, with_results=True, raise_errors=False)
+        watchdog = _Watchdog(self)
+        todo = list(enumerate(tasks))[::-1]
+        window = max(PER_WORKER * self.workers, PER_WORKER)
+        try:
+            while todo or under_way:
+                while todo and len(under_way) < window:
+                    index, task = todo.pop()
+                    where = None if addresses is None else [addresses[index]]
+                    future = self.client.submit(attempt, function, task, key=f"{_name(task)}-{uuid4().hex[:8]}", pure=False, workers=where)
+                    under_way[future] = task
+                    batch.add(future)
+                while not batch.has_ready():
+                    check_interrupt(cancel)
+                    watchdog.look()
+                    time.sleep(0.02)
+                for future, result in batch.next_batch():
+                    task = under_way.pop(future)
+                    if future.status == "finished":
+                        yield task, result
+                    elif future.status == "error" and isinstance(result[1], KilledWorker):
+                        suspects.append(task)
+                    elif future.status == "error":
+                        yield task, Outcome(error=f"{type(result[1]).__name__}: {result[1]}")
+                    else:
+                        raise ClusterError(f"the scheduler lost {_name(task)}; was the cluster shut down?")
+                window = max(PER_WORKER * self.workers, PER_WORKER)
+        finally:
+            if under_way and self.client.status == "running":
+                self.client.cancel(list(under_way), force=True)
+
+    def _ask(self, question: Callable[[], Any]) -> dict[str, Any]:
+        """Run a small function on every worker."""
+        try:
+            return self.client.run(question)
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(f"the workers do not answer: {error}") from error
+        except ModuleNotFoundError as error:
+            raise ClusterError(f"dpm is not installed where the workers run: {error}") from error
+
+    def _wait_for_workers(self, cancel: threading.Event | None) -> None:
+        """Wait until one worker is there, and see that the workers run this version."""
+        watchdog = _Watchdog(self, interval=0.1)
+        while not watchdog.look():
+            check_interrupt(cancel)
+            time.sleep(0.1)
+        if set(self.client.nthreads()) <= self._greeted:
+            return
+        versions = self._ask(_worker_version)
+        self._greeted.update(versions)
+        others = {version for version in versions.values() if version != __version__}
+        if others:
+            raise ClusterError(f"workers run dpm {', '.join(sorted(others))} and this is {__version__}: install one version in both places")
+
+
+class _Watchdog:
+    """Raises `ClusterError` once the scheduler is gone or no worker has been there for the executor's time-out."""
+
+    def __init__(self, executor: DistributedExecutor, interval: float = WATCH_INTERVAL) -> None:
+        self.executor = executor
+        self.interval = interval
+        self.last_look = -float("inf")
+        self.last_seen = time.monotonic()
+        self.told = False
+
+    def look(self) -> bool:
+        """Whether there was a worker at the last look; looks at most every ``interval`` seconds."""
+        now = time.monotonic()
+        if now - self.last_look < self.interval:
+            return self.last_seen >= self.last_look
+        self.last_look = now
+        client = self.executor.client
+        if client.status not in ("running", "connecting"):
+            raise ClusterError(f"the connection to the Dask scheduler is {client.status}; finished parts are kept")
+        try:
+            there = bool(client.nthreads())
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(f"the Dask scheduler does not answer: {error}; finished parts are kept") from error
+        if there:
+            self.last_seen = time.monotonic()
+        elif now - self.last_seen > self.executor.worker_timeout:
+            raise ClusterError(
+                f"the Dask cluster has had no workers for {self.executor.worker_timeout:.0f} s ([cluster] worker_timeout); "
+                "are its jobs still waiting in a queue, or did its workers die? Finished parts are kept"
+            )
+        elif not self.told:
+            log.info("waiting for workers of %s", client.scheduler.address if client.scheduler else "the cluster")
+            self.told = True
+        return there
+
+
+def _name(task: Any) -> str:
+    return str(getattr(task, "name", task))

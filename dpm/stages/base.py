@@ -1,0 +1,59 @@
+"""What a stage is: plan in the driver, work on the workers, finalise in the driver; files in between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from dpm.io.run_folder import RunFolder
+from dpm.models.options import Options
+
+__all__ = ["Stage", "Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One part of a stage: a small message, never pixels.
+
+    Parameters
+    ----------
+    stage : str
+        Name of the stage.
+    name : str
+        Name of the part, unique in its stage; it names the part's checkpoint file.
+    arguments : dict
+        What JSON can hold: paths as text, numbers, lists.
+    cost : float
+        Estimated seconds on one core, compiled.
+    """
+
+    stage: str
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    cost: float = 1.0
+
+
+class Stage(Protocol):
+    """A module (or package) of `dpm.stages` with these names at its top level.
+
+    ``REVISION`` grows whenever the same input would give other results; ``CONFIG`` names the tables of `Options` that the
+    results depend on, whole (``"find"``) or single keys (``"input.reference"``); ``UPSTREAM`` names the stages whose files it
+    reads; ``PARTITIONED`` says whether job-array partitions may run it.
+
+    ``work`` writes its part under a temporary name, renames it when whole, and returns a small dictionary that JSON can
+    hold.  A ``"files"`` entry there (paths inside the run folder) makes the part count as done only while these files exist.
+    ``finalise`` gets the parts' dictionaries in the plan's order and returns a summary; its ``"files"`` entry means the same.
+    """
+
+    __name__: str
+    NAME: str
+    REVISION: int
+    PARTITIONED: bool
+    CONFIG: tuple[str, ...]
+    UPSTREAM: tuple[str, ...]
+
+    def plan(self, folder: RunFolder, options: Options) -> list[Task]: ...
+
+    def work(self, task: Task) -> dict[str, Any]: ...
+
+    def finalise(self, folder: RunFolder, options: Options, results: list[dict[str, Any]]) -> dict[str, Any]: ...
