@@ -1,0 +1,205 @@
+"""Value and gradient of a gridded ePSF on a box of pixels.
+
+The library's samples (4 a pixel) are held as quintic B-spline coefficients: on undersampled ePSFs a cubic spline through
+the same samples errs by 0.05 % of the peak and more, a quintic one ten times less.  Because a pixel is a whole number of
+samples, all pixels of a box share one set of spline weights, and the box is evaluated by two short separable sums.
+
+Coefficient arrays are ``(node_y, node_x, size, size)`` float32, padded by `PADDING` zeros on every side of the 101 x 101
+samples.  Node positions are 0-based raw pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dpm.kernels.jit import kernel
+
+OVERSAMPLING = 4  # samples a pixel in the STDPSF format
+SAMPLES = 101  # samples a side in the STDPSF format
+PADDING = 12  # zeros around the samples, so that a box may overlap the border
+TAPS = 6  # a quintic B-spline touches six samples
+
+
+@kernel
+def quintic_weights(t, weights, slopes):
+    """Quintic B-spline weights of the six samples around a point and their derivatives by the point's position.
+
+    Parameters
+    ----------
+    t : float
+        Distance of the point from the third sample, in samples, 0 <= t < 1.
+    weights, slopes : ndarray (6,)
+        Filled with the weights and with d(weight)/dt.
+    """
+    for k in range(6):
+        # Distance of the sample from the point; the spline's three pieces by |u|.
+        u = k - 2.0 - t
+        a = abs(u)
+        sign = -1.0 if u > 0.0 else 1.0
+        if a < 1.0:
+            weights[k] = 0.55 - 0.5 * a * a + 0.25 * a**4 - a**5 / 12.0
+            slope = -a + a**3 - 5.0 * a**4 / 12.0
+        elif a < 2.0:
+            weights[k] = 0.425 + 0.625 * a - 1.75 * a * a + 1.25 * a**3 - 0.375 * a**4 + a**5 / 24.0
+            slope = 0.625 - 3.5 * a + 3.75 * a * a - 1.5 * a**3 + 5.0 * a**4 / 24.0
+        elif a < 3.0:
+            b = 3.0 - a
+            weights[k] = b**5 / 120.0
+            slope = -(b**4) / 24.0
+        else:
+            weights[k] = 0.0
+            slope = 0.0
+        slopes[k] = slope * sign
+
+
+@kernel
+def node_interval(nodes, position):
+    """Lower node and weight of the upper one for bilinear blending; held constant outside the grid."""
+    n = nodes.shape[0]
+    if n == 1 or position <= nodes[0]:
+        return 0, 0.0
+    if position >= nodes[n - 1]:
+        return max(n - 2, 0), 1.0
+    k = 0
+    while k < n - 2 and position >= nodes[k + 1]:
+        k += 1
+    width = nodes[k + 1] - nodes[k]
+    if width <= 0.0:
+        return k, 0.0
+    return k, (position - nodes[k]) / width
+
+
+@kernel
+def blend(coefficients, node_x, node_y, x, y, first, count_y, count_x, out):
+    """Blend the four surrounding nodes' coefficients on a window.
+
+    Parameters
+    ----------
+    coefficients : ndarray (node_y, node_x, size, size)
+        Spline coefficients, padded.
+    node_x, node_y : ndarray
+        Node positions, 0-based raw pixels, ascending.
+    x, y : float
+        Position of the star on the detector, 0-based.
+    first : tuple of int
+        (row, column) of the window's first sample in the padded array.
+    count_y, count_x : int
+        Size of the window.
+    out : ndarray, at least (count_y, count_x)
+        Filled with the blended coefficients.
+    """
+    i, u = node_interval(node_x, x)
+    j, v = node_interval(node_y, y)
+    i1 = min(i + 1, node_x.shape[0] - 1)
+    j1 = min(j + 1, node_y.shape[0] - 1)
+    w00 = np.float32((1.0 - u) * (1.0 - v))
+    w10 = np.float32(u * (1.0 - v))
+    w01 = np.float32((1.0 - u) * v)
+    w11 = np.float32(u * v)
+    r0, c0 = first
+    if i1 == i and j1 == j:
+        for r in range(count_y):
+            source = coefficients[j, i, r0 + r, c0 : c0 + count_x]
+            for c in range(count_x):
+                out[r, c] = source[c]
+        return
+    for r in range(count_y):
+        s00 = coefficients[j, i, r0 + r, c0 : c0 + count_x]
+        s10 = coefficients[j, i1, r0 + r, c0 : c0 + count_x]
+        s01 = coefficients[j1, i, r0 + r, c0 : c0 + count_x]
+        s11 = coefficients[j1, i1, r0 + r, c0 : c0 + count_x]
+        target = out[r]
+        for c in range(count_x):
+            target[c] = w00 * s00[c] + w10 * s10[c] + w01 * s01[c] + w11 * s11[c]
+
+
+@kernel
+def sample_start(offset):
+    """First of the six samples and the spline's phase for a pixel at ``offset`` (pixel minus star) pixels."""
+    s = PADDING + (SAMPLES - 1) // 2 + OVERSAMPLING * offset
+    base = int(np.floor(s))
+    return base - 2, s - base
+
+
+@kernel
+def evaluate_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y, size_x, value, slope_x, slope_y, scratch):
+    """Value and gradient of the ePSF on a box of pixels from a blended window.
+
+    Parameters
+    ----------
+    window : ndarray
+        Blended coefficients whose first entry is sample (row0, col0) of the padded array.
+    start_y, start_x : int
+        First of the six samples of the box's first pixel (`sample_start`).
+    phase_y, phase_x : float
+        Spline phases (`sample_start`).
+    size_y, size_x : int
+        Pixels of the box.
+    value, slope_x, slope_y : ndarray, at least (size_y, size_x)
+        Filled with psi and with d(psi)/dx and d(psi)/dy by the STAR's position, per pixel.
+    scratch : ndarray (2, width)
+        Work space for one row, at least 4 * size_x + 2 wide.
+    """
+    wx = np.empty(6)
+    wy = np.empty(6)
+    dx = np.empty(6)
+    dy = np.empty(6)
+    quintic_weights(phase_x, wx, dx)
+    quintic_weights(phase_y, wy, dy)
+    width = OVERSAMPLING * (size_x - 1) + TAPS
+    c0 = start_x - col0
+    y0, y1, y2, y3, y4, y5 = (np.float32(wy[0]), np.float32(wy[1]), np.float32(wy[2]), np.float32(wy[3]), np.float32(wy[4]), np.float32(wy[5]))
+    d0, d1, d2, d3, d4, d5 = (np.float32(dy[0]), np.float32(dy[1]), np.float32(dy[2]), np.float32(dy[3]), np.float32(dy[4]), np.float32(dy[5]))
+    x0, x1, x2, x3, x4, x5 = (np.float32(wx[0]), np.float32(wx[1]), np.float32(wx[2]), np.float32(wx[3]), np.float32(wx[4]), np.float32(wx[5]))
+    e0, e1, e2, e3, e4, e5 = (np.float32(dx[0]), np.float32(dx[1]), np.float32(dx[2]), np.float32(dx[3]), np.float32(dx[4]), np.float32(dx[5]))
+    line = scratch[0]
+    line_slope = scratch[1]
+    scale = np.float32(-OVERSAMPLING)
+    for j in range(size_y):
+        r = start_y - row0 + OVERSAMPLING * j
+        a0 = window[r, c0 : c0 + width]
+        a1 = window[r + 1, c0 : c0 + width]
+        a2 = window[r + 2, c0 : c0 + width]
+        a3 = window[r + 3, c0 : c0 + width]
+        a4 = window[r + 4, c0 : c0 + width]
+        a5 = window[r + 5, c0 : c0 + width]
+        for c in range(width):
+            line[c] = y0 * a0[c] + y1 * a1[c] + y2 * a2[c] + y3 * a3[c] + y4 * a4[c] + y5 * a5[c]
+            line_slope[c] = d0 * a0[c] + d1 * a1[c] + d2 * a2[c] + d3 * a3[c] + d4 * a4[c] + d5 * a5[c]
+        for i in range(size_x):
+            k = OVERSAMPLING * i
+            l0, l1, l2, l3, l4, l5 = line[k], line[k + 1], line[k + 2], line[k + 3], line[k + 4], line[k + 5]
+            value[j, i] = x0 * l0 + x1 * l1 + x2 * l2 + x3 * l3 + x4 * l4 + x5 * l5
+            slope_x[j, i] = scale * (e0 * l0 + e1 * l1 + e2 * l2 + e3 * l3 + e4 * l4 + e5 * l5)
+            slope_y[j, i] = scale * (
+                x0 * line_slope[k] + x1 * line_slope[k + 1] + x2 * line_slope[k + 2]
+                + x3 * line_slope[k + 3] + x4 * line_slope[k + 4] + x5 * line_slope[k + 5]
+            )
+
+
+@kernel
+def value_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y, size_x, value, scratch):
+    """Like `evaluate_box`, value only."""
+    wx = np.empty(6)
+    wy = np.empty(6)
+    unused = np.empty(6)
+    quintic_weights(phase_x, wx, unused)
+    quintic_weights(phase_y, wy, unused)
+    width = OVERSAMPLING * (size_x - 1) + TAPS
+    c0 = start_x - col0
+    y0, y1, y2, y3, y4, y5 = (np.float32(wy[0]), np.float32(wy[1]), np.float32(wy[2]), np.float32(wy[3]), np.float32(wy[4]), np.float32(wy[5]))
+    x0, x1, x2, x3, x4, x5 = (np.float32(wx[0]), np.float32(wx[1]), np.float32(wx[2]), np.float32(wx[3]), np.float32(wx[4]), np.float32(wx[5]))
+    line = scratch[0]
+    for j in range(size_y):
+        r = start_y - row0 + OVERSAMPLING * j
+        a0 = window[r, c0 : c0 + width]
+        a1 = window[r + 1, c0 : c0 + width]
+        a2 = window[r + 2, c0 : c0 + width]
+        a3 = window[r + 3, c0 : c0 + width]
+        a4 = window[r + 4, c0 : c0 + width]
+        a5 = window[r + 5, c0 : c0 + width]
+        for c in range(width):
+            line[c] = y0 * a0[c] + y1 * a1[c] + y2 * a2[c] + y3 * a3[c] + y4 * a4[c] + y5 * a5[c]
+        for i in range(size_x):
+            k = OVERSAMPLING * i
+            value[j, i] = x0 * line[k] + x1 * line[k + 1] + x2 * line[k + 2] + x3 * line[k + 3] + x4 * line[k + 4] + x5 * line[k + 5]

@@ -1,0 +1,218 @@
+"""Sky level and its scatter: on a coarse mesh for finding, in an annulus for measuring."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dpm.kernels.jit import kernel
+
+CLIP_SIGMA = 2.5  # pixels further than this from the median leave the sky sample
+CLIP_ROUNDS = 4
+MAD_TO_SIGMA = 1.4826  # normal distribution
+MIN_SKY_PIXELS = 20  # below this a sky from the annulus is not trusted
+
+
+@kernel
+def clipped_statistics(values, n):
+    """Sigma-clipped mean and scatter of the first n entries (which are reordered).
+
+    Starts from the median and the MAD, then clips about the mean of what is left.
+
+    Parameters
+    ----------
+    values : ndarray
+        Sample; sorted in place.
+    n : int
+        How many entries count.
+
+    Returns
+    -------
+    mean, sigma : float
+        NaN for an empty sample.  sigma is corrected for the clipping of a normal distribution.
+    used : int
+        Entries left.
+    """
+    if n == 0:
+        return np.nan, np.nan, 0
+    sample = values[:n]
+    sample.sort()
+    center = 0.5 * (sample[(n - 1) // 2] + sample[n // 2])
+    # Quartiles of the sorted sample give the scatter without a second sort (normal: 1.349 sigma apart).
+    spread = (sample[(3 * n) // 4] - sample[n // 4]) / 1.349
+    lo = 0
+    hi = n
+    for _ in range(CLIP_ROUNDS):
+        low = center - CLIP_SIGMA * spread
+        high = center + CLIP_SIGMA * spread
+        while lo < hi and sample[lo] < low:
+            lo += 1
+        while hi > lo and sample[hi - 1] > high:
+            hi -= 1
+        while lo > 0 and sample[lo - 1] >= low:
+            lo -= 1
+        while hi < n and sample[hi] <= high:
+            hi += 1
+        if hi - lo < 3:
+            return center, spread, hi - lo
+        total = 0.0
+        square = 0.0
+        for k in range(lo, hi):
+            difference = sample[k] - center
+            total += difference
+            square += difference * difference
+        count = hi - lo
+        mean = total / count
+        variance = square / count - mean * mean
+        # 0.9013 is the standard deviation of a unit normal cut at 2.5 sigma.
+        new_spread = np.sqrt(max(variance, 0.0)) / 0.9013
+        center += mean
+        if new_spread <= 0.0 or abs(new_spread - spread) < 1e-3 * spread:
+            spread = new_spread
+            break
+        spread = new_spread
+    return center, spread, hi - lo
+
+
+@kernel
+def mesh_sky(values, good, cell, stride, level, scatter):
+    """Clipped sky level and scatter in square cells.
+
+    Parameters
+    ----------
+    values : ndarray (ny, nx), float32
+        Image.
+    good : ndarray (ny, nx), bool
+        Pixels with weight.
+    cell : int
+        Side of a cell in pixels.
+    stride : int
+        Every stride-th pixel on both axes is looked at.
+    level, scatter : ndarray (my, mx), float32
+        Filled; a cell without enough good pixels gets NaN.
+    """
+    ny, nx = values.shape
+    my, mx = level.shape
+    sample = np.empty(cell * cell, np.float32)
+    for j in range(my):
+        for i in range(mx):
+            n = 0
+            for y in range(j * cell, min((j + 1) * cell, ny), stride):
+                for x in range(i * cell, min((i + 1) * cell, nx), stride):
+                    if good[y, x]:
+                        sample[n] = values[y, x]
+                        n += 1
+            if n < MIN_SKY_PIXELS:
+                level[j, i] = np.nan
+                scatter[j, i] = np.nan
+                continue
+            mean, sigma, _ = clipped_statistics(sample, n)
+            level[j, i] = mean
+            scatter[j, i] = sigma
+
+
+@kernel
+def fill_empty_cells(level, scatter):
+    """Give cells without a value the mean of all cells that have one; returns how many were filled."""
+    total = 0.0
+    spread = 0.0
+    count = 0
+    empty = 0
+    for j in range(level.shape[0]):
+        for i in range(level.shape[1]):
+            if np.isfinite(level[j, i]):
+                total += level[j, i]
+                spread += scatter[j, i]
+                count += 1
+            else:
+                empty += 1
+    for j in range(level.shape[0]):
+        for i in range(level.shape[1]):
+            if not np.isfinite(level[j, i]):
+                level[j, i] = total / max(count, 1)
+                scatter[j, i] = spread / max(count, 1)
+    return empty
+
+
+@kernel
+def interpolate_mesh(mesh, cell, y, x):
+    """Bilinear value of a mesh of cell centres at pixel (y, x); constant beyond the outermost centres."""
+    my, mx = mesh.shape
+    v = min(max((y + 0.5) / cell - 0.5, 0.0), my - 1.0)
+    u = min(max((x + 0.5) / cell - 0.5, 0.0), mx - 1.0)
+    j = min(int(v), max(my - 2, 0))
+    i = min(int(u), max(mx - 2, 0))
+    j1 = min(j + 1, my - 1)
+    i1 = min(i + 1, mx - 1)
+    b = v - j
+    a = u - i
+    return (1 - b) * ((1 - a) * mesh[j, i] + a * mesh[j, i1]) + b * ((1 - a) * mesh[j1, i] + a * mesh[j1, i1])
+
+
+@kernel
+def expand_mesh(mesh, cell, out):
+    """Bilinear interpolation of a mesh of cell centres to every pixel of ``out``."""
+    ny, nx = out.shape
+    my, mx = mesh.shape
+    line = np.empty(mx, np.float32)
+    left = np.empty(nx, np.int64)
+    weight = np.empty(nx, np.float32)
+    for x in range(nx):
+        u = min(max((x + 0.5) / cell - 0.5, 0.0), mx - 1.0)
+        i = min(int(u), max(mx - 2, 0))
+        left[x] = i
+        weight[x] = u - i
+    for y in range(ny):
+        v = min(max((y + 0.5) / cell - 0.5, 0.0), my - 1.0)
+        j = min(int(v), max(my - 2, 0))
+        j1 = min(j + 1, my - 1)
+        b = np.float32(v - j)
+        for i in range(mx):
+            line[i] = (np.float32(1.0) - b) * mesh[j, i] + b * mesh[j1, i]
+        for x in range(nx):
+            i = left[x]
+            i1 = min(i + 1, mx - 1)
+            out[y, x] = line[i] + weight[x] * (line[i1] - line[i])
+
+
+@kernel
+def annulus_offsets(inner, outer):
+    """Pixel offsets (dy, dx) with inner <= r < outer, as an int array (n, 2)."""
+    reach = int(np.ceil(outer))
+    count = 0
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            r = np.sqrt(dy * dy + dx * dx)
+            if inner <= r < outer:
+                count += 1
+    out = np.empty((count, 2), np.int64)
+    count = 0
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            r = np.sqrt(dy * dy + dx * dx)
+            if inner <= r < outer:
+                out[count, 0] = dy
+                out[count, 1] = dx
+                count += 1
+    return out
+
+
+@kernel
+def annulus_sky(residual, good, iy, ix, offsets, sample):
+    """Clipped sky about a pixel from an image whose stars are subtracted.
+
+    Returns
+    -------
+    level, sigma : float
+        Mean of the clipped pixels and their scatter (NaN without pixels).
+    used : int
+        Pixels that the mean rests on.
+    """
+    ny, nx = residual.shape
+    n = 0
+    for k in range(offsets.shape[0]):
+        y = iy + offsets[k, 0]
+        x = ix + offsets[k, 1]
+        if 0 <= y < ny and 0 <= x < nx and good[y, x]:
+            sample[n] = residual[y, x]
+            n += 1
+    return clipped_statistics(sample, n)

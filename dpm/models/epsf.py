@@ -1,0 +1,177 @@
+"""The gridded effective PSF: the fraction of a star's light that a pixel at a given offset records (Anderson & King 2000).
+
+Grids are 4 x oversampled, 101 x 101 samples, the star at index 50; the shape between grid nodes is the bilinear blend of the
+four around it (DESIGN section 4).  Between samples the ePSF is the quintic B-spline through them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from dpm.kernels import epsf as kernels
+from dpm.kernels.epsf_points import evaluate_points
+
+__all__ = ["GriddedEPSF", "centre_samples"]
+
+SPLINE_ORDER = 5
+CENTRE_ROUNDS = 8
+CENTRE_TOLERANCE = 1e-5  # pixels
+
+Samples = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GriddedEPSF:
+    """An ePSF that varies over the detector.
+
+    Parameters
+    ----------
+    samples : ndarray (node_y, node_x, 101, 101)
+        psi at offsets (column - 50) / 4, (row - 50) / 4 pixels from the star; the fraction of the star's light.
+    node_x, node_y : ndarray
+        Node positions, 0-based raw pixels of the full detector, strictly ascending.
+    source : str
+        Where it comes from: a file, or how it was made.
+    approximate : bool
+        Made quickly from few stars: measurements with it are flagged EPSF_EXTRAPOLATED.
+    model_error : float
+        Error of psi relative to its value near the core, where it is known; joins the noise of bright stars.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or nodes do not ascend.
+    """
+
+    samples: Samples
+    node_x: NDArray[np.float64]
+    node_y: NDArray[np.float64]
+    source: str = ""
+    approximate: bool = False
+    model_error: float = 0.0
+    meta: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = (self.node_y.size, self.node_x.size, kernels.SAMPLES, kernels.SAMPLES)
+        if self.samples.shape != shape:
+            raise ValueError(f"ePSF {self.source}: samples have shape {self.samples.shape}, the nodes ask for {shape}")
+        for name, nodes in (("node_x", self.node_x), ("node_y", self.node_y)):
+            if np.any(np.diff(nodes) <= 0):
+                raise ValueError(f"ePSF {self.source}: {name} does not ascend: {nodes}")
+
+    @cached_property
+    def coefficients(self) -> NDArray[np.float32]:
+        """Quintic B-spline coefficients, float32 (node_y, node_x, 101 + 2 P, 101 + 2 P), zero-padded by P = 12."""
+        pad = kernels.PADDING
+        padded = np.pad(self.samples, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+        out = np.empty(padded.shape, np.float32)
+        for index in np.ndindex(*padded.shape[:2]):
+            out[index] = ndimage.spline_filter(padded[index], order=SPLINE_ORDER, mode="mirror")
+        return out
+
+    @cached_property
+    def envelope(self) -> NDArray[np.float64]:
+        """Largest value at or beyond each whole radius 0 .. 13 pixels, over all nodes."""
+        rows, columns = np.mgrid[: kernels.SAMPLES, : kernels.SAMPLES]
+        half = (kernels.SAMPLES - 1) // 2
+        radius = np.hypot(rows - half, columns - half) / kernels.OVERSAMPLING
+        peak = np.abs(self.samples).max(axis=(0, 1))
+        return np.array([peak[radius >= r].max(initial=0.0) for r in range(14)])
+
+    @cached_property
+    def matched_profile(self) -> NDArray[np.float32]:
+        """Mean ePSF of a star somewhere in its peak pixel, on the 3 x 3 pixels about it; the finder's filter."""
+        shifts = np.arange(-0.5 + 1 / 16, 0.5, 1 / 8)
+        dy, dx = np.meshgrid(shifts, shifts, indexing="ij")
+        x0 = float(self.node_x.mean())
+        y0 = float(self.node_y.mean())
+        out = np.empty((3, 3), np.float32)
+        for j in range(3):
+            for i in range(3):
+                out[j, i] = self(x0, y0, (i - 1) - dx.ravel(), (j - 1) - dy.ravel()).mean()
+        return out
+
+    def __call__(self, x: float, y: float, dx: ArrayLike, dy: ArrayLike) -> NDArray[np.float64]:
+        """psi at offsets (dx, dy) = pixel minus star for a star at raw position (x, y).
+
+        Parameters
+        ----------
+        x, y : float
+            Star, 0-based raw pixels of the full detector.
+        dx, dy : array_like
+            Offsets in pixels, any shape.
+
+        Returns
+        -------
+        ndarray
+            The fraction of the star's light in a pixel there; 0 beyond the grid.
+        """
+        offset_x, offset_y = np.broadcast_arrays(np.asarray(dx, float), np.asarray(dy, float))
+        out = np.empty((offset_x.size, 3))
+        evaluate_points(
+            self.coefficients, self.node_x, self.node_y, float(x), float(y), offset_x.ravel(), offset_y.ravel(), out
+        )
+        return out[:, 0].reshape(offset_x.shape)
+
+    def gradient(self, x: float, y: float, dx: ArrayLike, dy: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """d(psi)/d(x) and d(psi)/d(y) by the star's position, at the same arguments as a call."""
+        offset_x, offset_y = np.broadcast_arrays(np.asarray(dx, float), np.asarray(dy, float))
+        out = np.empty((offset_x.size, 3))
+        evaluate_points(
+            self.coefficients, self.node_x, self.node_y, float(x), float(y), offset_x.ravel(), offset_y.ravel(), out
+        )
+        return out[:, 1].reshape(offset_x.shape), out[:, 2].reshape(offset_x.shape)
+
+
+def centre_samples(samples: Samples) -> tuple[Samples, tuple[float, float]]:
+    """Shift one ePSF so that psi(0.5, 0) = psi(-0.5, 0) and psi(0, 0.5) = psi(0, -0.5) (Anderson & King 2000).
+
+    Parameters
+    ----------
+    samples : ndarray (101, 101)
+        One node's ePSF.
+
+    Returns
+    -------
+    centred : ndarray (101, 101)
+    shift : tuple of float
+        (x, y) in pixels, position of the centre before.
+    """
+    coefficients = ndimage.spline_filter(samples, order=SPLINE_ORDER, mode="mirror")
+    half = (kernels.SAMPLES - 1) / 2
+    step = 0.5 * kernels.OVERSAMPLING
+
+    def value(row: float, column: float) -> float:
+        return float(
+            ndimage.map_coordinates(coefficients, [[row], [column]], order=SPLINE_ORDER, prefilter=False, mode="mirror")[0]
+        )
+
+    column, row = half, half
+    probe = 0.01
+    for _ in range(CENTRE_ROUNDS):
+        moves = []
+        for along_x in (True, False):
+
+            def imbalance(delta: float, along_x: bool = along_x) -> float:
+                if along_x:
+                    return value(row, column + delta + step) - value(row, column + delta - step)
+                return value(row + delta + step, column) - value(row + delta - step, column)
+
+            slope = (imbalance(probe) - imbalance(-probe)) / (2 * probe)
+            moves.append(0.0 if slope >= 0 else float(np.clip(-imbalance(0.0) / slope, -2.0, 2.0)))
+        column += moves[0]
+        row += moves[1]
+        if max(abs(m) for m in moves) < CENTRE_TOLERANCE * kernels.OVERSAMPLING:
+            break
+    shift = ((column - half) / kernels.OVERSAMPLING, (row - half) / kernels.OVERSAMPLING)
+    if max(abs(s) for s in shift) < CENTRE_TOLERANCE:
+        return samples, shift
+    moved = ndimage.shift(
+        coefficients, (half - row, half - column), order=SPLINE_ORDER, prefilter=False, mode="constant", cval=0.0
+    )
+    return moved, shift
