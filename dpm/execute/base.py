@@ -19,6 +19,7 @@ __all__ = [
     "Function",
     "Interrupted",
     "Outcome",
+    "DISK_FULL",
     "Prepare",
     "attempt",
     "check_interrupt",
@@ -77,8 +78,11 @@ class Executor(Protocol):
     ``cancel`` is looked at between completions; once set, `Interrupted` is raised.
     """
 
-    kind: str
-    workers: int
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def workers(self) -> int: ...
 
     def map(
         self,
@@ -103,7 +107,7 @@ def attempt(function: Function, task: Any) -> Outcome:
     worker = f"{os.uname().nodename}:{os.getpid()}"
     try:
         value = function(task)
-    except Exception as error:  # noqa: BLE001 - whatever a stage raises belongs to its task, and the other tasks go on
+    except Exception as error:
         return Outcome(
             error=f"{type(error).__name__}: {error}",
             traceback=traceback.format_exc(),

@@ -1,0 +1,85 @@
+"""What the input files are: checksums once, size and time of change afterwards (DESIGN section 3, stage keys)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from dpm.io.run_folder import RunFolder
+from dpm.run.files import read_json, write_json
+
+__all__ = ["InputRegistry", "checksum"]
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class InputRegistry:
+    """Identities of input files, remembered in ``work/inputs.json``.
+
+    A file keeps its identity while its size and time of change stay; a file that was only touched or copied keeps it when its
+    checksum is the one remembered; and a file that was removed after it was read keeps it, so that an archived run folder
+    still knows what is up to date.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        The run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._path = folder.work / "inputs.json"
+        self.records: dict[str, dict[str, Any]] = read_json(self._path) or {}
+
+    def identity(self, path: Path, with_checksum: bool) -> str:
+        """Text that changes when the file's contents do.
+
+        Parameters
+        ----------
+        path : Path
+            The file.
+        with_checksum : bool
+            Take the checksum as the identity of a file seen for the first time (small files); otherwise size and time are,
+            and the checksum is taken while the file is ingested.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the file is missing and was never seen.
+        """
+        record = self.records.get(str(path))
+        if not path.exists():
+            if record is None:
+                raise FileNotFoundError(f"{path}: no such file")
+            return record["identity"]
+        status = path.stat()
+        if record is not None and record["size"] == status.st_size:
+            if record["mtime_ns"] == status.st_mtime_ns:
+                return record["identity"]
+            if record.get("sha256") and record["sha256"] == checksum(path):
+                record["mtime_ns"] = status.st_mtime_ns
+                return record["identity"]
+        digest = checksum(path) if with_checksum else None
+        identity = digest or f"{path.name}:{status.st_size}:{status.st_mtime_ns}"
+        self.records[str(path)] = {"identity": identity, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
+        return identity
+
+    def identities(self, path: Path, with_checksum: bool = True) -> list[str]:
+        """`identity` of a file, or of all files in a folder by name."""
+        if path.is_dir():
+            return [f"{p.name}={self.identity(p, with_checksum)}" for p in sorted(path.iterdir()) if p.is_file()]
+        return [self.identity(path, with_checksum)]
+
+    def add_checksums(self, checksums: dict[str, str]) -> None:
+        """Remember checksums that the workers took while they read the files."""
+        for path, digest in checksums.items():
+            if path in self.records:
+                self.records[path]["sha256"] = digest
+
+    def save(self) -> None:
+        """Write ``work/inputs.json``."""
+        write_json(self._path, self.records)
