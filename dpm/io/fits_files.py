@@ -1,0 +1,192 @@
+"""Opening FITS files and taking keywords and extensions out of them, with errors that name the file and the key."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.time import Time
+from astropy.utils.exceptions import AstropyWarning
+from numpy.typing import NDArray
+
+from dpm.io.errors import InputError
+
+__all__ = [
+    "checksum",
+    "exposure_name",
+    "extension",
+    "header_text",
+    "header_value",
+    "image_array",
+    "julian_year",
+    "open_exposure",
+]
+
+_SUFFIXES = ("_cal", "_crf", "_rate", "_flc", "_flt", "_c0m", "_ima", "_mos")
+
+
+def exposure_name(path: str | Path) -> str:
+    """Stem of a file's name without the product suffix: ``iebc16u5q_flc.fits`` gives ``iebc16u5q``."""
+    stem = Path(path).name
+    for ending in (".gz", ".fits", ".fit"):
+        stem = stem.removesuffix(ending)
+    for suffix in _SUFFIXES:
+        if stem.endswith(suffix):
+            return stem.removesuffix(suffix)
+    return stem
+
+
+@contextmanager
+def open_exposure(path: str | Path) -> Iterator[fits.HDUList]:
+    """Open a FITS file for reading without memory maps.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Yields
+    ------
+    astropy.io.fits.HDUList
+        Data are read when they are asked for.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is not FITS, or is shorter than its headers say.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "input.exposures", "the file does not exist", "Check the path")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)
+            hdulist = fits.open(path, memmap=False, lazy_load_hdus=False)
+    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(path, "SIMPLE", f"not a readable FITS file ({reason})", "Download the file again, or take it out of input.exposures") from error
+    try:
+        _check_length(path, hdulist)
+        yield hdulist
+    finally:
+        hdulist.close()
+
+
+def _check_length(path: Path, hdulist: fits.HDUList) -> None:
+    """Compare the file's size with what the last header promises; compressed files are checked while they are read."""
+    if path.suffix == ".gz" or not len(hdulist):
+        return
+    size = path.stat().st_size
+    info = hdulist[-1].fileinfo()
+    needed = info["datLoc"] + hdulist[-1].size
+    if size < needed:
+        raise InputError(
+            path,
+            hdulist[-1].name or "PRIMARY",
+            f"the file is truncated: {size} bytes, at least {needed} needed",
+            "Download the file again",
+        )
+
+
+def extension(path: str | Path, hdulist: fits.HDUList, name: str, version: int = 1) -> Any:
+    """One extension by name and version.
+
+    Raises
+    ------
+    InputError
+        If it is missing.
+    """
+    try:
+        return hdulist[(name, version)]
+    except KeyError:
+        present = ", ".join(f"{hdu.name},{hdu.ver}" for hdu in hdulist[1:]) or "none"
+        raise InputError(
+            path, f"{name},{version}", f"the extension is missing (there are: {present})", "Use a calibrated product (_cal, _flc or _flt) with all of its extensions"
+        ) from None
+
+
+def header_value(path: str | Path, headers: tuple[fits.Header, ...], keys: tuple[str, ...], kind: type = float) -> Any:
+    """The first of several keywords that one of the headers has, with its type checked.
+
+    Parameters
+    ----------
+    path : str or Path
+        File, for messages.
+    headers : tuple of Header
+        Searched in this order.
+    keys : tuple of str
+        Searched in this order in each header.
+    kind : type
+        ``float``, ``int`` or ``str``.
+
+    Raises
+    ------
+    InputError
+        If none is there, or the value has another type or is not finite.
+    """
+    for key in keys:
+        for header in headers:
+            if key not in header or isinstance(header[key], fits.card.Undefined):
+                continue
+            value = header[key]
+            try:
+                number = kind(value)
+            except (TypeError, ValueError):
+                raise InputError(path, key, f"the keyword holds {value!r}, not a {kind.__name__}", "Correct the header") from None
+            if kind is float and not np.isfinite(number):
+                raise InputError(path, key, f"the keyword holds {value!r}", "Correct the header")
+            return number.strip() if kind is str else number
+    raise InputError(path, keys[0], "the keyword is missing from the header" + (f" (nor is there {' or '.join(keys[1:])})" if keys[1:] else ""), "Correct the header, or use a product of the standard pipeline")
+
+
+def header_text(headers: tuple[fits.Header, ...], key: str) -> str:
+    """A keyword as text, empty where it is absent or undefined."""
+    for header in headers:
+        if key in header and not isinstance(header[key], fits.card.Undefined):
+            return str(header[key]).strip()
+    return ""
+
+
+def image_array(path: str | Path, hdu: Any, shape: tuple[int, int] | None = None, dtype: Any = np.float32) -> NDArray:
+    """The pixels of an image extension in native byte order.
+
+    HST files may hold a constant plane as ``PIXVALUE`` with ``NPIX1``, ``NPIX2`` and no data.
+
+    Raises
+    ------
+    InputError
+        If the data are short, absent, not two-dimensional, or of another shape than ``shape``.
+    """
+    name = f"{hdu.name},{hdu.ver}"
+    try:
+        data = hdu.data
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(path, name, f"the pixels cannot be read ({error})", "The file is truncated or damaged: download it again") from error
+    if data is None and "PIXVALUE" in hdu.header:
+        size = (int(hdu.header["NPIX2"]), int(hdu.header["NPIX1"]))
+        data = np.full(size, hdu.header["PIXVALUE"])
+    if data is None or getattr(data, "ndim", 0) != 2:
+        raise InputError(path, name, "the extension holds no two-dimensional image", "Use a calibrated single exposure, not a ramp or a table")
+    if shape is not None and data.shape != shape:
+        raise InputError(path, name, f"its shape {data.shape} differs from that of SCI, {shape}", "The file is damaged or was cut incompletely: cut all extensions alike")
+    return np.ascontiguousarray(data, dtype=dtype)
+
+
+def julian_year(mjd_utc: float) -> float:
+    """Decimal Julian year (TCB, as in Gaia's catalogues) of a modified Julian date in UTC."""
+    return float(Time(mjd_utc, format="mjd", scale="utc").tcb.jyear)
+
+
+def checksum(path: str | Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
