@@ -64,7 +64,7 @@ class AutoExecutor:
         """See `Executor`."""
         if self._current.kind == "threads" and cost >= AUTO_THRESHOLD and len(tasks) > 1 and self._current.workers > 1:
             log.info("about %.0f s of work: starting a local cluster", cost)
-            self._current = _local(self._options)
+            self._current = EXECUTORS["local"](self._options)
             log.info("running on %s", self._current.describe())
         return self._current.map(function, tasks, cost=cost, prepare=prepare, cancel=cancel)
 

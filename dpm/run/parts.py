@@ -69,7 +69,7 @@ class Parts:
             for name in other.glob("*.json"):
                 record = read_json(name)
                 if isinstance(record, dict):
-                    made: dict[str, Any] = record.get("result") or record.get("summary") or {}
+                    made: dict[str, Any] = record.get("result") or record
                     obsolete.update(made.get("files", ()))
         if obsolete:
             write_json(self.path / OBSOLETE, sorted(obsolete))
@@ -115,8 +115,8 @@ class Parts:
 
     def finish(self, record: dict[str, Any], results: list[dict[str, Any]]) -> None:
         """Mark the stage as finalised and remove files of earlier keys that it no longer makes."""
-        write_json(self.path / FINISHED, record)
         made = {name for result in [record["summary"], *results] for name in result.get("files", ())}
+        write_json(self.path / FINISHED, record | {"files": sorted(made)})
         for name in read_json(self.path / OBSOLETE) or []:
             path = (self.root / name).resolve()
             if name in made or not path.is_relative_to(self.root.resolve()):
@@ -130,7 +130,7 @@ class Parts:
     def finished(self) -> dict[str, Any] | None:
         """What `finish` kept, or None when the stage is not finalised under this key or its files are gone."""
         record = read_json(self.path / FINISHED)
-        return record if record is not None and self._files_exist(record["summary"]) else None
+        return record if record is not None and self._files_exist(record) else None
 
     def _files_exist(self, result: dict[str, Any]) -> bool:
         return all((self.root / name).exists() for name in result.get("files", ()))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from dpm.execute.base import DISK_FULL, Executor, Outcome
+from dpm.execute.base import DISK_FULL, Executor, Interrupted, Outcome
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
 from dpm.run.errors import DiskFullError, IncompleteError, LockedError, StageFailedError
@@ -22,7 +23,7 @@ from dpm.run.provenance import Provenance
 from dpm.stages import load_stages
 from dpm.stages.base import Stage, Task
 
-__all__ = ["Finish", "Observer", "RunResult", "Runner", "check_partitions", "run_pipeline"]
+__all__ = ["Finish", "Observer", "RunResult", "Runner", "at_work", "check_partitions", "run_pipeline"]
 
 log = logging.getLogger(__name__)
 
@@ -296,40 +297,60 @@ def run_pipeline(
         If it was stopped; finished parts are kept.
     """
     start = time.perf_counter()
-    with Lock(folder.lock, f"run folder {folder.root}"), log_file(folder) as warnings:
+    with at_work(folder, executor) as warnings:
+        if config_text is not None:
+            folder.config.write_text(config_text, encoding="utf-8")
+        runner = Runner(folder, options, executor, stages, observer, cancel, warnings)
+        if restart:
+            for name in [*runner.stages, *(step[0] for step in last)]:
+                Parts(folder, name, "").discard()
+        log.info("dpm run of %s", folder.root)
+        result = RunResult(folder, warnings=warnings.messages)
+        try:
+            for name in runner.stages:
+                if runner.parts(name).finished() is None:
+                    result.ran.append(name)
+                result.summaries[name] = runner.run(name)
+            for step in last:
+                runner.finish(step)
+        finally:
+            complete = len(result.summaries) == len(runner.stages)
+            runner.provenance.save(runner.inputs, warnings.messages, finished=complete)
+        result.seconds = time.perf_counter() - start
+        log.info("run complete in %.1f s", result.seconds)
+    return result
+
+
+@contextmanager
+def at_work(folder: RunFolder, executor: Executor) -> Iterator[WarningList]:
+    """Hold the run folder's lock and log file, and turn a full disk into an error that says so; yields the warnings.
+
+    Raises
+    ------
+    LockedError
+        If somebody else works on the folder.
+    DiskFullError
+        If the disk is full.
+    """
+    with Lock(folder.lock, f"run folder {folder.root}"):
         check_partitions(folder)
         try:
             folder.create()
-            if config_text is not None:
-                folder.config.write_text(config_text, encoding="utf-8")
-            runner = Runner(folder, options, executor, stages, observer, cancel, warnings)
-            if restart:
-                for name in [*runner.stages, *(step[0] for step in last)]:
-                    runner.parts(name).discard() if name in runner.keys else Parts(folder, name, "").discard()
-            log.info("dpm run of %s", folder.root)
-            result = RunResult(folder, warnings=warnings.messages)
-            try:
-                for name in runner.stages:
-                    if runner.parts(name).finished() is None:
-                        result.ran.append(name)
-                    result.summaries[name] = runner.run(name)
-                for step in last:
-                    runner.finish(step)
-            finally:
-                runner.provenance.save(runner.inputs, warnings.messages, finished=len(result.summaries) == len(runner.stages))
+            with log_file(folder) as warnings:
+                try:
+                    yield warnings
+                except (KeyboardInterrupt, Interrupted):
+                    log.info("interrupted; finished parts are kept")
+                    # Nothing may be at work here any more when the lock is let go.
+                    executor.close(interrupted=True)
+                    raise
+                except Exception:
+                    log.exception("the run stopped")
+                    raise
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise DiskFullError(_disk_full(folder)) from error
             raise
-        except KeyboardInterrupt:
-            log.info("interrupted; finished parts are kept")
-            raise
-        except Exception:
-            log.exception("the run stopped")
-            raise
-        result.seconds = time.perf_counter() - start
-        log.info("run complete in %.1f s", result.seconds)
-    return result
 
 
 def check_partitions(folder: RunFolder, but: str = "") -> None:

@@ -13,7 +13,7 @@ from dpm.run.errors import IncompleteError, LockedError, RunError
 from dpm.run.lock import Lock, live_owner
 from dpm.run.log import log_file
 from dpm.run.parts import Parts
-from dpm.run.pipeline import Observer, Runner, check_partitions
+from dpm.run.pipeline import Observer, Runner, at_work, check_partitions
 from dpm.stages.base import Stage, Task
 
 __all__ = ["UsageError", "finalise_stage", "run_partition", "run_stage"]
@@ -54,9 +54,7 @@ def run_stage(
     RunError
         As `dpm.run.pipeline.run_pipeline`; `IncompleteError` when a stage upstream is not complete.
     """
-    with Lock(folder.lock, f"run folder {folder.root}"), log_file(folder) as warnings:
-        check_partitions(folder)
-        folder.create()
+    with at_work(folder, executor) as warnings:
         runner = Runner(folder, options, executor, stages, observer, warnings=warnings)
         _check_name(name, runner, partitioned=False)
         return runner.run(name)
@@ -134,8 +132,7 @@ def finalise_stage(
     RunError
         As `run_stage`.
     """
-    with Lock(folder.lock, f"run folder {folder.root}"), log_file(folder) as warnings:
-        check_partitions(folder)
+    with at_work(folder, executor) as warnings:
         runner = Runner(folder, options, executor, stages, observer, warnings=warnings)
         _check_name(name, runner, partitioned=True)
         parts = runner.parts(name)

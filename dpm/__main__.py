@@ -1,0 +1,5 @@
+"""``python -m dpm``."""
+
+from dpm.cli.main import main
+
+main()

@@ -1,0 +1,105 @@
+"""Shows a run: bars on a terminal, lines everywhere else."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any
+
+from dpm.cli.guard import say
+from dpm.run.pipeline import Observer
+
+__all__ = ["show_progress", "summary_line"]
+
+
+def show_progress() -> LineProgress:
+    """Bars when standard error is a terminal, lines when it is a file or a pipe."""
+    return BarProgress() if sys.stderr.isatty() else LineProgress()
+
+
+def summary_line(summary: dict[str, Any]) -> str:
+    """The plain values of a stage's summary in one line."""
+    shown = []
+    for name, value in summary.items():
+        if isinstance(value, float):
+            shown.append(f"{name.replace('_', ' ')} {value:.4g}")
+        elif isinstance(value, int | str) and not isinstance(value, bool) and len(str(value)) <= 40:
+            shown.append(f"{name.replace('_', ' ')} {value}")
+    return ", ".join(shown)
+
+
+class LineProgress(Observer):
+    """A line when a stage begins, ends, or a part fails."""
+
+    def stage_skipped(self, name: str, summary: dict[str, Any]) -> None:
+        """See `Observer`."""
+        say(f"{name:12s} up to date")
+
+    def stage_started(self, name: str, n_parts: int, n_done: int, executor: str) -> None:
+        """See `Observer`."""
+        if n_parts > 1:
+            before = f", {n_done} done before" if n_done else ""
+            say(f"{name:12s} {n_parts} parts{before}")
+
+    def part_finished(self, name: str, part: str, error: str | None) -> None:
+        """See `Observer`."""
+        if error is not None:
+            say(f"{name:12s} part {part} failed: {error}")
+
+    def stage_finished(self, name: str, seconds: float, summary: dict[str, Any]) -> None:
+        """See `Observer`."""
+        say(f"{name:12s} {seconds:7.1f} s  {summary_line(summary)}".rstrip())
+
+    def __enter__(self) -> LineProgress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing to close."""
+
+
+class BarProgress(LineProgress):
+    """A bar with the time left for the stage at work, above it a line for each stage that is done."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description:12s}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bar: Any = None
+
+    def stage_started(self, name: str, n_parts: int, n_done: int, executor: str) -> None:
+        """See `Observer`."""
+        self._remove()
+        self._bar = self._progress.add_task(name, total=n_parts, completed=n_done)
+
+    def part_finished(self, name: str, part: str, error: str | None) -> None:
+        """See `Observer`."""
+        super().part_finished(name, part, error)
+        self._progress.advance(self._bar)
+
+    def stage_finished(self, name: str, seconds: float, summary: dict[str, Any]) -> None:
+        """See `Observer`."""
+        self._remove()
+        super().stage_finished(name, seconds, summary)
+
+    def _remove(self) -> None:
+        if self._bar is not None:
+            self._progress.remove_task(self._bar)
+            self._bar = None
+
+    def __enter__(self) -> LineProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Take the bar away."""
+        self._progress.stop()
