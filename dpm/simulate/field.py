@@ -1,0 +1,430 @@
+"""A whole field: stars, pointings, exposures, reference catalogue and truth, written to a folder.
+
+Every random number comes from a counter-based generator keyed by the seed and the name of what it is for, so that an
+exposure has the same bits whatever is made before it or beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from dpm.simulate import truth
+from dpm.simulate.detector import DetectorPattern, Frame, make_pattern, read_ccd, read_ramp
+from dpm.simulate.files import Exposure, write_cal, write_flc, write_stdpsf
+from dpm.simulate.geometry import Distortion, Pointing, SkyPlane, load_polynomial, make_small_terms
+from dpm.simulate.headers import epoch_to_mjd, wcs_header
+from dpm.simulate.instruments import INSTRUMENTS, Instrument
+from dpm.simulate.optics import EpsfGrid, WavefrontModel, make_epsf_grid
+from dpm.simulate.options import SimulationOptions, Visit
+from dpm.simulate.population import Galaxies, make_galaxies, make_reference, make_stars, write_table
+from dpm.simulate.render import StarRenderer
+
+__all__ = ["SimulatedField", "generator_for", "simulate_field"]
+
+logger = logging.getLogger(__name__)
+
+Floats = NDArray[np.float64]
+MARGIN = 26
+BRIGHT = 5e4
+SECONDS_BETWEEN = 90.0
+
+
+@dataclass(frozen=True)
+class SimulatedField:
+    """What was written.
+
+    Parameters
+    ----------
+    folder : Path
+        The field's folder.
+    exposures : tuple of Path
+        FITS files of all visits, in order of time.
+    reference : Path
+        The reference catalogue.
+    scenes : tuple of Path
+        A folder for each visit that holds its ``truth``: the field's folder for the first visit, ``visit_02`` and so
+        on.
+    psf_folders : tuple of Path
+        STDPSF files of the true ePSFs of each visit.
+    n_stars : int
+        Stars in the field.
+    """
+
+    folder: Path
+    exposures: tuple[Path, ...]
+    reference: Path
+    scenes: tuple[Path, ...]
+    psf_folders: tuple[Path, ...]
+    n_stars: int
+
+
+@dataclass(frozen=True)
+class _Chip:
+    """One detector of a visit, in one filter."""
+
+    name: str
+    distortion: Distortion
+    area: NDArray[np.float32]
+    epsf: EpsfGrid
+    refocused: EpsfGrid | None
+    renderer: StarRenderer
+    pattern: DetectorPattern
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """One exposure to be made."""
+
+    exposure: Exposure
+    tag: str
+    pointing: Pointing
+    believed: Pointing
+    breathing: float
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What all exposures of a visit share."""
+
+    options: SimulationOptions
+    visit: Visit
+    camera: Instrument
+    plane: SkyPlane
+    stars: Table
+    galaxies: Galaxies
+    gradient: tuple[float, float]
+    folder: Path
+    truth_folder: Path
+
+
+def generator_for(seed: int, *names: object) -> np.random.Generator:
+    """Random numbers that depend on the seed and the names alone."""
+    text = "/".join(str(n) for n in names)
+    key = np.array([seed & 0xFFFFFFFFFFFFFFFF, zlib.crc32(text.encode())], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def frame_shape(camera: Instrument, visit: Visit, options: SimulationOptions) -> tuple[int, int]:
+    """(ny, nx) of a visit's frames."""
+    n = options.n_pixels if visit.n_pixels is None else visit.n_pixels
+    return (min(n, camera.shape[0]), min(n, camera.shape[1])) if n else camera.shape
+
+
+def _bare_distortions(options: SimulationOptions, visit: Visit) -> dict[str, Distortion]:
+    """Distortions of a visit's chips without the small terms, with a common origin in the middle."""
+    camera = INSTRUMENTS[visit.instrument]
+    ny, nx = frame_shape(camera, visit, options)
+    x_start, y_start = (camera.shape[1] - nx) // 2, (camera.shape[0] - ny) // 2
+    origin = (x_start, y_start) if options.keep_offset else (0, 0)
+
+    def make(chip: str, ideal_origin: tuple[float, float]) -> Distortion:
+        return Distortion(load_polynomial(chip), x_start, y_start, *origin, nx, ny, ideal_origin)
+
+    middles = []
+    for chip in visit.chip_names:
+        x, y = make(chip, (0.0, 0.0)).to_ideal(origin[0] + (nx - 1) / 2, origin[1] + (ny - 1) / 2)
+        middles.append((float(x), float(y)))
+    middle = np.mean(middles, axis=0)
+    return {chip: make(chip, (float(middle[0]), float(middle[1]))) for chip in visit.chip_names}
+
+
+def _shots(options: SimulationOptions, number: int) -> list[_Shot]:
+    """The exposures of visit ``number``, in order of time."""
+    visit = options.visits[number]
+    camera = INSTRUMENTS[visit.instrument]
+    side = min(frame_shape(camera, visit, options)) * camera.pixel_scale
+    columns = int(np.ceil(np.sqrt(visit.n_dithers)))
+    cells = np.array([(k % columns, k // columns) for k in range(visit.n_dithers)], float)
+    cells = (cells - cells.mean(axis=0)) * visit.dither * side
+    shots = []
+    serial = 0
+    total = len(visit.filter_names) * visit.n_dithers
+    phase = generator_for(options.seed, "breathing", number).uniform(0, 2 * np.pi)
+    for f, filter_name in enumerate(visit.filter_names):
+        for k in range(visit.n_dithers):
+            if camera.is_jwst:
+                program = f"{1086 + 1000 * number:05d}"
+                tag = f"jw{program}001001_{f + 2:02d}101_{k + 1:05d}_{camera.code}"
+                file = f"{tag}_cal.fits"
+            else:
+                program = f"{16000 + number}"
+                tag = f"{camera.code}dpm{number + 1:02d}{np.base_repr(serial + 36 + 1, 36)[-2:].lower()}q"
+                file = f"{tag}_flc.fits"
+            chance = generator_for(options.seed, "pointing", tag)
+            jitter = chance.uniform(-1.5, 1.5, 2) * camera.pixel_scale
+            place = cells[k] + visit.offset + jitter
+            roll = visit.rolls[k % len(visit.rolls)] + 0.02 * chance.normal()
+            va = 1 + 2e-5 * chance.normal()
+            pointing = Pointing(float(place[0]), float(place[1]), float(roll), float(va))
+            error = options.pointing_error * chance.normal(size=2)
+            roll_error = 0.01 * chance.normal() * (options.pointing_error > 0)
+            believed = Pointing(pointing.xi + error[0], pointing.eta + error[1], roll + roll_error, va)
+            middle = epoch_to_mjd(visit.epoch) + (serial - (total - 1) / 2) * (visit.exptime + SECONDS_BETWEEN) / 86400
+            exposure = Exposure(
+                file, filter_name, float(middle), visit.exptime, float(va), options.keep_offset, program
+            )
+            breathing = (
+                np.sqrt(2) * np.sin(2 * np.pi * serial / max(total, 6) + phase) if options.effects.breathing else 0.0
+            )
+            shots.append(_Shot(exposure, tag, pointing, believed, float(breathing)))
+            serial += 1
+    return shots
+
+
+def _coverage(
+    frames: list[tuple[Pointing, Distortion]],
+) -> tuple[float, Callable[[Floats, Floats], NDArray[np.bool_]]]:
+    """Half size (arcsec) of a square around all frames, and the test whether positions fall on or near one of them."""
+    maps = []
+    half = 0.0
+    for pointing, distortion in frames:
+        x0, y0 = distortion.x_origin + (distortion.nx - 1) / 2, distortion.y_origin + (distortion.ny - 1) / 2
+        middle = np.array(distortion.to_ideal(x0, y0))
+        jacobian = np.column_stack(
+            [np.array(distortion.to_ideal(x0 + dx, y0 + dy)) - middle for dx, dy in ((1.0, 0.0), (0.0, 1.0))]
+        )
+        limits = np.array([distortion.nx, distortion.ny]) / 2 + MARGIN
+        maps.append((pointing, middle, np.linalg.inv(jacobian), limits))
+        corner = np.array([[sx * limits[0], sy * limits[1]] for sx in (-1, 1) for sy in (-1, 1)])
+        ideal = middle + corner @ jacobian.T
+        half = max(half, float(np.abs(pointing.to_plane(ideal[:, 0], ideal[:, 1])).max()))
+
+    def inside(xi: Floats, eta: Floats) -> NDArray[np.bool_]:
+        found = np.zeros(xi.shape, bool)
+        for pointing, middle, inverse, limits in maps:
+            ideal = np.array(pointing.to_ideal(xi, eta)) - middle[:, None]
+            found |= (np.abs(inverse @ ideal) < limits[:, None]).all(axis=0)
+        return found
+
+    return half, inside
+
+
+def _make_chip(scene: _Scene, filter_name: str, name: str, bare: Distortion) -> _Chip:
+    """Optics, distortion and detector of one chip in one filter."""
+    options, camera, effects = scene.options, scene.camera, scene.options.effects
+    terms = make_small_terms(generator_for(options.seed, "distortion", name, filter_name), effects)
+    common = make_small_terms(generator_for(options.seed, "distortion", name), effects)
+    distortion = Distortion(
+        bare.polynomial, bare.x_start, bare.y_start, bare.x_origin, bare.y_origin, bare.nx, bare.ny, bare.ideal_origin,
+        terms[0], common[1], common[2],
+    )  # fmt: skip
+    wavefront = WavefrontModel(camera, generator_for(options.seed, "wavefront", name))
+    x_nodes = distortion.x_origin + np.linspace(0, distortion.nx - 1, options.psf_grid)
+    y_nodes = distortion.y_origin + np.linspace(0, distortion.ny - 1, options.psf_grid)
+    epsf = make_epsf_grid(camera, filter_name, wavefront, x_nodes, y_nodes)
+    refocused = None
+    if effects.breathing:
+        refocused = make_epsf_grid(camera, filter_name, wavefront, x_nodes, y_nodes, effects.breathing * 1e-9)
+    pattern = make_pattern(
+        (distortion.ny, distortion.nx), camera, effects, generator_for(options.seed, "pattern", name, filter_name)
+    )
+    area = distortion.area(camera.pixel_scale**2)
+    return _Chip(name, distortion, area, epsf, refocused, StarRenderer(epsf), pattern)
+
+
+def _write_optics(scene: _Scene, filter_name: str, chips: list[_Chip]) -> None:
+    """True ePSFs and distortions of one filter."""
+    single = len(chips) == 1
+    library = []
+    for chip in chips:
+        suffix = filter_name if single else f"{filter_name}_{chip.name}"
+        capacitance = scene.options.effects.interpixel_capacitance
+        seen = chip.epsf.coupled(capacitance) if capacitance else chip.epsf
+        truth.write_epsf(scene.truth_folder / f"epsf_{suffix}.npz", seen)
+        if chip.refocused is not None:
+            other = chip.refocused.coupled(capacitance) if capacitance else chip.refocused
+            truth.write_epsf(scene.truth_folder / f"epsf_{suffix}_refocused.npz", other)
+        truth.write_distortion(scene.truth_folder / f"distortion_{suffix}.npz", chip.distortion)
+        library.append((seen, 2048 if chip.name in ("WFC1", "UVIS1") else 0))
+    folder = scene.truth_folder / "stdpsf"
+    folder.mkdir(exist_ok=True)
+    library.sort(key=lambda entry: entry[1])
+    write_stdpsf(folder / f"STDPSF_{scene.camera.library}_{filter_name}.fits", library)
+
+
+def _light(scene: _Scene, shot: _Shot, chip: _Chip) -> tuple[Floats, dict[str, NDArray]]:
+    """Expected electrons of one frame, and its stars."""
+    camera, distortion = scene.camera, chip.distortion
+    band = camera.filters[shot.exposure.filter]
+    origin = (distortion.x_origin, distortion.y_origin)
+    electrons = camera.gain * shot.exposure.exptime
+    u, v = np.linspace(-1, 1, distortion.nx), np.linspace(-1, 1, distortion.ny)
+    sky = band.sky * electrons * (1 + scene.gradient[0] * u[None, :] + scene.gradient[1] * v[:, None])
+    image = sky * chip.area
+    renderer = chip.renderer
+    if chip.refocused is not None:
+        renderer = StarRenderer(chip.epsf, chip.refocused, shot.breathing)
+    stars, years = scene.stars, scene.visit.epoch - scene.options.ref_epoch
+    xi = np.asarray(stars["xi"]) + np.asarray(stars["pm_xi"]) * years / 1000
+    eta = np.asarray(stars["eta"]) + np.asarray(stars["pm_eta"]) * years / 1000
+    counts = electrons * 10 ** (-0.4 * (np.asarray(stars[f"mag_{shot.exposure.filter}"]) - band.zero_point))
+    x, y = distortion.to_raw(*shot.pointing.to_ideal(xi, eta))
+    left, low = x - origin[0], y - origin[1]
+    reach = np.where(counts > BRIGHT, renderer.reach, MARGIN)
+    near = (left > -reach) & (left < distortion.nx - 1 + reach) & (low > -reach) & (low < distortion.ny - 1 + reach)
+    halves = np.where(counts > BRIGHT, renderer.reach, 24)
+    renderer.add(image, x[near], y[near], counts[near], halves[near], origin)
+    if len(scene.galaxies.table):
+        _add_galaxies(image, scene, shot, chip, renderer, electrons, band.zero_point)
+    found = {"id": np.asarray(stars["id"])[near], "x": x[near], "y": y[near], "counts": counts[near]}
+    return image, found
+
+
+def _add_galaxies(
+    image: Floats, scene: _Scene, shot: _Shot, chip: _Chip, renderer: StarRenderer, electrons: float, zero_point: float
+) -> None:
+    """Add the galaxies, each mapped linearly about its centre."""
+    galaxies, distortion = scene.galaxies, chip.distortion
+    table = galaxies.table
+    xi, eta = np.asarray(table["xi"]), np.asarray(table["eta"])
+    x, y = distortion.to_raw(*shot.pointing.to_ideal(xi, eta))
+    east = distortion.to_raw(*shot.pointing.to_ideal(xi + 0.1, eta))
+    north = distortion.to_raw(*shot.pointing.to_ideal(xi, eta + 0.1))
+    counts = electrons * 10 ** (-0.4 * (np.asarray(table["mag"]) - zero_point))
+    for k in range(len(table)):
+        left, low = x[k] - distortion.x_origin, y[k] - distortion.y_origin
+        if not (-60 < left < distortion.nx + 60 and -60 < low < distortion.ny + 60):
+            continue
+        u, v = (galaxies.xi[k] - xi[k]) / 0.1, (galaxies.eta[k] - eta[k]) / 0.1
+        px = x[k] + u * (east[0][k] - x[k]) + v * (north[0][k] - x[k])
+        py = y[k] + u * (east[1][k] - y[k]) + v * (north[1][k] - y[k])
+        n = px.size
+        origin = (distortion.x_origin, distortion.y_origin)
+        renderer.add(image, px, py, np.full(n, counts[k] / n), np.full(n, 5), origin)
+
+
+def _take(scene: _Scene, shot: _Shot, chips: list[_Chip]) -> list[dict[str, Any]]:
+    """Make one exposure and its truth; returns its entries in scene.json."""
+    options, camera, effects = scene.options, scene.camera, scene.options.effects
+    exposure, pointing = shot.exposure, shot.pointing
+    planes: list[tuple[str, Frame, NDArray[np.float32], Any, tuple[int, int]]] = []
+    entries = []
+    for chip in chips:
+        model, found = _light(scene, shot, chip)
+        chance = generator_for(options.seed, "noise", shot.tag, chip.name)
+        start = (chip.distortion.x_start, chip.distortion.y_start)
+        if camera.is_jwst:
+            frame = read_ramp(model, exposure.exptime, camera, chip.pattern, effects, chance)
+        else:
+            frame = read_ccd(model, exposure.exptime, camera, chip.pattern, effects, chance, start[1])
+        wcs = wcs_header(chip.distortion, shot.believed, scene.plane, options.wcs == "sip" or not camera.is_jwst)
+        planes.append((chip.name, frame, chip.area, wcs, start))
+        name = shot.tag if len(chips) == 1 else f"{shot.tag}_{chip.name}"
+        np.savez_compressed(scene.truth_folder / f"{name}.npz", **found)
+        entries.append(
+            {
+                "file": exposure.file if camera.is_jwst else name,
+                "filter": exposure.filter,
+                "px": pointing.xi,
+                "py": pointing.eta,
+                "roll": pointing.roll,
+                "va": pointing.va,
+                "detector": chip.name,
+                "breathing": shot.breathing,
+            }
+        )
+    path = scene.folder / exposure.file
+    if camera.is_jwst:
+        _, frame, area, wcs, start = planes[0]
+        write_cal(path, camera, exposure, frame, area, wcs, start)
+    else:
+        write_flc(path, camera, exposure, planes)
+    logger.debug("wrote %s", path)
+    return entries
+
+
+def _make_visit(
+    scene: _Scene, shots: list[_Shot], bare: dict[str, Distortion], workers: int, done: Callable[[Path], None]
+) -> None:
+    """All exposures of a visit, filter by filter, and its truth."""
+    scene.truth_folder.mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, Any]] = []
+    for filter_name in scene.visit.filter_names:
+        chips = [_make_chip(scene, filter_name, name, distortion) for name, distortion in bare.items()]
+        _write_optics(scene, filter_name, chips)
+        these = [shot for shot in shots if shot.exposure.filter == filter_name]
+        with ThreadPoolExecutor(workers) as pool:
+            futures = [pool.submit(_take, scene, shot, chips) for shot in these]
+            for shot, future in zip(these, futures):
+                entries += future.result()
+                done(scene.folder / shot.exposure.file)
+    contents = truth.scene(scene.options, scene.visit, scene.camera, next(iter(bare.values())).nx, entries)
+    (scene.truth_folder / "scene.json").write_text(json.dumps(contents, indent=1))
+    table = scene.stars.copy()
+    table.meta["epoch"] = scene.visit.epoch
+    write_table(table, scene.truth_folder / "stars.ecsv")
+    write_table(scene.galaxies.table, scene.truth_folder / "galaxies.ecsv")
+
+
+def simulate_field(
+    out: Path | str,
+    options: SimulationOptions | None = None,
+    *,
+    workers: int | None = None,
+    progress: Callable[[Path], None] | None = None,
+) -> SimulatedField:
+    """Write the exposures of a simulated field with a reference catalogue and the full truth.
+
+    Parameters
+    ----------
+    out : Path or str
+        Folder to write to; made if it is not there, files of the same names are replaced.
+    options : SimulationOptions, optional
+        The field; a small NIRISS one by default.
+    workers : int, optional
+        Threads; by default 2 for frames below a million pixels, else 1 (memory).  The files do not depend on it.
+    progress : callable, optional
+        Called with the path of every exposure that is written.
+
+    Returns
+    -------
+    SimulatedField
+        Paths: exposures in ``out``, ``out/reference.ecsv``, ``out/truth`` for the first visit and
+        ``out/visit_02/truth`` and so on for the others; true ePSFs under ``truth/stdpsf``.
+    """
+    options = options or SimulationOptions()
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    plane = SkyPlane(*options.centre)
+    bare = [_bare_distortions(options, visit) for visit in options.visits]
+    shots = [_shots(options, number) for number in range(len(options.visits))]
+    half, inside = _coverage(
+        [(shot.pointing, d) for these, chips in zip(shots, bare) for shot in these for d in chips.values()]
+    )
+    wavelengths = {
+        name: INSTRUMENTS[visit.instrument].filters[name].wavelength
+        for visit in options.visits
+        for name in visit.filter_names
+    }
+    stars = make_stars(options, wavelengths, half, inside, plane, generator_for(options.seed, "stars"))
+    galaxies = make_galaxies(options, half, inside, plane, generator_for(options.seed, "galaxies"))
+    reference = folder / "reference.ecsv"
+    write_table(make_reference(stars, options, plane, generator_for(options.seed, "reference")), reference)
+    scenes = []
+    for number, visit in enumerate(options.visits):
+        camera = INSTRUMENTS[visit.instrument]
+        place = folder if number == 0 else folder / f"visit_{number + 1:02d}"
+        direction = generator_for(options.seed, "sky", number).uniform(0, 2 * np.pi)
+        slope = options.effects.sky_gradient / 2
+        gradient = (float(slope * np.cos(direction)), float(slope * np.sin(direction)))
+        scene = _Scene(options, visit, camera, plane, stars, galaxies, gradient, folder, place / "truth")
+        small = np.prod(frame_shape(camera, visit, options)) * len(bare[number]) < 1.2e6
+        _make_visit(scene, shots[number], bare[number], workers or (2 if small else 1), progress or (lambda path: None))
+        scenes.append(place)
+        logger.info("visit %d: %d exposures of %s", number + 1, len(shots[number]), visit.instrument)
+    in_order = sorted((shot for these in shots for shot in these), key=lambda shot: shot.exposure.mjd)
+    return SimulatedField(
+        folder, tuple(folder / shot.exposure.file for shot in in_order), reference, tuple(scenes),
+        tuple(place / "truth" / "stdpsf" for place in scenes), len(stars),
+    )  # fmt: skip
