@@ -1,0 +1,7 @@
+"""Pages and plots of a run, made from the run folder alone."""
+
+from __future__ import annotations
+
+from dpm.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,105 @@
+"""QFIT, RADXS and chi against magnitude (paper 2, figures 5 and 6)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm.report.data import Sample, band_label
+from dpm.report.figures import COLORS, Image, add_legend, draw_points, encode, limits, new_figure, running_median
+from dpm.report.select import well_measured
+
+__all__ = ["plot_chi", "plot_qfit", "plot_radxs"]
+
+_MAX_UNMATCHED = 4000
+
+
+def plot_qfit(sample: Sample) -> Image:
+    """QFIT of every detection, the median, what noise alone gives, and the median of the well-measured stars."""
+    top = _upper(sample, "qfit", 1.35, ceiling=2.0)
+    figure, axes = _panel(sample, "qfit", (0.0, top), "QFIT  (0 is perfect)")
+    x, expected, _ = running_median(sample["mag"][_shown(sample)], sample["qfit_expected"][_shown(sample)])
+    if x.size:
+        axes.plot(x, expected, color=COLORS["vermillion"], lw=1.3, ls="--", label="expected from noise alone")
+    note = _bright_note(sample, "qfit")
+    add_legend(axes, loc="upper left")
+    return encode(figure, f"QFIT against instrumental magnitude, {band_label(sample.band)}", note)
+
+
+def plot_radxs(sample: Sample) -> Image:
+    """RADXS of every detection: cosmic rays lie below zero, galaxies above."""
+    half = min(max(_upper(np.abs(sample["radxs"]), None, 1.6), 0.05), 3.0)
+    figure, axes = _panel(sample, "radxs", (-half, half), "RADXS  (1 ≤ r < 2.5 pixels)")
+    axes.axhline(0, color=COLORS["vermillion"], lw=1.0, zorder=3)
+    axes.annotate(
+        "extended", (0.99, 0.97), xycoords="axes fraction", ha="right", va="top", color=COLORS["grey"], size=7.5
+    )
+    axes.annotate(
+        "too sharp", (0.99, 0.03), xycoords="axes fraction", ha="right", va="bottom", color=COLORS["grey"], size=7.5
+    )
+    add_legend(axes, loc="upper left")
+    return encode(
+        figure, f"RADXS against instrumental magnitude, {band_label(sample.band)}", _bright_note(sample, "radxs")
+    )
+
+
+def plot_chi(sample: Sample) -> Image:
+    """Reduced chi of every detection; noise planes and ePSF are right where it lies at one."""
+    low, high = 0.3, max(3.0, _upper(sample, "chi", 1.5, ceiling=50.0))
+    figure, axes = _panel(sample, "chi", (low, high), "chi  (reduced)", log_y=True)
+    axes.axhline(1, color=COLORS["vermillion"], lw=1.0, zorder=3)
+    add_legend(axes, loc="upper left")
+    return encode(figure, f"chi against instrumental magnitude, {band_label(sample.band)}", _bright_note(sample, "chi"))
+
+
+def _shown(sample: Sample) -> NDArray[np.bool_]:
+    """Detections that the curves rest on: those of catalogue stars, or all where none is known."""
+    return sample.matched if sample.matched.any() else np.ones(len(sample), dtype=bool)
+
+
+def _upper(values: Sample | NDArray, name: str | None, factor: float, ceiling: float = np.inf) -> float:
+    array = values[name][_shown(values)] if isinstance(values, Sample) and name else np.asarray(values)
+    array = array[np.isfinite(array)]
+    return float(min(factor * np.percentile(array, 97.0), ceiling)) if array.size else 1.0
+
+
+def _panel(sample: Sample, name: str, ylim: tuple[float, float], label: str, log_y: bool = False):  # type: ignore[no-untyped-def]
+    figure, axes = new_figure()
+    shown = _shown(sample)
+    mag, values = sample["mag"], sample[name]
+    xlim = limits(mag, 0.2, 99.8)
+    matched = sample.matched.any()
+    others = np.flatnonzero(~shown)
+    if others.size:
+        others = others[:: max(1, others.size // _MAX_UNMATCHED)]
+        axes.scatter(
+            mag[others], values[others], s=2.5, color=COLORS["grey"], alpha=0.5, linewidths=0, label="no catalogue star"
+        )
+    draw_points(
+        axes,
+        mag[shown],
+        values[shown],
+        xlim,
+        ylim,
+        label="of a catalogue star" if matched else "detections",
+        log_y=log_y,
+    )
+    x, median, _ = running_median(mag[shown], values[shown])
+    if x.size:
+        axes.plot(x, median, color=COLORS["ink"], lw=1.6, label="median")
+    axes.set_xlabel("instrumental magnitude, −2.5 log10(flux)")
+    axes.set_ylabel(label)
+    axes.set_title(band_label(sample.band))
+    return figure, axes
+
+
+def _bright_note(sample: Sample, name: str) -> str:
+    good = well_measured(sample)
+    values = sample[name][good]
+    values = values[np.isfinite(values)]
+    thinned = "" if len(sample) == sample.n_total else f" Drawn: {len(sample):,} of {sample.n_total:,} detections."
+    if not values.size:
+        return thinned.strip()
+    return (
+        f"Median of {values.size:,} well-measured detections: {round(float(np.median(values)), 3) + 0.0:.3f}.{thinned}"
+    )

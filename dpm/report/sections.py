@@ -1,0 +1,306 @@
+"""The report's sections: which plots and tables each holds, and what it says where its input is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm.report import plots_astrometry as astrometry
+from dpm.report import plots_images as images
+from dpm.report import plots_photometry as photometry
+from dpm.report import plots_quality as quality
+from dpm.report import summary
+from dpm.report.data import RunData, Sample
+from dpm.report.figures import Image
+from dpm.report.select import well_measured
+from dpm.report.summary import HtmlTable
+
+__all__ = ["Section", "build_sections"]
+
+_MAX_FIELD_IMAGES = 10
+_MAX_MAPS = 24
+_NO_MATCHES = (
+    "Absent: no table in tables/matches says which detection belongs to which star; the frame stage writes them."
+)
+
+
+@dataclass
+class Section:
+    """One section: words on how to read it, pictures, tables; ``absent`` says why it is empty.
+
+    ``folded`` tables open on a click; ``wide`` pictures stand two in a row instead of three.
+    """
+
+    anchor: str
+    title: str
+    text: str = ""
+    images: list[Image] = field(default_factory=list)
+    tables: list[HtmlTable] = field(default_factory=list)
+    absent: str = ""
+    folded: bool = False
+    wide: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to show."""
+        return not self.images and not self.tables
+
+
+def build_sections(data: RunData) -> list[Section]:
+    """All sections in the page's order; those without input hold one line that says why."""
+    makers: tuple[Callable[[RunData], Section], ...] = (
+        _field,
+        _quality,
+        _position_scatter,
+        _residual_maps,
+        _pixel_phase,
+        _pulls,
+        _magnitude_scatter,
+        _cmd,
+        _luminosity,
+        _epsf,
+        _exposures,
+        _flags,
+        _columns,
+        _files,
+        _provenance,
+    )
+    return [make(data) for make in makers]
+
+
+def _field(data: RunData) -> Section:
+    section = Section(
+        "field",
+        "Field",
+        "One exposure of each detector in an asinh stretch. Circles: detections that belong to a star of the "
+        "catalogue. Squares: those that do not (cosmic rays, artefacts, stars in too few exposures).",
+        wide=True,
+    )
+    rows = _central_exposures(data)
+    for row in rows[: _MAX_FIELD_IMAGES // 2]:
+        section.images += images.plot_field(data, row)
+    if len(rows) > _MAX_FIELD_IMAGES // 2:
+        section.text += f" The first {_MAX_FIELD_IMAGES // 2} of {len(rows)} detectors are shown."
+    if not section.images:
+        section.absent = "Absent: the run folder has no cube with pixels of its exposures."
+    return section
+
+
+def _central_exposures(data: RunData) -> list[int]:
+    """For each detector the row of the exposure with the most detections of catalogue stars."""
+    table = data.exposures
+    if table is None or not {"detector", "cube", "index"} <= set(table.colnames):
+        return []
+    merit = np.zeros(len(table))
+    for name in ("n_detections", "n_matched"):
+        if name in table.colnames:
+            merit += np.asarray(table[name], dtype=float) * (1.0 if name == "n_matched" else 1e-6)
+    detectors = np.array([str(name) for name in table["detector"]])
+    chosen = []
+    for detector in sorted(set(detectors)):
+        mine = np.flatnonzero(detectors == detector)
+        chosen.append(int(mine[np.argmax(merit[mine])]))
+    return chosen
+
+
+def _quality(data: RunData) -> Section:
+    section = Section(
+        "quality",
+        "Quality of the fits",
+        "QFIT is the sum of the absolute residuals over the star's light in the fit box; bright stars far above the "
+        "dashed curve point to an ePSF that does not fit. RADXS is the light in excess of the ePSF just outside the "
+        "core: negative for cosmic rays and hot pixels, positive for galaxies. chi lies at one where the noise model "
+        "is right.",
+    )
+    for sample in data.samples.values():
+        if np.isfinite(sample["mag"]).any():
+            section.images += [quality.plot_qfit(sample), quality.plot_radxs(sample), quality.plot_chi(sample)]
+    if section.empty:
+        section.absent = "Absent: there is no detection in tables/detections."
+    return section
+
+
+def _position_scatter(data: RunData) -> Section:
+    section = Section(
+        "positions",
+        "Positional RMS",
+        "Scatter of the single exposures' positions about the master frame, one axis, for stars in two or more "
+        "exposures. Bright stars level off at what the ePSF and the distortion leave; faint ones follow the formal "
+        "error of the fit (dashed).",
+        wide=True,
+    )
+    for band, sample in data.samples.items():
+        scale = summary.pixel_scale(data, band)
+        section.images += _some(astrometry.plot_position_rms(data, sample, scale, summary.magnitude_label(data, band)))
+        section.images += _some(astrometry.plot_cloud(sample, scale))
+    if section.empty:
+        section.absent = "Absent: no star has two or more clean exposures." if data.has_matches else _NO_MATCHES
+    return section
+
+
+def _residual_maps(data: RunData) -> Section:
+    section = Section(
+        "residuals",
+        "Residual maps",
+        "Median residuals (measured minus master frame) of well-measured stars over the raw detector, each detector "
+        "and filter. Without distortion left, the arrows are short and point everywhere.",
+        wide=True,
+    )
+    for band, sample in data.samples.items():
+        good = well_measured(sample) & np.isfinite(sample["dx"]) & np.isfinite(sample["dy"])
+        for detector, area, mine in _detectors_of(data, sample):
+            chosen = good & mine
+            x, y, dx, dy = (sample[name][chosen].astype(float) for name in ("x", "y", "dx", "dy"))
+            title = f"{detector}, {summary.band_label(band)}"
+            if len(section.images) < _MAX_MAPS:
+                section.images += _some(astrometry.plot_residual_map(x, y, dx, dy, area, title))
+                section.images += _some(astrometry.plot_residual_trends(x, y, dx, dy, area, title))
+            else:
+                section.text += f" Not drawn, to keep the page small: {title}."
+    if section.empty:
+        few = f"Absent: fewer than {astrometry.MINIMUM_FOR_MAPS} residuals of well-measured stars in every detector."
+        section.absent = few if data.has_matches else _NO_MATCHES
+    return section
+
+
+def _detectors_of(data: RunData, sample: Sample) -> list[tuple[str, astrometry.Area, NDArray[np.bool_]]]:
+    """Detectors of a band, the raw area that their exposures cover, and which detections are theirs."""
+    table = data.exposures
+    assert table is not None
+    result = []
+    rows = np.unique(sample["exposure"])
+    names = np.array([str(table["detector"][int(row)]) for row in rows])
+    for detector in sorted(set(names)):
+        mine = rows[names == detector]
+        first_x, first_y = np.min(table["x_origin"][mine]), np.min(table["y_origin"][mine])
+        last_x = np.max(table["x_origin"][mine] + table["nx"][mine])
+        last_y = np.max(table["y_origin"][mine] + table["ny"][mine])
+        area = (float(first_x), float(last_x), float(first_y), float(last_y))
+        result.append((detector, area, np.isin(sample["exposure"], mine)))
+    return result
+
+
+def _pixel_phase(data: RunData) -> Section:
+    section = Section(
+        "phase",
+        "Pixel phase",
+        "Residuals against the position of the star inside its pixel. A wave means that the ePSF is biased: dithered "
+        "positions average it out in the catalogue, but not in a single exposure.",
+    )
+    for sample in data.samples.values():
+        section.images += _some(astrometry.plot_pixel_phase(sample))
+    if section.empty:
+        few = f"Absent: fewer than {astrometry.MINIMUM_FOR_MAPS} residuals of well-measured stars."
+        section.absent = few if data.has_matches else _NO_MATCHES
+    return section
+
+
+def _pulls(data: RunData) -> Section:
+    section = Section(
+        "pulls",
+        "Pulls",
+        "Residuals about the mean over their formal errors, corrected for the mean's own error. Where errors are "
+        "right, the histogram follows the unit Gaussian and the width lies between 0.9 and 1.1 at every magnitude.",
+        wide=True,
+    )
+    for sample in data.samples.values():
+        section.images += astrometry.plot_pulls(sample)
+    if section.empty:
+        few = f"Absent: fewer than {astrometry.MINIMUM_FOR_PULLS} residuals of stars in two or more exposures."
+        section.absent = few if data.has_matches else _NO_MATCHES
+    return section
+
+
+def _magnitude_scatter(data: RunData) -> Section:
+    section = Section(
+        "magnitudes",
+        "Magnitude RMS",
+        "Scatter of the single exposures' magnitudes about their mean, after the zero points.",
+    )
+    for band in data.bands:
+        label = summary.magnitude_label(data, band)
+        section.images += _some(photometry.plot_magnitude_rms(data, band, data.samples.get(band), label))
+    if section.empty:
+        section.absent = "Absent: no star has magnitudes in two or more exposures of a filter."
+    return section
+
+
+def _cmd(data: RunData) -> Section:
+    section = Section(
+        "cmd", "Colour-magnitude diagrams", "Grey: all stars. In colour: neither saturated nor of poor QFIT."
+    )
+    for blue, red in photometry.color_pairs(data):
+        section.images += _some(photometry.plot_cmd(data, blue, red, summary.magnitude_system(data, blue)))
+    if section.empty:
+        n = len(data.bands)
+        section.absent = (
+            "Absent: a colour needs two filters, and this run has one."
+            if n == 1
+            else "Absent: no star has magnitudes in two filters of different wavelength."
+        )
+    return section
+
+
+def _luminosity(data: RunData) -> Section:
+    section = Section("luminosity", "Number of stars against magnitude")
+    system = summary.magnitude_system(data, data.bands[0]) if data.bands else "instrumental"
+    section.images = _some(photometry.plot_luminosity(data, system))
+    if section.empty:
+        section.absent = "Absent: the catalogue has no magnitudes."
+    return section
+
+
+def _epsf(data: RunData) -> Section:
+    section = Section(
+        "epsf", "ePSF", "The libraries that the fits used (calibration/psf), and how far each node is from their mean."
+    )
+    paths = sorted(data.folder.psf.glob("STDPSF_*.fits")) if data.folder.psf.is_dir() else []
+    for path in paths:
+        section.images += images.plot_epsf(path)
+    if section.empty:
+        section.absent = "Absent: calibration/psf holds no library."
+    return section
+
+
+def _exposures(data: RunData) -> Section:
+    section = Section("exposures", "Exposures")
+    table = summary.exposure_table(data)
+    section.tables = [table] if table is not None else []
+    if section.empty:
+        section.absent = "Absent: there is neither tables/exposures.parquet nor a cube."
+    return section
+
+
+def _flags(data: RunData) -> Section:
+    section = Section("flags", "Flags", "Bits of the column flags, and how many rows carry them.")
+    table = summary.flag_table(data)
+    section.tables = [table] if table is not None else []
+    if section.empty:
+        section.absent = "Absent: there is neither a catalogue nor a detection."
+    return section
+
+
+def _columns(data: RunData) -> Section:
+    section = Section("columns", "Columns", "What the tables hold.", folded=True)
+    section.tables = summary.column_tables(data)
+    if section.empty:
+        section.absent = "Absent: there is neither a catalogue nor a detection."
+    return section
+
+
+def _files(data: RunData) -> Section:
+    return Section("files", "Files", tables=[summary.file_table(data)])
+
+
+def _provenance(data: RunData) -> Section:
+    section = Section("provenance", "Provenance", tables=summary.provenance_tables(data), folded=True)
+    if section.empty:
+        section.absent = "Absent: there is no provenance.json, or nothing in it."
+    return section
+
+
+def _some(image: Image | None) -> list[Image]:
+    return [] if image is None else [image]

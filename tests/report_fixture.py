@@ -1,0 +1,242 @@
+"""A made-up run folder with the registry's tables, for tests of the report and of the export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+
+from dpm.io.cubes import create_cube, write_exposure
+from dpm.io.run_folder import RunFolder
+from dpm.io.tables import catalog_columns, read_table, write_table
+from dpm.models.columns import DETECTION_COLUMNS, EXPOSURE_COLUMNS, MATCH_COLUMNS
+from dpm.models.exposure import ExposureImage
+from dpm.models.flags import PixelFlag, StarFlag
+
+SCALE = 0.0656  # arcsec per pixel
+SIZE = 512
+
+
+def make_run(
+    root: Path,
+    n_stars: int = 1500,
+    n_exposures: int = 4,
+    bands: tuple[str, ...] = ("niriss_f090w", "niriss_f150w"),
+    spurious: int = 60,
+    matches: bool = True,
+    psf: bool = True,
+    cubes: bool = True,
+    seed: int = 5,
+) -> RunFolder:
+    """Write a run folder: stars with photon-like errors, the same dithers in every band, and spurious detections."""
+    folder = RunFolder(Path(root))
+    folder.create()
+    rng = np.random.default_rng(seed)
+    x0, y0 = rng.uniform(12, SIZE - 12, n_stars), rng.uniform(12, SIZE - 12, n_stars)
+    order = np.argsort(-y0, kind="stable")
+    x0, y0 = x0[order], y0[order]
+    faintness = 8.0 * rng.power(2.5, n_stars)
+    catalog = Table(
+        {
+            "id": np.arange(1, n_stars + 1),
+            "ra": 80.5 - (x0 - SIZE / 2) * SCALE / 3600 / np.cos(np.radians(-69.5)),
+            "dec": -69.5 + (y0 - SIZE / 2) * SCALE / 3600,
+            "ref_epoch": np.full(n_stars, 2022.33),
+            "x": x0,
+            "y": y0,
+            "flags": np.zeros(n_stars, dtype=np.int32),
+        }
+    )
+    exposure_rows = []
+    for number, band in enumerate(bands):
+        instrument, _, name = band.partition("_")
+        mags = -13.0 + faintness + number * (0.2 + 0.08 * faintness) + rng.normal(0, 0.02, n_stars)
+        rows: list[dict] = []
+        for index in range(n_exposures):
+            exposure = f"jw01086001001_{number:02d}101_{index:05d}_nis"
+            row = _exposure(folder, rng, exposure, band, index, (x0, y0, mags), spurious, matches)
+            rows.append(row | {"instrument": instrument.upper(), "filter": name.upper()})
+        exposure_rows += rows
+        if cubes:
+            _write_cube(folder, rng, rows)
+        _band_columns(catalog, rng, band, mags, n_exposures)
+        if psf:
+            _write_psf(folder.psf_file("NIRISS", name.upper()))
+    error = 0.02 * 10 ** (0.2 * (faintness - 4)) / np.sqrt(n_exposures)
+    for name, unit in (("x_error", 1.0), ("y_error", 1.0), ("ra_error", SCALE * 1000), ("dec_error", SCALE * 1000)):
+        catalog[name] = (error * unit).astype(np.float32)
+    catalog["ra_dec_corr"] = np.float32(0.0)
+    catalog["n_epochs"] = np.int16(1)
+    catalog["baseline"] = np.float32(0.01)
+    meta = {"flux_unit": "DN/s", "scale": SCALE, "reference": "the exposures' own WCS", "mag_system": "instrumental"}
+    write_table(folder.catalog, catalog, catalog_columns(bands), meta)
+    write_table(folder.exposures, Table(rows=exposure_rows), EXPOSURE_COLUMNS, {"flux_unit": "DN/s", "scale": SCALE})
+    folder.config.write_text('[run]\nname = "made-up field"\n\n[input]\nexposures = ["*_cal.fits"]\n')
+    provenance = {
+        "dpm": "0.1.0",
+        "versions": {"python": "3.12", "numpy": np.__version__},
+        "stages": {"ingest": {"seconds": 2.5, "tasks": 8}, "first_pass": {"seconds": 7.25, "tasks": 8}},
+    }
+    folder.provenance.write_text(json.dumps(provenance))
+    return folder
+
+
+def _exposure(
+    folder: RunFolder,
+    rng: np.random.Generator,
+    exposure: str,
+    band: str,
+    index: int,
+    truth: tuple[np.ndarray, np.ndarray, np.ndarray],
+    spurious: int,
+    matches: bool,
+) -> dict:
+    """One exposure's detections and matches; its row of the exposure table."""
+    x0, y0, mags = truth
+    n, extra = len(x0), spurious
+    dx, dy = rng.uniform(-6, 6, 2)
+    flux = 10 ** (-0.4 * mags) * 3
+    sn = flux / np.sqrt(flux / 3 + 40)
+    error = np.hypot(0.9 / sn, 0.002)
+    noise = rng.normal(0, 1, (3, n))
+    wave = 0.01 * np.sin(2 * np.pi * x0 / 300)
+    table = Table(
+        {
+            "x": np.concatenate([x0 + dx + error * noise[0] + wave, rng.uniform(0, SIZE, extra)]),
+            "y": np.concatenate([y0 + dy + error * noise[1], rng.uniform(0, SIZE, extra)]),
+            "flux": np.concatenate([flux * (1 + noise[2] / sn), rng.uniform(200, 3000, extra)]),
+        }
+    )
+    total = n + extra
+    star = np.arange(total) < n
+    table["exposure"], table["detector"], table["filter"] = exposure, "NIRISS", band.split("_")[1].upper()
+    table["x_error"] = table["y_error"] = np.append(error, np.full(extra, 0.02)).astype(np.float32)
+    table["flux_error"] = (table["flux"] / np.append(sn, np.full(extra, 40.0))).astype(np.float32)
+    table["area"] = np.ones(total, np.float32)
+    table["sky"] = rng.normal(2, 0.1, total).astype(np.float32)
+    table["sky_rms"] = np.full(total, 1.5, np.float32)
+    expected = np.append(3.0 / sn, np.full(extra, 0.05))
+    table["qfit_expected"] = expected.astype(np.float32)
+    table["qfit"] = (expected * rng.normal(1.05, 0.15, total) + np.where(star, 0.01, 0.3)).astype(np.float32)
+    table["radxs"] = (np.where(star, 0, -0.2) + rng.normal(0, 0.3, total) * expected).astype(np.float32)
+    table["chi"] = (np.where(star, 1, 6) * rng.normal(1, 0.1, total)).astype(np.float32)
+    table["peak"] = (0.2 * table["flux"]).astype(np.float32)
+    table["significance"] = (table["flux"] / table["flux_error"]).astype(np.float32)
+    table["n_pixels"] = np.full(total, 25, np.int16)
+    table["flags"] = np.where(rng.random(total) < 0.03, int(StarFlag.MASKED_PIXELS), 0).astype(np.int32)
+    write_table(folder.detections_file(exposure, "NIRISS"), table, DETECTION_COLUMNS, {"flux_unit": "DN/s"})
+    if matches:
+        matched = Table(
+            {
+                "id": np.arange(1, n + 1),
+                "row": np.arange(n, dtype=np.int32),
+                "dx": error * noise[0] + wave,
+                "dy": error * noise[1],
+                "dmag": -2.5 * np.log10(np.maximum(1 + noise[2] / sn, 0.1)),
+                "used": rng.random(n) > 0.01,
+            }
+        )
+        write_table(folder.matches_file(exposure, "NIRISS"), matched, MATCH_COLUMNS)
+    row = {
+        "exposure": exposure,
+        "file": f"{exposure}_cal.fits",
+        "telescope": "JWST",
+        "detector": "NIRISS",
+        "band": band,
+        "cube": f"NIRISS_{band.split('_')[1].upper()}.zarr",
+        "index": index,
+        "target": "FIELD",
+        "epoch": 2022.33 + 1e-4 * index,
+        "exptime": 42.9,
+        "flux_unit": "DN/s",
+        "x_origin": 0,
+        "y_origin": 0,
+        "nx": SIZE,
+        "ny": SIZE,
+        "pixel_scale": SCALE,
+        "va_scale": 1.0,
+        "noise_source": "VAR_POISSON and VAR_RNOISE",
+        "calibration_version": "1.12.0" if index else "1.11.4",
+        "n_detections": total,
+        "n_matched": n if matches else 0,
+        "n_reference": n // 2,
+        "a": 1.0,
+        "b": 0.0,
+        "c": 0.0,
+        "d": 1.0,
+        "x_shift": -dx,
+        "y_shift": -dy,
+        "residual_rms": 0.008 + 0.001 * index,
+        "zero_point": 0.003 * index,
+        "zero_point_error": 0.0005,
+    }
+    return row
+
+
+def _band_columns(catalog: Table, rng: np.random.Generator, band: str, mags: np.ndarray, n_exposures: int) -> None:
+    n = len(mags)
+    flux = 10 ** (-0.4 * mags)
+    error = 1.0857 / np.sqrt(3 * flux) / np.sqrt(n_exposures) + 0.001
+    columns = {
+        "mag": mags + error * rng.normal(0, 1, n),
+        "mag_error": error,
+        "mag_rms": error * np.sqrt(n_exposures) * rng.uniform(0.6, 1.4, n),
+        "flux": flux,
+        "flux_error": flux * error / 1.0857,
+        "qfit": 5.0 / np.sqrt(3 * flux) + 0.01,
+        "radxs": rng.normal(0, 0.02, n),
+        "chi": rng.normal(1, 0.1, n),
+        "sky": rng.normal(2, 0.1, n),
+        "sky_rms": np.full(n, 1.5),
+    }
+    for name, values in columns.items():
+        catalog[f"{band}_{name}"] = values
+    catalog[f"{band}_n_exposures"] = np.int16(n_exposures)
+    catalog[f"{band}_n_good"] = np.int16(n_exposures)
+    catalog[f"{band}_saturated"] = mags < -12.5
+    missing = rng.random(n) < 0.05
+    for name in ("mag", "mag_error", "mag_rms", "flux"):
+        catalog[f"{band}_{name}"][missing] = np.nan
+
+
+def _write_cube(folder: RunFolder, rng: np.random.Generator, rows: list[dict]) -> None:
+    """Pixels of the exposures: sky, noise, the detections as small spots, and a bad column."""
+    path = folder.cubes / rows[0]["cube"]
+    create_cube(path, rows[0]["detector"], rows[0]["filter"], rows)
+    plane = np.ones((SIZE, SIZE), dtype=np.float32)
+    offsets = np.arange(-2, 3)
+    for row in rows:
+        sci = rng.normal(2.0, 1.5, (SIZE, SIZE)).astype(np.float32)
+        stars = read_table(folder.detections_file(row["exposure"], row["detector"]), ["x", "y", "flux"])
+        inside = (stars["x"] > 3) & (stars["x"] < SIZE - 4) & (stars["y"] > 3) & (stars["y"] < SIZE - 4)
+        x, y, flux = (np.asarray(stars[name][inside]) for name in ("x", "y", "flux"))
+        column, line = np.round(x).astype(int), np.round(y).astype(int)
+        for j in offsets:
+            for i in offsets:
+                spot = 0.16 * np.exp(-0.5 * ((column + i - x) ** 2 + (line + j - y) ** 2))
+                np.add.at(sci, (line + j, column + i), (flux * spot).astype(np.float32))
+        dq = np.zeros((SIZE, SIZE), dtype=np.uint8)
+        dq[:, 100] = int(PixelFlag.BAD)
+        sci[:, 100] = np.nan
+        image = ExposureImage(
+            row["exposure"], row["detector"], row["filter"], sci, plane, plane * 0.3, plane * 0, plane, dq
+        )
+        write_exposure(path, row["index"], image)
+
+
+def _write_psf(path: Path) -> None:
+    """A 3 x 3 library of blurred spots in the STDPSF layout."""
+    y, x = (np.mgrid[:101, :101] - 50) / 4.0
+    nodes = []
+    for node in range(9):
+        width = 0.75 + 0.02 * node
+        spot = np.exp(-0.5 * (x**2 + y**2) / width**2) + 0.01 / (1 + (x**2 + y**2) / 4)
+        nodes.append(16 * spot / spot.sum())
+    header = fits.Header({"NXPSFS": 3, "NYPSFS": 3})
+    for index, position in enumerate((1, 256, 512), start=1):
+        header[f"IPSFX{index:02d}"] = position
+        header[f"JPSFY{index:02d}"] = position
+    fits.PrimaryHDU(np.array(nodes, dtype=np.float32), header).writeto(path, overwrite=True)
