@@ -1,8 +1,9 @@
 """Zarr v3 cubes of one detector and filter: pixels, noise planes and flags with dims (exposure, y, x).
 
-Chunks are (1, 256, 256) and one shard holds one exposure's plane, so that every exposure has one writer.  Only the driver writes
-metadata and the per-exposure coordinates; workers write shards.  Pixel (j, i) of a cube is raw pixel (i + x_origin,
-j + y_origin) of the full detector; a cube covers all of its exposures, and what an exposure does not cover is BAD.
+Chunks are (1, 256, 256) and one shard holds one exposure's plane, so that every exposure has one writer.  Only the
+driver writes metadata and the per-exposure coordinates; workers write shards.  Pixel (j, i) of a cube is raw pixel (i
++ x_origin, j + y_origin) of the full detector; a cube covers all of its exposures, and what an exposure does not
+cover is BAD.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import zarr
@@ -83,6 +84,14 @@ def _clean(value: Any) -> Any:
     return value
 
 
+def _attributes(group: zarr.Group) -> dict[str, Any]:
+    return dict(group.attrs)
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array:
+    return cast(zarr.Array, group[name])
+
+
 def create_cube(
     path: str | Path,
     detector: str,
@@ -94,8 +103,8 @@ def create_cube(
 ) -> dict[str, int]:
     """Make a cube's metadata, or bring an existing cube up to date without losing pixels that still count.
 
-    A cube that covers the same box and whose exposures are all among ``rows`` is kept: exposures keep their index and new ones
-    are appended.  Otherwise it is made anew under a temporary name and renamed.
+    A cube that covers the same box and whose exposures are all among ``rows`` is kept: exposures keep their index and
+    new ones are appended.  Otherwise it is made anew under a temporary name and renamed.
 
     Parameters
     ----------
@@ -158,10 +167,20 @@ def _check_rows(path: Path, detector: str, filter_name: str, rows: list[dict[str
     for row in rows:
         for key, expected in (("detector", detector), ("filter", filter_name), ("flux_unit", rows[0]["flux_unit"])):
             if row[key] != expected:
-                raise InputError(row["file"], key, f"{row[key]!r} does not belong into the cube {path.name} of {expected!r}", "A cube holds one detector, one filter and one unit")
+                raise InputError(
+                    row["file"],
+                    key,
+                    f"{row[key]!r} does not belong into the cube {path.name} of {expected!r}",
+                    "A cube holds one detector, one filter and one unit",
+                )
         name = row["exposure"]
         if name in seen:
-            raise InputError(row["file"], "input.exposures", f"the exposure {name} of {detector} is also in {seen[name]}", "Give each exposure once (for HST either its _flc or its _flt)")
+            raise InputError(
+                row["file"],
+                "input.exposures",
+                f"the exposure {name} of {detector} is also in {seen[name]}",
+                "Give each exposure once (for HST either its _flc or its _flt)",
+            )
         seen[name] = row["file"]
 
 
@@ -177,15 +196,25 @@ def _write_metadata(path: Path, rows: list[dict[str, Any]], shape: tuple[int, in
             shards=(1, *shard),
             dtype=dtype,
             fill_value=int(fill) if dtype == "uint8" else fill,
-            compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle" if dtype == "float32" else "noshuffle")],
+            compressors=[
+                BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle" if dtype == "float32" else "noshuffle")
+            ],
             dimension_names=("exposure", "y", "x"),
             attributes={"description": meaning.replace("flux", attrs["flux_unit"])},
         )
     for name, length, start in (("y", shape[0], attrs["y_origin"]), ("x", shape[1], attrs["x_origin"])):
-        axis = group.create_array(name, shape=(length,), dtype="int32", dimension_names=(name,), attributes={"description": "raw pixel of the full detector, 0-based"})
+        axis = group.create_array(
+            name,
+            shape=(length,),
+            dtype="int32",
+            dimension_names=(name,),
+            attributes={"description": "raw pixel of the full detector, 0-based"},
+        )
         axis[:] = np.arange(length, dtype=np.int32) + start
     for name in _NUMERIC_COORDS:
-        group.create_array(name, shape=(len(rows),), dtype="float64", fill_value=math.nan, dimension_names=("exposure",))
+        group.create_array(
+            name, shape=(len(rows),), dtype="float64", fill_value=math.nan, dimension_names=("exposure",)
+        )
     for name in _TEXT_COORDS:
         group.create_array(name, shape=(len(rows),), dtype=str, dimension_names=("exposure",))
     _store_rows(group, rows, attrs)
@@ -195,9 +224,11 @@ def _store_rows(group: zarr.Group, rows: list[dict[str, Any]], attrs: dict[str, 
     """Write the exposures' rows, as attributes and as coordinates."""
     rows = [_clean(row) for row in rows]
     for name in _NUMERIC_COORDS:
-        group[name][:] = np.array([math.nan if row.get(name) is None else row[name] for row in rows], dtype=np.float64)
+        _array(group, name)[:] = np.array(
+            [math.nan if row.get(name) is None else row[name] for row in rows], dtype=np.float64
+        )
     for name in _TEXT_COORDS:
-        group[name][:] = np.array([str(row.get(name) or "") for row in rows], dtype=object)
+        _array(group, name)[:] = np.array([str(row.get(name) or "") for row in rows], dtype=object)
     group.update_attributes({**(attrs or {}), "exposures": rows})
 
 
@@ -206,8 +237,10 @@ def _extend(path: Path, rows: list[dict[str, Any]], shape: tuple[int, int], attr
     if not (path / "zarr.json").exists():
         return False
     group = zarr.open_group(path, mode="r+")
-    old = dict(group.attrs)
-    if any(old.get(key) != value for key, value in attrs.items() if key != "settings") or group["sci"].shape[1:] != tuple(shape):
+    old = _attributes(group)
+    if any(old.get(key) != value for key, value in attrs.items() if key != "settings"):
+        return False
+    if _array(group, "sci").shape[1:] != tuple(shape):
         return False
     known = [str(row["exposure"]) for row in old.get("exposures", [])]
     new = {row["exposure"]: row for row in rows}
@@ -220,10 +253,12 @@ def _extend(path: Path, rows: list[dict[str, Any]], shape: tuple[int, int], attr
         if same_settings:
             row = {**before, **_clean(row)}
         merged.append(row)
-    added = sorted((row for name, row in new.items() if name not in known), key=lambda row: (row["epoch"], row["exposure"]))
+    added = sorted(
+        (row for name, row in new.items() if name not in known), key=lambda row: (row["epoch"], row["exposure"])
+    )
     if added:
         for name in (*PLANES, *_NUMERIC_COORDS, *_TEXT_COORDS):
-            array = group[name]
+            array = _array(group, name)
             array.resize((len(merged) + len(added), *array.shape[1:]))
     elif [_clean(row) for row in merged] == old["exposures"] and same_settings:
         return True
@@ -234,7 +269,7 @@ def _extend(path: Path, rows: list[dict[str, Any]], shape: tuple[int, int], attr
 def cube_rows(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a cube's exposures in the order of their index, as stored (None for what is not known)."""
     group = zarr.open_group(Path(path), mode="r")
-    return [dict(row) for row in group.attrs.get("exposures", [])]
+    return [dict(row) for row in _attributes(group).get("exposures", [])]
 
 
 def update_rows(path: str | Path, changes: dict[int, dict[str, Any]]) -> None:
@@ -248,7 +283,7 @@ def update_rows(path: str | Path, changes: dict[int, dict[str, Any]]) -> None:
         Index to new or changed items of the row.
     """
     group = zarr.open_group(Path(path), mode="r+")
-    rows = [dict(row) for row in group.attrs["exposures"]]
+    rows = [dict(row) for row in _attributes(group)["exposures"]]
     for index, items in changes.items():
         rows[index].update(_clean(items))
     _store_rows(group, rows)
@@ -279,14 +314,14 @@ def write_exposure(path: str | Path, index: int, image: ExposureImage, err: NDAr
         If the image does not fit into the cube, or belongs to another detector, filter or exposure.
     """
     group = zarr.open_group(Path(path), mode="r+", use_consolidated=False)
-    attrs = group.attrs
+    attrs = _attributes(group)
     row = attrs["exposures"][index]
     found, expected = (image.name, image.detector, image.filter), (row["exposure"], attrs["detector"], attrs["filter"])
     if found != expected:
         raise ValueError(f"{path}: index {index} is for {expected}, not for {found}")
     ny, nx = image.shape
     y0, x0 = image.y_origin - attrs["y_origin"], image.x_origin - attrs["x_origin"]
-    height, width = group["sci"].shape[1:]
+    height, width = _array(group, "sci").shape[1:]
     if y0 < 0 or x0 < 0 or y0 + ny > height or x0 + nx > width:
         raise ValueError(f"{path}: the {nx} x {ny} image at ({x0}, {y0}) does not fit into {width} x {height} pixels")
     for name in ("err", "dq", "var_read", "poisson_factor", "flat_variance", "area", "sci"):
@@ -295,7 +330,7 @@ def write_exposure(path: str | Path, index: int, image: ExposureImage, err: NDAr
         slab = np.full((height, width), fill, dtype=dtype)
         if values is not None:
             slab[y0 : y0 + ny, x0 : x0 + nx] = round_mantissa(values, bits) if 0 < bits < 23 else values
-        group[name][index] = slab
+        _array(group, name)[index] = slab
 
 
 def read_exposure(path: str | Path, index: int) -> ExposureImage:
@@ -319,13 +354,15 @@ def read_exposure(path: str | Path, index: int) -> ExposureImage:
         If that exposure's pixels were never written.
     """
     group = zarr.open_group(Path(path), mode="r", use_consolidated=False)
-    attrs = group.attrs
+    attrs = _attributes(group)
     row = attrs["exposures"][index]
     if not shard_file(path, index).exists():
-        raise InputError(row["file"], "sci", f"its pixels are not in the cube {Path(path).name}", "Run the ingest stage (again)")
+        raise InputError(
+            row["file"], "sci", f"its pixels are not in the cube {Path(path).name}", "Run the ingest stage (again)"
+        )
     y0, x0 = row["y_origin"] - attrs["y_origin"], row["x_origin"] - attrs["x_origin"]
     box = (index, slice(y0, y0 + row["ny"]), slice(x0, x0 + row["nx"]))
-    planes = {name: np.ascontiguousarray(group[name][box]) for name in PLANES if name != "err"}
+    planes = {name: np.ascontiguousarray(_array(group, name)[box]) for name in PLANES if name != "err"}
     saturation = row.get("saturation")
     return ExposureImage(
         name=row["exposure"],
@@ -382,7 +419,9 @@ def read_exposure_table(folder: RunFolder) -> Table:
         if column.dtype == "str":
             table[column.name] = np.array([str(value or "") for value in values], dtype=str if rows else "U1")
         elif column.dtype.startswith("float"):
-            table[column.name] = np.array([math.nan if value is None else value for value in values], dtype=column.dtype)
+            table[column.name] = np.array(
+                [math.nan if value is None else value for value in values], dtype=column.dtype
+            )
         else:
             table[column.name] = np.array(values, dtype=column.dtype)
     return table

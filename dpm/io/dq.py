@@ -1,12 +1,13 @@
 """Every instrument's DQ bits in the project's own terms (`dpm.models.flags.PixelFlag`).
 
-Sources: JWST ``stcal``/``jwst`` data-quality definitions (jwst-pipeline.readthedocs.io, "Data Quality Flags"); ACS Data Handbook,
-table "Flags for the DQ array" (section 3.4.3); WFC3 Data Handbook, table 3.3; NICMOS Data Handbook, table 2.2 (the NQUALnn
-keywords of each file count the same bits).
+Sources: JWST ``stcal``/``jwst`` data-quality definitions (jwst-pipeline.readthedocs.io, "Data Quality Flags"); ACS
+Data Handbook, table "Flags for the DQ array" (section 3.4.3); WFC3 Data Handbook, table 3.3; NICMOS Data Handbook,
+table 2.2 (the NQUALnn keywords of each file count the same bits).
 
-Decisions that the handbooks leave open: stable hot pixels (bit 16 of ACS and UVIS) are dark-subtracted and usable, as in
-AstroDrizzle's present defaults, and get WARM; unstable ones (32) and charge traps (1024) are not; WFC3/IR blobs (512) are
-flat-fielded and usable.  A cosmic ray found up the ramp (WFC3/IR 8192, NICMOS 512) leaves a valid value (SHORT_RAMP where TIME says that much was lost).
+Decisions that the handbooks leave open: stable hot pixels (bit 16 of ACS and UVIS) are dark-subtracted and usable, as
+in AstroDrizzle's present defaults, and get WARM; unstable ones (32) and charge traps (1024) are not; WFC3/IR blobs
+(512) are flat-fielded and usable.  A cosmic ray found up the ramp (WFC3/IR 8192, NICMOS 512) leaves a valid value
+(SHORT_RAMP where TIME says that much was lost).
 """
 
 from __future__ import annotations

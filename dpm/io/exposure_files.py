@@ -21,8 +21,14 @@ def _reader(path: str | Path, hdulist: fits.HDUList):  # type: ignore[no-untyped
         return jwst
     if telescope == "HST":
         return hst
-    problem = f"the telescope {telescope!r} is not supported" if telescope else "the keyword is missing from the primary header"
-    raise InputError(path, "TELESCOP", problem, "dpm reads calibrated exposures of JWST (_cal) and HST (_flc, _flt, _cal)")
+    problem = (
+        f"the telescope {telescope!r} is not supported"
+        if telescope
+        else "the keyword is missing from the primary header"
+    )
+    raise InputError(
+        path, "TELESCOP", problem, "dpm reads calibrated exposures of JWST (_cal) and HST (_flc, _flt, _cal)"
+    )
 
 
 def read_exposure_headers(path: str | Path) -> list[ExposureUnit]:
@@ -47,7 +53,9 @@ def read_exposure_headers(path: str | Path) -> list[ExposureUnit]:
         return _reader(path, hdulist).read_headers(path, hdulist)
 
 
-def read_exposure_pixels(path: str | Path, detectors: list[str], settings: InputOptions) -> list[tuple[ExposureUnit, UnitPixels]]:
+def read_exposure_pixels(
+    path: str | Path, detectors: list[str], settings: InputOptions
+) -> list[tuple[ExposureUnit, UnitPixels]]:
     """Pixels of some detectors of a file.
 
     Parameters

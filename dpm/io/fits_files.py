@@ -70,7 +70,12 @@ def open_exposure(path: str | Path) -> Iterator[fits.HDUList]:
             hdulist = fits.open(path, memmap=False, lazy_load_hdus=False)
     except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(path, "SIMPLE", f"not a readable FITS file ({reason})", "Download the file again, or take it out of input.exposures") from error
+        raise InputError(
+            path,
+            "SIMPLE",
+            f"not a readable FITS file ({reason})",
+            "Download the file again, or take it out of input.exposures",
+        ) from error
     try:
         _check_length(path, hdulist)
         yield hdulist
@@ -107,7 +112,10 @@ def extension(path: str | Path, hdulist: fits.HDUList, name: str, version: int =
     except KeyError:
         present = ", ".join(f"{hdu.name},{hdu.ver}" for hdu in hdulist[1:]) or "none"
         raise InputError(
-            path, f"{name},{version}", f"the extension is missing (there are: {present})", "Use a calibrated product (_cal, _flc or _flt) with all of its extensions"
+            path,
+            f"{name},{version}",
+            f"the extension is missing (there are: {present})",
+            "Use a calibrated product (_cal, _flc or _flt) with all of its extensions",
         ) from None
 
 
@@ -138,11 +146,18 @@ def header_value(path: str | Path, headers: tuple[fits.Header, ...], keys: tuple
             try:
                 number = kind(value)
             except (TypeError, ValueError):
-                raise InputError(path, key, f"the keyword holds {value!r}, not a {kind.__name__}", "Correct the header") from None
+                raise InputError(
+                    path, key, f"the keyword holds {value!r}, not a {kind.__name__}", "Correct the header"
+                ) from None
             if kind is float and not np.isfinite(number):
                 raise InputError(path, key, f"the keyword holds {value!r}", "Correct the header")
             return number.strip() if kind is str else number
-    raise InputError(path, keys[0], "the keyword is missing from the header" + (f" (nor is there {' or '.join(keys[1:])})" if keys[1:] else ""), "Correct the header, or use a product of the standard pipeline")
+    raise InputError(
+        path,
+        keys[0],
+        "the keyword is missing from the header" + (f" (nor is there {' or '.join(keys[1:])})" if keys[1:] else ""),
+        "Correct the header, or use a product of the standard pipeline",
+    )
 
 
 def header_text(headers: tuple[fits.Header, ...], key: str) -> str:
@@ -153,8 +168,10 @@ def header_text(headers: tuple[fits.Header, ...], key: str) -> str:
     return ""
 
 
-def image_array(path: str | Path, hdu: Any, shape: tuple[int, int] | None = None, dtype: Any = np.float32) -> NDArray:
-    """The pixels of an image extension in native byte order.
+def image_array(
+    path: str | Path, hdu: Any, shape: tuple[int, int] | None = None, dtype: Any = np.float32, divisor: float = 1.0
+) -> NDArray[Any]:
+    """The pixels of an image extension in native byte order, divided by ``divisor`` (in ``dtype``).
 
     HST files may hold a constant plane as ``PIXVALUE`` with ``NPIX1``, ``NPIX2`` and no data.
 
@@ -167,15 +184,30 @@ def image_array(path: str | Path, hdu: Any, shape: tuple[int, int] | None = None
     try:
         data = hdu.data
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(path, name, f"the pixels cannot be read ({error})", "The file is truncated or damaged: download it again") from error
+        raise InputError(
+            path, name, f"the pixels cannot be read ({error})", "The file is truncated or damaged: download it again"
+        ) from error
     if data is None and "PIXVALUE" in hdu.header:
         size = (int(hdu.header["NPIX2"]), int(hdu.header["NPIX1"]))
         data = np.full(size, hdu.header["PIXVALUE"])
     if data is None or getattr(data, "ndim", 0) != 2:
-        raise InputError(path, name, "the extension holds no two-dimensional image", "Use a calibrated single exposure, not a ramp or a table")
+        raise InputError(
+            path,
+            name,
+            "the extension holds no two-dimensional image",
+            "Use a calibrated single exposure, not a ramp or a table",
+        )
     if shape is not None and data.shape != shape:
-        raise InputError(path, name, f"its shape {data.shape} differs from that of SCI, {shape}", "The file is damaged or was cut incompletely: cut all extensions alike")
-    return np.ascontiguousarray(data, dtype=dtype)
+        raise InputError(
+            path,
+            name,
+            f"its shape {data.shape} differs from that of SCI, {shape}",
+            "The file is damaged or was cut incompletely: cut all extensions alike",
+        )
+    pixels = np.array(data, dtype=dtype, order="C")
+    if divisor != 1.0:
+        pixels /= pixels.dtype.type(divisor)
+    return pixels
 
 
 def julian_year(mjd_utc: float) -> float:

@@ -1,9 +1,11 @@
-"""HST exposures: ACS/WFC and WFC3/UVIS ``_flc``/``_flt`` (one or two chips, subarrays), WFC3/IR ``_flt``, NICMOS ``_cal``.
+"""HST exposures: ACS/WFC and WFC3/UVIS ``_flc``/``_flt`` (one or two chips, subarrays), WFC3/IR ``_flt``, NICMOS
+``_cal``.
 
-Images become electrons/s (NICMOS: DN/s).  ``LTV1/2`` place a subarray on its chip: raw 0-based position of the first pixel =
--LTV.  Noise: k = 1/exptime for electrons, and the variance without light (read noise, dark, flash, subtracted sky) from
-ERR^2 - light.  Up-the-ramp detectors use the pixel's own TIME; calnica's ERR takes the reads for independent (its slope of
-ERR^2 against flux is a fifth of 1 / (gain time)), so NICMOS takes k from ADCGAIN and TIME with the factor of a line fit.
+Images become electrons/s (NICMOS: DN/s).  ``LTV1/2`` place a subarray on its chip: raw 0-based position of the first
+pixel = -LTV.  Noise: k = 1/exptime for electrons, and the variance without light (read noise, dark, flash, subtracted
+sky) from ERR^2 - light.  Up-the-ramp detectors use the pixel's own TIME; calnica's ERR takes the reads for
+independent (its slope of ERR^2 against flux is a fifth of 1 / (gain time)), so NICMOS takes k from ADCGAIN and TIME
+with the factor of a line fit.
 """
 
 from __future__ import annotations
@@ -42,7 +44,12 @@ def _filter_name(path: str | Path, header: fits.Header, instrument: str) -> str:
     else:
         chosen = header_value(path, (header,), ("FILTER",), str).upper()
     if not chosen.startswith("F") or not chosen[1:2].isdigit():
-        raise InputError(path, "FILTER", f"{chosen!r} is not an imaging filter", "Use direct images: dpm does not read grism, prism or blank exposures")
+        raise InputError(
+            path,
+            "FILTER",
+            f"{chosen!r} is not an imaging filter",
+            "Use direct images: dpm does not read grism, prism or blank exposures",
+        )
     return chosen
 
 
@@ -54,7 +61,12 @@ def _find_detector(path: str | Path, primary: fits.Header, sci: fits.Header, ins
         chip = 0 if name.upper() == "IR" else header_value(path, (sci,), ("CCDCHIP",), int)
     detector = header_detector(instrument, name, chip)
     if detector is None:
-        raise InputError(path, "INSTRUME", f"{instrument} {name} (chip or camera {chip}) is not supported", "dpm reads ACS/WFC, WFC3/UVIS, WFC3/IR and NICMOS of HST")
+        raise InputError(
+            path,
+            "INSTRUME",
+            f"{instrument} {name} (chip or camera {chip}) is not supported",
+            "dpm reads ACS/WFC, WFC3/UVIS, WFC3/IR and NICMOS of HST",
+        )
     return detector
 
 
@@ -64,11 +76,18 @@ def _rate_divisor(path: str | Path, sci: fits.Header, instrument: str, exptime: 
     known = {"NICMOS": {"COUNTS/S": 1.0, "DN/S": 1.0, "COUNTS": exptime, "DN": exptime}}
     divisors = known.get(instrument, {"ELECTRONS/S": 1.0, "ELECTRONS": exptime})
     if unit not in divisors:
-        raise InputError(path, "BUNIT", f"the unit {unit!r} is not one of {', '.join(divisors)}", "Use the calibrated product (_flc, _flt or _cal), not _raw or _drz")
+        raise InputError(
+            path,
+            "BUNIT",
+            f"the unit {unit!r} is not one of {', '.join(divisors)}",
+            "Use the calibrated product (_flc, _flt or _cal), not _raw or _drz",
+        )
     return divisors[unit], "DN/s" if instrument == "NICMOS" else "electron/s"
 
 
-def _origin(path: str | Path, sci: fits.Header, detector: Detector, shape: tuple[int, int]) -> tuple[int, int, list[str]]:
+def _origin(
+    path: str | Path, sci: fits.Header, detector: Detector, shape: tuple[int, int]
+) -> tuple[int, int, list[str]]:
     """Raw 0-based position of the first pixel, and notes for the log."""
     for key in ("LTM1_1", "LTM2_2"):
         if abs(float(sci.get(key, 1.0)) - 1.0) > 1e-6:
@@ -77,7 +96,8 @@ def _origin(path: str | Path, sci: fits.Header, detector: Detector, shape: tuple
     notes = []
     if x0 < 0 or y0 < 0 or x0 + shape[1] > detector.nx or y0 + shape[0] > detector.ny:
         notes.append(
-            f"{path}: LTV1, LTV2 put the {shape[1]} x {shape[0]} array at raw ({x0}, {y0}), beyond the {detector.nx} x {detector.ny} of {detector.name}; taken as the header says"
+            f"{path}: LTV1, LTV2 put the {shape[1]} x {shape[0]} array at raw ({x0}, {y0}), beyond the {detector.nx} x "
+            f"{detector.ny} pixels of {detector.name}; taken as the header says"
         )
     return x0, y0, notes
 
@@ -115,12 +135,22 @@ def read_headers(path: str | Path, hdulist: fits.HDUList) -> list[ExposureUnit]:
     primary = hdulist[0].header
     instrument = header_value(path, (primary,), ("INSTRUME",), str).upper()
     if instrument not in ("ACS", "WFC3", "NICMOS"):
-        raise InputError(path, "INSTRUME", f"HST {instrument} is not supported", "dpm reads ACS/WFC, WFC3/UVIS, WFC3/IR and NICMOS of HST")
+        raise InputError(
+            path,
+            "INSTRUME",
+            f"HST {instrument} is not supported",
+            "dpm reads ACS/WFC, WFC3/UVIS, WFC3/IR and NICMOS of HST",
+        )
     versions = sorted(hdu.ver for hdu in hdulist if hdu.name == "SCI")
     units = [_unit_header(path, hdulist, version, instrument) for version in versions]
     names = [unit.detector.name for unit in units]
     if len(set(names)) != len(names):
-        raise InputError(path, "CCDCHIP", f"the SCI extensions name the same detector twice ({', '.join(names)})", "Use single exposures, not _ima or stacked files")
+        raise InputError(
+            path,
+            "CCDCHIP",
+            f"the SCI extensions name the same detector twice ({', '.join(names)})",
+            "Use single exposures, not _ima or stacked files",
+        )
     return units
 
 
@@ -131,7 +161,12 @@ def _unit_header(path: str | Path, hdulist: fits.HDUList, version: int, instrume
     headers = (sci, primary)
     detector = _find_detector(path, primary, sci, instrument)
     if len(hdu.shape) != 2:
-        raise InputError(path, f"SCI,{version}", f"the image has {len(hdu.shape)} dimensions", "Use calibrated single exposures (_flc, _flt or _cal)")
+        raise InputError(
+            path,
+            f"SCI,{version}",
+            f"the image has {len(hdu.shape)} dimensions",
+            "Use calibrated single exposures (_flc, _flt or _cal)",
+        )
     shape = (int(hdu.shape[0]), int(hdu.shape[1]))
     filter_name = _filter_name(path, primary, instrument)
     exptime = header_value(path, (primary, sci), ("EXPTIME",))
@@ -192,11 +227,13 @@ def read_pixels(path: str | Path, hdulist: fits.HDUList, unit: ExposureUnit, set
     shape = (row["ny"], row["nx"])
     hdu = extension(path, hdulist, "SCI", version)
     divisor, _ = _rate_divisor(path, hdu.header, row["instrument"], row["exptime"])
-    sci = image_array(path, hdu, shape) / np.float32(divisor)
-    dq = translate_hst(image_array(path, extension(path, hdulist, "DQ", version), shape, np.int32), sci, unit.detector.name)
-    err = np.full(shape, np.nan, dtype=np.float32)
+    sci: Plane = image_array(path, hdu, shape, divisor=divisor)
+    dq = translate_hst(
+        image_array(path, extension(path, hdulist, "DQ", version), shape, np.int32), sci, unit.detector.name
+    )
+    err: Plane = np.full(shape, np.nan, dtype=np.float32)
     if ("ERR", version) in hdulist:
-        err = image_array(path, hdulist[("ERR", version)], shape) / np.float32(divisor)
+        err = image_array(path, hdulist[("ERR", version)], shape, divisor=divisor)
     ramp = _ramp_planes(path, hdulist, version, shape)
     full_time = float(ramp[1].max()) if ramp is not None else row["exptime"]
     if ramp is not None:
@@ -225,7 +262,9 @@ def read_pixels(path: str | Path, hdulist: fits.HDUList, unit: ExposureUnit, set
     return UnitPixels(image, err, wcs, "header", source)
 
 
-def _ramp_planes(path: str | Path, hdulist: fits.HDUList, version: int, shape: tuple[int, int]) -> tuple[Plane, Plane] | None:
+def _ramp_planes(
+    path: str | Path, hdulist: fits.HDUList, version: int, shape: tuple[int, int]
+) -> tuple[Plane, Plane] | None:
     """Reads and seconds behind each pixel of an up-the-ramp detector, None where the file does not tell."""
     if ("SAMP", version) not in hdulist or ("TIME", version) not in hdulist:
         return None
@@ -249,7 +288,9 @@ def _noise(
     electrons = unit.row["flux_unit"] == "electron/s"
     gain = 1.0 if electrons else float(primary.get("ADCGAIN") or settings.gain or 0.0)
     if gain <= 0:
-        raise InputError(path, "ADCGAIN", "the keyword is missing, and with it the gain", "Set input.gain (electrons per DN)")
+        raise InputError(
+            path, "ADCGAIN", "the keyword is missing, and with it the gain", "Set input.gain (electrons per DN)"
+        )
     k = np.full_like(sci, 1.0 / (gain * exptime))
     longest = ramp[1] >= 0.999 * ramp[1].max() if ramp is not None else np.ones(sci.shape, dtype=bool)
     light = np.nan_to_num(sci)
@@ -259,21 +300,38 @@ def _noise(
     if electrons and ramp is not None and not np.median(var_read) > 0.05 * np.median(variance[dq == 0]):
         slope, var_read, own = split_error(variance, light, (dq == 0) & longest)
     if not np.isfinite(var_read).all():
-        noise = settings.read_noise if settings.read_noise is not None else max(float(primary.get(f"READNSE{amp}", 0.0) or 0.0) for amp in "ABCD")
+        noise = (
+            settings.read_noise
+            if settings.read_noise is not None
+            else max(float(primary.get(f"READNSE{amp}", 0.0) or 0.0) for amp in "ABCD")
+        )
         if noise <= 0:
-            raise InputError(path, f"ERR,{unit.version}", "the extension is missing or empty and READNSEA..D are zero", "Use the pipeline's calibrated file, or set input.read_noise (electrons)")
+            raise InputError(
+                path,
+                f"ERR,{unit.version}",
+                "the extension is missing or empty and READNSEA..D are zero",
+                "Use the pipeline's calibrated file, or set input.read_noise (electrons)",
+            )
         var_read, own = np.full_like(sci, (noise / (gain * exptime)) ** 2), np.zeros_like(sci)
         source = "gain and read_noise"
     if ramp is None:
         warm = (dq & PixelFlag.WARM) != 0
         var_read[warm] = np.maximum(var_read[warm], own[warm])
         return k, var_read, source
+    return *_ramp_noise(ramp, k, var_read, gain, not electrons), source
+
+
+def _ramp_noise(
+    ramp: tuple[Plane, Plane], k: Plane, var_read: Plane, gain: float, line_fit: bool
+) -> tuple[Plane, Plane]:
+    """k and variance without light of every pixel from its own reads and seconds."""
     reads, times = ramp
-    seconds = np.maximum(times, 1e-3)
-    full_reads, full_time = float(reads.max()), float(times.max())
-    k = np.where(times > 0, 1.0 / (gain * seconds), k)
-    if not electrons:
-        k = k * ramp_shot_factor(reads)
-    longer = ramp_read_factor(reads) / ramp_read_factor(np.array(full_reads)) * (full_time / seconds) ** 2
-    var_read = np.where(times > 0, var_read * np.maximum(longer, 1.0), var_read)
-    return k.astype(np.float32), var_read.astype(np.float32), source
+    seconds = np.maximum(times, 1e-3).astype(np.float64)
+    own_k = 1.0 / (gain * seconds) * (ramp_shot_factor(reads) if line_fit else 1.0)
+    full = float(reads.max())
+    longer = ramp_read_factor(reads) / ramp_read_factor(np.array(full)) * (float(times.max()) / seconds) ** 2
+    exposed = times > 0
+    return (
+        np.where(exposed, own_k, k).astype(np.float32),
+        np.where(exposed, var_read * np.maximum(longer, 1.0), var_read).astype(np.float32),
+    )

@@ -1,9 +1,9 @@
 """JWST level-2b imaging exposures (``_cal``) of NIRISS and NIRCam.
 
-MJy/sr become DN/s with PHOTMJSR, variances with its square.  ``SUBSTRT1/2`` (1-based) give the place of a subarray on the
-detector.  A cut-out of a frame still carries the whole frame's keywords: its array is taken as it is, and its offset follows
-from CRPIX where that tells it (JWST puts the reference pixel of a full frame at the centre, (1024.5, 1024.5) in the
-1-based system).
+MJy/sr become DN/s with PHOTMJSR, variances with its square.  ``SUBSTRT1/2`` (1-based) give the place of a subarray on
+the detector.  A cut-out of a frame still carries the whole frame's keywords: its array is taken as it is, and its
+offset follows from CRPIX where that tells it (JWST puts the reference pixel of a full frame at the centre, (1024.5,
+1024.5) in the 1-based system).
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from dpm.io.dq import translate_jwst
 from dpm.io.errors import InputError
 from dpm.io.fits_files import exposure_name, extension, header_text, header_value, image_array, julian_year
+from dpm.io.gwcs_fit import fit_gwcs
 from dpm.io.units import ExposureUnit, UnitPixels, check_image, footprint
 from dpm.io.wcs import header_wcs, pixel_area
-from dpm.models.detectors import Detector, band_name, header_detector
+from dpm.models.detectors import band_name, header_detector
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag
 from dpm.models.noise import block_median, saturation_level, smooth_plane, split_error, variance_ratio
@@ -43,11 +45,18 @@ def _filter_name(path: str | Path, header: fits.Header, instrument: str) -> str:
     else:
         chosen = pupil if pupil in _PUPIL_FILTERS else name
     if not chosen.startswith("F") or not chosen[1:2].isdigit():
-        raise InputError(path, "FILTER", f"FILTER {name!r} with PUPIL {pupil!r} is not an imaging filter", "Use direct images: dpm does not read grism or mask exposures")
+        raise InputError(
+            path,
+            "FILTER",
+            f"FILTER {name!r} with PUPIL {pupil!r} is not an imaging filter",
+            "Use direct images: dpm does not read grism or mask exposures",
+        )
     return chosen
 
 
-def _origin(path: str | Path, headers: tuple[fits.Header, fits.Header], shape: tuple[int, int]) -> tuple[int, int, list[str]]:
+def _origin(
+    path: str | Path, headers: tuple[fits.Header, fits.Header], shape: tuple[int, int]
+) -> tuple[int, int, list[str]]:
     """Raw 0-based position of the first pixel, and notes for the log."""
     primary, sci = headers
     x0 = int(primary.get("SUBSTRT1", 1)) - 1
@@ -105,13 +114,28 @@ def read_headers(path: str | Path, hdulist: fits.HDUList) -> list[ExposureUnit]:
     instrument = header_value(path, (primary,), ("INSTRUME",), str).upper()
     detector = header_detector(instrument, header_value(path, (primary,), ("DETECTOR",), str))
     if detector is None:
-        raise InputError(path, "DETECTOR", f"{instrument} {header_text((primary,), 'DETECTOR')} is not supported", "dpm reads NIRISS and NIRCam imaging of JWST")
+        raise InputError(
+            path,
+            "DETECTOR",
+            f"{instrument} {header_text((primary,), 'DETECTOR')} is not supported",
+            "dpm reads NIRISS and NIRCam imaging of JWST",
+        )
     if len(hdu.shape) != 2:
-        raise InputError(path, "SCI,1", f"the image has {len(hdu.shape)} dimensions", "Use _cal files, not ramps (_uncal) or integrations (_calints)")
+        raise InputError(
+            path,
+            "SCI,1",
+            f"the image has {len(hdu.shape)} dimensions",
+            "Use _cal files, not ramps (_uncal) or integrations (_calints)",
+        )
     shape = (int(hdu.shape[0]), int(hdu.shape[1]))
     exptime = header_value(path, headers, ("EFFEXPTM", "XPOSURE"))
     if exptime <= 0:
-        raise InputError(path, "EFFEXPTM", f"the exposure time is {exptime}", "Correct the header or take the file out of input.exposures")
+        raise InputError(
+            path,
+            "EFFEXPTM",
+            f"the exposure time is {exptime}",
+            "Correct the header or take the file out of input.exposures",
+        )
     _, zero_point = _scale_to_rate(path, sci)
     x0, y0, notes = _origin(path, headers, shape)
     filter_name = _filter_name(path, primary, instrument)
@@ -166,22 +190,26 @@ def read_pixels(path: str | Path, hdulist: fits.HDUList, unit: ExposureUnit, set
     hdu = extension(path, hdulist, "SCI")
     shape = (unit.row["ny"], unit.row["nx"])
     factor, _ = _scale_to_rate(path, hdu.header)
-    sci = image_array(path, hdu, shape) / np.float32(factor)
+    sci: Plane = image_array(path, hdu, shape, divisor=factor)
     dq = translate_jwst(image_array(path, extension(path, hdulist, "DQ"), shape, np.uint32), sci)
     check_image(path, sci, (dq & PixelFlag.BAD) != 0, "SCI,1")
     wcs = header_wcs(path, hdu.header, hdulist)
-    planes = {
-        name: image_array(path, hdulist[name], shape) / np.float32(factor**power)
+    planes: dict[str, Plane] = {
+        name: image_array(path, hdulist[name], shape, divisor=factor**power)
         for name, power in (("ERR", 1), ("VAR_POISSON", 2), ("VAR_RNOISE", 2), ("VAR_FLAT", 2))
         if name in hdulist
     }
     k, var_read, flat, source = _noise(path, sci, dq, planes, unit, settings)
-    notes = []
+    notes: list[str] = []
+    wcs_source = "header"
     if "AREA" in hdulist:
-        area = image_array(path, hdulist["AREA"], shape)
+        area: Plane = image_array(path, hdulist["AREA"], shape)
     else:
         area = pixel_area(wcs, shape, unit.row["pixel_scale"])
         notes.append(f"{path}: no AREA extension; pixel areas come from the WCS")
+    if settings.gwcs:
+        wcs, wcs_source, note = _exact_wcs(path, hdulist, unit, wcs)
+        notes.append(note)
     image = ExposureImage(
         name=unit.row["exposure"],
         detector=unit.detector.name,
@@ -199,11 +227,29 @@ def read_pixels(path: str | Path, hdulist: fits.HDUList, unit: ExposureUnit, set
         noise_fallback=source == "gain and read_noise",
     )
     err = planes.get("ERR", np.full(shape, np.nan, dtype=np.float32))
-    return UnitPixels(image, err, wcs, "header", source, tuple(notes))
+    return UnitPixels(image, err, wcs, wcs_source, source, tuple(notes))
+
+
+def _exact_wcs(path: str | Path, hdulist: fits.HDUList, unit: ExposureUnit, wcs: WCS) -> tuple[WCS, str, str]:
+    """The GWCS in place of the header's WCS, what it was made from, and a note for the log."""
+    primary = hdulist[0].header
+    cut = (
+        unit.row["x_origin"] + 1 - int(primary.get("SUBSTRT1", 1)),
+        unit.row["y_origin"] + 1 - int(primary.get("SUBSTRT2", 1)),
+    )
+    fitted = fit_gwcs(path, hdulist, (unit.row["ny"], unit.row["nx"]), cut)
+    if fitted is None:
+        return wcs, "header", f"{path}: input.gwcs is set, but the file has no ASDF extension; the header's WCS is used"
+    return fitted[0], "GWCS", f"{path}: the GWCS is stored as TAN-SIP, good to {fitted[1]:.2g} pixel"
 
 
 def _noise(
-    path: str | Path, sci: Plane, dq: NDArray[np.uint8], planes: dict[str, Plane], unit: ExposureUnit, settings: InputOptions
+    path: str | Path,
+    sci: Plane,
+    dq: NDArray[np.uint8],
+    planes: dict[str, Plane],
+    unit: ExposureUnit,
+    settings: InputOptions,
 ) -> tuple[Plane, Plane, Plane, str]:
     """k, variance without light, relative flat variance, and what they were made from."""
     good = dq == 0
@@ -224,10 +270,17 @@ def _noise(
             "Use the pipeline's _cal file, or set input.gain (electrons per DN) and input.read_noise (electrons)",
         )
     rate = settings.gain * unit.row["exptime"]
-    return np.full_like(sci, 1.0 / rate), np.full_like(sci, (settings.read_noise / rate) ** 2), flat, "gain and read_noise"
+    return (
+        np.full_like(sci, 1.0 / rate),
+        np.full_like(sci, (settings.read_noise / rate) ** 2),
+        flat,
+        "gain and read_noise",
+    )
 
 
-def _from_variances(sci: Plane, dq: NDArray[np.uint8], poisson: Plane, read: Plane, flat: Plane | None) -> tuple[Plane, Plane, Plane, str]:
+def _from_variances(
+    sci: Plane, dq: NDArray[np.uint8], poisson: Plane, read: Plane, flat: Plane | None
+) -> tuple[Plane, Plane, Plane, str]:
     """Planes from VAR_*: robust local k, but pixels of shorter ramps keep their own (DESIGN section 4)."""
     good = (dq == 0) & np.isfinite(poisson) & np.isfinite(read) & (read > 0)
     sigma = np.sqrt(np.maximum(np.nan_to_num(poisson + read), 1e-30))

@@ -87,7 +87,21 @@ def footprint(path: str | Path, header: fits.Header, shape: tuple[int, int]) -> 
 
 def _linear(header: fits.Header) -> fits.Header:
     """The few cards of the linear WCS (parsing hundreds of others would dominate the plan)."""
-    keys = ("WCSAXES", "CTYPE", "CUNIT", "CRPIX", "CRVAL", "CDELT", "LONPOLE", "LATPOLE", "CD1_", "CD2_", "PC1_", "PC2_", "RADESYS")
+    keys = (
+        "WCSAXES",
+        "CTYPE",
+        "CUNIT",
+        "CRPIX",
+        "CRVAL",
+        "CDELT",
+        "LONPOLE",
+        "LATPOLE",
+        "CD1_",
+        "CD2_",
+        "PC1_",
+        "PC2_",
+        "RADESYS",
+    )
     short = fits.Header()
     for key in header:
         if key.startswith(keys) and not key[-1].isalpha() or key in ("LONPOLE", "LATPOLE", "RADESYS", "WCSAXES"):
@@ -105,6 +119,16 @@ def check_image(path: str | Path, sci: NDArray[np.float32], bad: NDArray[np.bool
         If all values are NaN, or all pixels are flagged as unusable.
     """
     if not np.isfinite(sci).any():
-        raise InputError(path, key, "all pixels are NaN", "The calibration failed: take the file out of input.exposures or calibrate it again")
+        raise InputError(
+            path,
+            key,
+            "all pixels are NaN",
+            "The calibration failed: take the file out of input.exposures or calibrate it again",
+        )
     if bad.all():
-        raise InputError(path, key.replace("SCI", "DQ"), "all pixels are flagged as unusable", "Take the file out of input.exposures or calibrate it again")
+        raise InputError(
+            path,
+            key.replace("SCI", "DQ"),
+            "all pixels are flagged as unusable",
+            "Take the file out of input.exposures or calibrate it again",
+        )

@@ -1,7 +1,8 @@
-"""Header WCS of one exposure of one detector: stored with its look-up tables in a small FITS file, read back, evaluated.
+"""Header WCS of one exposure of one detector: stored with its look-up tables in a small FITS file, read back,
+evaluated.
 
-Coordinates are raw pixels of the full detector, 0-based, centre of the first pixel at (0, 0); the file's own pixel origin is in
-its keywords DPMX0 and DPMY0.  All distortions of the header count: D2IM, SIP and NPOL (CPDIS) tables.
+Coordinates are raw pixels of the full detector, 0-based, centre of the first pixel at (0, 0); the file's own pixel
+origin is in its keywords DPMX0 and DPMY0.  All distortions of the header count: D2IM, SIP and NPOL (CPDIS) tables.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class ExposureWcs:
         Returns
         -------
         x, y : ndarray
-            Raw pixels, 0-based, to 1e-7 pixel; NaN where the iteration does not converge (far outside the detector) or the
-            position lies on the other side of the sky.
+            Raw pixels, 0-based, to 1e-7 pixel; NaN where the iteration does not converge (far outside the detector)
+            or the position lies on the other side of the sky.
         """
         ra, dec = np.broadcast_arrays(np.asarray(ra, dtype=np.float64), np.asarray(dec, dtype=np.float64))
         shape = ra.shape
@@ -125,7 +126,12 @@ def header_wcs(path: str | Path, header: fits.Header, hdulist: fits.HDUList | No
             del header[key]
     for key in ("CTYPE1", "CTYPE2", "CRPIX1", "CRPIX2", "CRVAL1", "CRVAL2"):
         if key not in header:
-            raise InputError(path, key, "the keyword is missing from the SCI header", "A celestial WCS is needed: use a product of the standard pipeline")
+            raise InputError(
+                path,
+                key,
+                "the keyword is missing from the SCI header",
+                "A celestial WCS is needed: use a product of the standard pipeline",
+            )
     if hdulist is None:
         for key in [key for key in header if key.startswith(("D2IM", "CPDIS", "CPERR", "DP1", "DP2"))]:
             del header[key]
@@ -134,9 +140,19 @@ def header_wcs(path: str | Path, header: fits.Header, hdulist: fits.HDUList | No
             warnings.simplefilter("ignore", AstropyWarning)
             wcs = WCS(header, fobj=hdulist, naxis=2)
     except (ValueError, KeyError, TypeError, MemoryError, AssertionError) as error:
-        raise InputError(path, "CTYPE1", f"the WCS cannot be read ({error})", "Run updatewcs, or use a product of the standard pipeline") from error
+        raise InputError(
+            path,
+            "CTYPE1",
+            f"the WCS cannot be read ({error})",
+            "Run updatewcs, or use a product of the standard pipeline",
+        ) from error
     if not wcs.has_celestial:
-        raise InputError(path, "CTYPE1", f"the WCS {header['CTYPE1']!r}, {header['CTYPE2']!r} is not celestial", "Use an image with right ascension and declination")
+        raise InputError(
+            path,
+            "CTYPE1",
+            f"the WCS {header['CTYPE1']!r}, {header['CTYPE2']!r} is not celestial",
+            "Use an image with right ascension and declination",
+        )
     if abs(np.linalg.det(wcs.pixel_scale_matrix)) == 0:
         raise InputError(path, "CD1_1", "the WCS matrix is singular", "Correct the header")
     return wcs
@@ -201,8 +217,8 @@ def pixel_area(wcs: WCS, shape: tuple[int, int], pixel_scale: float, step: int =
     pixel_scale : float
         Nominal scale, arcsec.
     step : int
-        Grid spacing in pixels; finer structure (single columns of D2IM) is smoothed out on purpose, since it moves pixel
-        edges, and flat fields have taken its effect on the light out already.
+        Grid spacing in pixels; finer structure (single columns of D2IM) is smoothed out on purpose, since it moves
+        pixel edges, and flat fields have taken its effect on the light out already.
 
     Returns
     -------

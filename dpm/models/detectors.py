@@ -1,8 +1,9 @@
 """The one registry of detectors: sizes, nominal pixel scales, names in headers, in ePSF libraries and in the catalogue.
 
-Sizes and chip order are those of the pipelines' calibrated frames (overscan trimmed): ACS/WFC 4096 x 2048 a chip, WFC3/UVIS
-4096 x 2051, WFC3/IR 1014 x 1014 (ACS, WFC3 and NICMOS Data Handbooks); JWST science-frame orientation.  Chip 1 of the
-two-chip cameras is the upper one (it comes second in the file), so its rows start at 2048 in the stacked ePSF libraries.
+Sizes and chip order are those of the pipelines' calibrated frames (overscan trimmed): ACS/WFC 4096 x 2048 a chip,
+WFC3/UVIS 4096 x 2051, WFC3/IR 1014 x 1014 (ACS, WFC3 and NICMOS Data Handbooks); JWST science-frame orientation. Chip
+1 of the two-chip cameras is the upper one (it comes second in the file), so its rows start at 2048 in the stacked
+ePSF libraries.
 """
 
 from __future__ import annotations

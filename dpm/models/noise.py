@@ -1,8 +1,8 @@
 """Noise planes from what calibrated files say about their errors (DESIGN section 4).
 
 A pixel's variance is ``k model + var_read + flat_variance model^2``.  The functions here find k, ``var_read`` and
-``flat_variance`` as smooth, robust planes, so that the scatter of faint pixels does not come back as scatter of weights.
-All arrays are ``[y, x]``; variances are in (flux unit)^2, k in the flux unit.
+``flat_variance`` as smooth, robust planes, so that the scatter of faint pixels does not come back as scatter of
+weights. All arrays are ``[y, x]``; variances are in (flux unit)^2, k in the flux unit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def _cells(array: NDArray, block: int, fill: float | bool) -> NDArray:
     return padded.reshape(rows, block, columns, block).swapaxes(1, 2).reshape(rows, columns, block * block)
 
 
-def block_median(values: NDArray, good: Mask, block: int = BLOCK, min_pixels: int = MIN_PIXELS) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def block_median(
+    values: NDArray, good: Mask, block: int = BLOCK, min_pixels: int = MIN_PIXELS
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Median of the good pixels of each square block.
 
     Parameters
@@ -92,7 +94,9 @@ def smooth_plane(grid: NDArray[np.float64], shape: tuple[int, int], block: int =
     if not known.any():
         return np.full(shape, np.nan, dtype=np.float32)
     filled = np.where(known, grid, np.median(grid[known]))
-    return (_bilinear(shape[0], filled.shape[0], block) @ filled.astype(np.float32)) @ _bilinear(shape[1], filled.shape[1], block).T
+    return (_bilinear(shape[0], filled.shape[0], block) @ filled.astype(np.float32)) @ _bilinear(
+        shape[1], filled.shape[1], block
+    ).T
 
 
 def _bilinear(length: int, nodes: int, block: int) -> Array:
@@ -112,8 +116,9 @@ def _bilinear(length: int, nodes: int, block: int) -> Array:
 def variance_ratio(variance: Array, light: Array, sigma: Array, good: Mask, power: int = 1) -> Array:
     """Robust local ``variance / light**power``: k for power 1, the flat's relative variance for power 2.
 
-    Only pixels more than 5 sigma above zero enter the local medians: below, the ratio's own noise is skewed.  Blocks with
-    too few of them take the median of the rest; an image with hardly any uses the ratio of sums, which noise does not bias.
+    Only pixels more than 5 sigma above zero enter the local medians: below, the ratio's own noise is skewed.  Blocks
+    with too few of them take the median of the rest; an image with hardly any uses the ratio of sums, which noise
+    does not bias.
 
     Parameters
     ----------
@@ -146,8 +151,8 @@ def variance_ratio(variance: Array, light: Array, sigma: Array, good: Mask, powe
 def split_error(variance: Array, light: Array, good: Mask, k: float | None = None) -> tuple[float, Array, Array]:
     """Split a total variance plane into k and the variance without light.
 
-    Pipelines compute ERR with the light before bias, dark, flash and sky were subtracted, cut at zero: below zero ERR^2 no
-    longer follows the light, so only pixels above zero say what the variance without light is.
+    Pipelines compute ERR with the light before bias, dark, flash and sky were subtracted, cut at zero: below zero
+    ERR^2 no longer follows the light, so only pixels above zero say what the variance without light is.
 
     Parameters
     ----------
@@ -182,7 +187,7 @@ def split_error(variance: Array, light: Array, good: Mask, k: float | None = Non
 
 
 def _bright_slope(variance: NDArray[np.float64], light: NDArray[np.float64]) -> float:
-    """Slope of variance against light: bright pixels over the level of the middle ones, solved again until both agree."""
+    """Slope of variance against light: bright pixels over the level of the middle ones, until both agree."""
     middle = np.abs(light - np.median(light)) <= 0.5 * np.median(light)
     if not middle.any():
         middle = np.ones(light.size, dtype=bool)
@@ -247,7 +252,8 @@ def saturation_level(light: Array, saturated: Mask, good: Mask) -> float:
 
 
 def round_mantissa(values: NDArray[np.float32], bits: int) -> Array:
-    """Round float32 values to a shorter mantissa, so that smooth planes compress; the relative error is below 2^-(bits + 1).
+    """Round float32 values to a shorter mantissa, so that smooth planes compress; the relative error is below
+    2^-(bits + 1).
 
     Parameters
     ----------

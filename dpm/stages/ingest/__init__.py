@@ -1,7 +1,8 @@
 """Ingest: calibrated FITS exposures become cubes, stored WCS and exposure rows (DESIGN sections 3, 4 and 6).
 
-The driver reads headers only, checks that the files belong together and writes the cubes' metadata; one task a file reads pixels
-and writes its shards; the driver then adds what the pixels told (saturation, noise source, checksums) to the rows.
+The driver reads headers only, checks that the files belong together and writes the cubes' metadata; one task a file
+reads pixels and writes its shards; the driver then adds what the pixels told (saturation, noise source, checksums) to
+the rows.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import glob
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from dpm.io.wcs import write_wcs
 from dpm.models.options import InputOptions, Options
 from dpm.stages.base import Task
 from dpm.stages.ingest.field import check_field
+from dpm.stages.ingest.stripes import measure_stripes
 
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "expand_exposures", "finalise", "plan", "work"]
 
@@ -50,14 +53,21 @@ def expand_exposures(patterns: tuple[str, ...]) -> list[Path]:
         If there is no pattern, or one matches nothing.
     """
     if not patterns:
-        raise InputError("", "input.exposures", "no exposures are given", "Name FITS files, or patterns such as \"data/*_cal.fits\"")
+        raise InputError(
+            "", "input.exposures", "no exposures are given", 'Name FITS files, or patterns such as "data/*_cal.fits"'
+        )
     files: dict[Path, Path] = {}
     for pattern in patterns:
         path = Path(pattern).expanduser()
         matches = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         matches = [match for match in matches if match.is_file()]
         if not matches:
-            raise InputError("", "input.exposures", f"no file matches {pattern!r}", "Check the path; patterns are relative to the configuration's folder")
+            raise InputError(
+                "",
+                "input.exposures",
+                f"no file matches {pattern!r}",
+                "Check the path; patterns are relative to the configuration's folder",
+            )
         for match in matches:
             files.setdefault(match.resolve(), match.absolute())
     return sorted(files.values())
@@ -81,7 +91,8 @@ def _stamp(path: str | Path) -> dict[str, Any]:
 
 
 def plan(folder: RunFolder, options: Options) -> list[Task]:
-    """Read headers, check them against one another, write the cubes' metadata; one task a file that is not ingested yet.
+    """Read headers, check them against one another, write the cubes' metadata; one task a file that is not ingested
+    yet.
 
     Parameters
     ----------
@@ -119,7 +130,13 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
         for row in rows:
             index = indices[row["exposure"]]
             targets.setdefault(row["file"], []).append(
-                {"detector": row["detector"], "cube": str(path), "index": index, "pixels": row["nx"] * row["ny"], "done": _is_done(folder, path, index, stored[index])}
+                {
+                    "detector": row["detector"],
+                    "cube": str(path),
+                    "index": index,
+                    "pixels": row["nx"] * row["ny"],
+                    "done": _is_done(folder, path, index, stored[index]),
+                }
             )
     _drop_stale_cubes(folder, set(cubes))
     names = {unit.row["file"]: unit.row["exposure"] for unit in units}
@@ -127,7 +144,12 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
         Task(
             NAME,
             names[file],
-            {"file": file, "folder": str(folder.root), "targets": [{key: entry[key] for key in ("detector", "cube", "index")} for entry in entries], "settings": settings},
+            {
+                "file": file,
+                "folder": str(folder.root),
+                "targets": [{key: entry[key] for key in ("detector", "cube", "index")} for entry in entries],
+                "settings": settings,
+            },
             cost=0.1 + 4e-7 * sum(entry["pixels"] for entry in entries),
         )
         for file, entries in sorted(targets.items())
@@ -144,8 +166,14 @@ def _is_done(folder: RunFolder, cube: Path, index: int, row: dict[str, Any]) -> 
     return all(row.get(key) == value for key, value in _stamp(row["file"]).items())
 
 
+def _files(folder: RunFolder, row: dict[str, Any]) -> list[Path]:
+    """The files that show that an exposure is ingested."""
+    cube = folder.cube(row["detector"], row["filter"])
+    return [folder.wcs_file(row["exposure"], row["detector"]), shard_file(cube, row["index"])]
+
+
 def _drop_stale_cubes(folder: RunFolder, wanted: set[Path]) -> None:
-    """Cubes of detectors and filters that the configuration no longer names would come back as exposures: take them out."""
+    """Remove cubes that the configuration no longer names; they would come back as exposures."""
     for path in sorted(set(folder.cubes.glob("*.zarr")) - wanted):
         log.warning("%s: its exposures are no longer in input.exposures; the cube is removed", path.name)
         shutil.rmtree(path)
@@ -172,15 +200,26 @@ def work(task: Task) -> dict[str, Any]:
     arguments = task.arguments
     file, folder = arguments["file"], RunFolder(Path(arguments["folder"]))
     chosen = arguments["settings"]
-    settings = InputOptions(remove_stripes=chosen["remove_stripes"], gwcs=chosen["gwcs"], gain=chosen["gain"], read_noise=chosen["read_noise"])
+    settings = InputOptions(
+        remove_stripes=chosen["remove_stripes"],
+        gwcs=chosen["gwcs"],
+        gain=chosen["gain"],
+        read_noise=chosen["read_noise"],
+    )
     places = {entry["detector"]: entry for entry in arguments["targets"]}
     stamp = _stamp(file)
-    units, written, notes = [], [], []
+    units: list[dict[str, Any]] = []
+    written: list[Path] = []
+    notes: list[str] = []
     for unit, pixels in read_exposure_pixels(file, list(places), settings):
         place = places[unit.detector.name]
         image = pixels.image
+        if settings.remove_stripes:
+            image = replace(image, sci=image.sci - measure_stripes(image, unit.detector))
         notes.extend(pixels.notes)
-        write_wcs(folder.wcs_file(image.name, image.detector), pixels.wcs, image.x_origin, image.y_origin, pixels.wcs_source)
+        write_wcs(
+            folder.wcs_file(image.name, image.detector), pixels.wcs, image.x_origin, image.y_origin, pixels.wcs_source
+        )
         write_exposure(place["cube"], place["index"], image, pixels.err)
         written += [folder.wcs_file(image.name, image.detector), shard_file(place["cube"], place["index"])]
         units.append(
@@ -218,8 +257,9 @@ def finalise(folder: RunFolder, options: Options, results: list[dict[str, Any]])
     Returns
     -------
     dict
-        ``cubes`` (name to number of exposures), ``n_files``, ``n_exposures``, ``inputs`` (file to checksum, size and time),
-        ``noise_sources`` (source to number of exposures), ``warnings``.
+        ``cubes`` (name to number of exposures), ``n_files``, ``n_exposures``, ``inputs`` (file to checksum, size and
+        time), ``noise_sources`` (source to number of exposures), ``files`` (all that is ingested),
+        ``warnings``.
     """
     changes: dict[str, dict[int, dict[str, Any]]] = {}
     for result in results:
@@ -231,7 +271,11 @@ def finalise(folder: RunFolder, options: Options, results: list[dict[str, Any]])
         update_rows(cube, rows)
     cubes = {path.name: cube_rows(path) for path in sorted(folder.cubes.glob("*.zarr"))}
     every = [row for rows in cubes.values() for row in rows]
-    warnings = _mixed_versions(cubes) + _noise_warnings(every) + [note for result in results for note in result.get("notes", [])]
+    warnings = (
+        _mixed_versions(cubes)
+        + _noise_warnings(every)
+        + [note for result in results for note in result.get("notes", [])]
+    )
     for text in warnings:
         log.warning("%s", text)
     sources = [str(row.get("noise_source")) for row in every]
@@ -240,6 +284,7 @@ def finalise(folder: RunFolder, options: Options, results: list[dict[str, Any]])
         "n_files": len({row["file"] for row in every}),
         "n_exposures": len(every),
         "inputs": {row["file"]: {key: row.get(key) for key in ("sha256", "size", "mtime_ns")} for row in every},
+        "files": [str(path.relative_to(folder.root)) for row in every for path in _files(folder, row)],
         "noise_sources": {source: sources.count(source) for source in sorted(set(sources))},
         "warnings": warnings,
     }
@@ -252,15 +297,24 @@ def _mixed_versions(cubes: dict[str, list[dict[str, Any]]]) -> list[str]:
         for column, keyword in _VERSIONS.items():
             values = sorted({str(row.get(column) or "(none)") for row in rows})
             if len(values) > 1:
-                texts.append(f"{name}: exposures were calibrated with different {keyword}: {', '.join(values)}; calibrate them alike before trusting small differences")
+                texts.append(
+                    f"{name}: exposures were calibrated with different {keyword}: {', '.join(values)}; "
+                    "calibrate them alike before trusting small differences"
+                )
     return texts
 
 
 def _noise_warnings(rows: list[dict[str, Any]]) -> list[str]:
     """A warning for exposures whose noise is a fallback."""
     texts = []
-    for source, meaning in (("ERR", "from ERR alone (no VAR_* extensions)"), ("gain and read_noise", "from the configured gain and read noise: a guess")):
+    for source, meaning in (
+        ("ERR", "from ERR alone (no VAR_* extensions)"),
+        ("gain and read_noise", "from the configured gain and read noise: a guess"),
+    ):
         files = [row["file"] for row in rows if row.get("noise_source") == source]
         if files:
-            texts.append(f"{len(files)} exposures have their noise {meaning}: {', '.join(files[:3])}{' ...' if len(files) > 3 else ''}")
+            texts.append(
+                f"{len(files)} exposures have their noise {meaning}: "
+                f"{', '.join(files[:3])}{' ...' if len(files) > 3 else ''}"
+            )
     return texts

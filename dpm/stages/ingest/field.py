@@ -9,8 +9,8 @@ from dpm.io.units import ExposureUnit
 
 __all__ = ["GAP", "check_field", "group_by_overlap"]
 
-#: Largest gap between footprints of one field, degrees: wider than those between chips and modules (45 arcsec in NIRCam),
-#: narrower than the distance to a parallel instrument's field.
+#: Largest gap between footprints of one field, degrees: wider than those between chips and modules (45 arcsec in
+#: NIRCam), narrower than the distance to a parallel instrument's field.
 GAP = 90.0 / 3600.0
 
 
@@ -70,14 +70,18 @@ def check_field(units: list[ExposureUnit]) -> None:
     stray = [unit for unit, number in zip(units, group) if number > 0]
     first = stray[0]
     delta = np.radians(ra[main] - first.ra)
-    cosine = np.sin(np.radians(dec[main])) * np.sin(np.radians(first.dec)) + np.cos(np.radians(dec[main])) * np.cos(np.radians(first.dec)) * np.cos(delta)
+    cosine = np.sin(np.radians(dec[main])) * np.sin(np.radians(first.dec)) + np.cos(np.radians(dec[main])) * np.cos(
+        np.radians(first.dec)
+    ) * np.cos(delta)
     apart = float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))).min())
     others = sorted({unit.row["file"] for unit in stray} - {first.row["file"]})
     target = first.row["target"] or "no name"
     raise InputError(
         first.row["file"],
         "CRVAL1",
-        f"the exposure (target {target!r}, RA {first.ra:.5f}, Dec {first.dec:.5f}) lies {apart * 60.0:.1f} arcmin from the nearest of the "
-        f"{int(main.sum())} others and does not touch them" + (f"; so do {len(others)} more: {', '.join(others[:5])}" if others else ""),
+        f"the exposure (target {target!r}, RA {first.ra:.5f}, Dec {first.dec:.5f}) lies {apart * 60.0:.1f} arcmin "
+        f"from the nearest of the "
+        f"{int(main.sum())} others and does not touch them"
+        + (f"; so do {len(others)} more: {', '.join(others[:5])}" if others else ""),
         "Take it out of input.exposures and give every field its own run",
     )
