@@ -9,9 +9,7 @@ from dpm.kernels.fit import (
     FAILED,
     FLUX,
     FLUX_ERROR,
-    MAX_BOX,
     MAX_HALF,
-    MAX_WINDOW,
     N_PIXELS,
     NOT_CONVERGED,
     RADXS,
@@ -21,6 +19,8 @@ from dpm.kernels.fit import (
     Y,
     add_star,
     fit_star,
+    replace_star,
+    workspace,
 )
 from dpm.kernels.jit import kernel
 from dpm.kernels.sky import MIN_SKY_PIXELS, annulus_sky
@@ -86,13 +86,7 @@ def fit_candidates(
     int
         The new number of stars.
     """
-    window = np.empty((MAX_WINDOW, MAX_WINDOW), np.float32)
-    value = np.empty((MAX_BOX, MAX_BOX), np.float32)
-    slope_x = np.empty((MAX_BOX, MAX_BOX), np.float32)
-    slope_y = np.empty((MAX_BOX, MAX_BOX), np.float32)
-    data = np.empty((MAX_BOX, MAX_BOX), np.float32)
-    others = np.empty((MAX_BOX, MAX_BOX), np.float32)
-    scratch = np.empty((2, MAX_WINDOW), np.float32)
+    window, held, old_value, value, slope_x, slope_y, pixels, scratch = workspace()
     result = np.empty(RESULT_SIZE)
     ny, nx = residual.shape
     for k in range(rows.shape[0]):
@@ -102,8 +96,8 @@ def fit_candidates(
         status = fit_star(
             residual, scene, good, variance_read, poisson_factor, flat_variance,
             coefficients, node_x, node_y, x_origin, y_origin,
-            0.0, 0.0, 0.0, columns[k], rows[k], fluxes[k], sky, 0.0, False, halves[k], 0, model_error,
-            window, value, slope_x, slope_y, data, others, scratch, result,
+            0.0, 0.0, 0.0, 0, columns[k], rows[k], fluxes[k], sky, 0.0, False, halves[k], model_error,
+            window, held, old_value, value, slope_x, slope_y, pixels, scratch, result,
         )
         if status == FAILED or not acceptable(result, threshold, max_chi, sharp_limit):
             continue
@@ -131,7 +125,7 @@ def fit_candidates(
         n_stars += 1
         add_star(
             residual, coefficients, node_x, node_y, x_origin, y_origin, result[X], result[Y], -result[FLUX], half,
-            window, value, scratch,
+            window, held, value, scratch,
         )
     return n_stars
 
@@ -157,13 +151,7 @@ def refine_stars(
     -----
     A star whose fit fails keeps its last values, and its status says so.
     """
-    window = np.empty((MAX_WINDOW, MAX_WINDOW), np.float32)
-    value = np.empty((MAX_BOX, MAX_BOX), np.float32)
-    slope_x = np.empty((MAX_BOX, MAX_BOX), np.float32)
-    slope_y = np.empty((MAX_BOX, MAX_BOX), np.float32)
-    data = np.empty((MAX_BOX, MAX_BOX), np.float32)
-    others = np.empty((MAX_BOX, MAX_BOX), np.float32)
-    scratch = np.empty((2, MAX_WINDOW), np.float32)
+    window, held, old_value, value, slope_x, slope_y, pixels, scratch = workspace()
     result = np.empty(RESULT_SIZE)
     sample = np.empty(sky_offsets.shape[0], np.float32)
     ny, nx = residual.shape
@@ -174,7 +162,7 @@ def refine_stars(
         flux = stars[k, FLUX]
         iy = min(max(int(np.floor(y + 0.5)), 0), ny - 1)
         ix = min(max(int(np.floor(x + 0.5)), 0), nx - 1)
-        sky, sky_rms, n_sky = annulus_sky(residual, good, iy, ix, sky_offsets, sample)
+        sky, sky_rms, n_sky = annulus_sky(residual, good, iy, ix, sky_offsets, sky_image[iy, ix], scatter_image[iy, ix], sample)
         if n_sky < MIN_SKY_PIXELS:
             sky = sky_image[iy, ix]
             sky_rms = scatter_image[iy, ix]
@@ -185,19 +173,16 @@ def refine_stars(
         status = fit_star(
             residual, scene, good, variance_read, poisson_factor, flat_variance,
             coefficients, node_x, node_y, x_origin, y_origin,
-            x, y, flux, x, y, flux, sky, sky_error, fit_sky, star_fit_half[k], star_half[k], model_error,
-            window, value, slope_x, slope_y, data, others, scratch, result,
+            x, y, flux, star_half[k], x, y, flux, sky, sky_error, fit_sky, star_fit_half[k], model_error,
+            window, held, old_value, value, slope_x, slope_y, pixels, scratch, result,
         )
         if status == FAILED or not result[FLUX] > 0.0:
             star_status[k] = NOT_CONVERGED
             continue
         half = max(render_half(result[FLUX], envelope, noise), star_fit_half[k])
-        add_star(
-            residual, coefficients, node_x, node_y, x_origin, y_origin, x, y, flux, star_half[k], window, value, scratch
-        )
-        add_star(
-            residual, coefficients, node_x, node_y, x_origin, y_origin, result[X], result[Y], -result[FLUX], half,
-            window, value, scratch,
+        replace_star(
+            residual, coefficients, node_x, node_y, x_origin, y_origin, x, y, flux, star_half[k], result[X], result[Y], result[FLUX], half,
+            window, held, old_value, value, scratch,
         )
         stars[k] = result
         star_half[k] = half
@@ -207,12 +192,10 @@ def refine_stars(
 @kernel
 def remove_stars(which, residual, coefficients, node_x, node_y, x_origin, y_origin, stars, star_half):
     """Put the light of the stars listed in ``which`` back into the residual image."""
-    window = np.empty((MAX_WINDOW, MAX_WINDOW), np.float32)
-    value = np.empty((MAX_BOX, MAX_BOX), np.float32)
-    scratch = np.empty((2, MAX_WINDOW), np.float32)
+    window, held, _, value, _, _, _, scratch = workspace()
     for m in range(which.shape[0]):
         k = which[m]
         add_star(
             residual, coefficients, node_x, node_y, x_origin, y_origin, stars[k, X], stars[k, Y], stars[k, FLUX], star_half[k],
-            window, value, scratch,
+            window, held, value, scratch,
         )

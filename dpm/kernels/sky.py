@@ -8,7 +8,7 @@ from dpm.kernels.jit import kernel
 
 CLIP_SIGMA = 2.5  # pixels further than this from the median leave the sky sample
 CLIP_ROUNDS = 4
-MAD_TO_SIGMA = 1.4826  # normal distribution
+CUT_NORMAL_SIGMA = 0.9013  # standard deviation of a unit normal cut at 2.5 sigma
 MIN_SKY_PIXELS = 20  # below this a sky from the annulus is not trusted
 
 
@@ -63,8 +63,7 @@ def clipped_statistics(values, n):
         count = hi - lo
         mean = total / count
         variance = square / count - mean * mean
-        # 0.9013 is the standard deviation of a unit normal cut at 2.5 sigma.
-        new_spread = np.sqrt(max(variance, 0.0)) / 0.9013
+        new_spread = np.sqrt(max(variance, 0.0)) / CUT_NORMAL_SIGMA
         center += mean
         if new_spread <= 0.0 or abs(new_spread - spread) < 1e-3 * spread:
             spread = new_spread
@@ -197,8 +196,52 @@ def annulus_offsets(inner, outer):
 
 
 @kernel
-def annulus_sky(residual, good, iy, ix, offsets, sample):
+def clipped_mean(values, n, center, spread):
+    """Sigma-clipped mean and scatter of the first n entries, from a first guess of both; no sorting.
+
+    Returns
+    -------
+    mean, sigma : float
+    used : int
+        0 where the guess was so wrong that less than half of the entries stay; then the guess is returned.
+    """
+    mean = center
+    sigma = spread
+    used = 0
+    for _ in range(CLIP_ROUNDS):
+        low = mean - CLIP_SIGMA * sigma
+        high = mean + CLIP_SIGMA * sigma
+        total = 0.0
+        square = 0.0
+        count = 0
+        for k in range(n):
+            v = np.float64(values[k])
+            if low <= v <= high:
+                d = v - mean
+                total += d
+                square += d * d
+                count += 1
+        if 2 * count < n:
+            return center, spread, 0
+        shift = total / count
+        new_sigma = np.sqrt(max(square / count - shift * shift, 0.0)) / CUT_NORMAL_SIGMA
+        settled = count == used
+        used = count
+        mean += shift
+        sigma = new_sigma
+        if settled:
+            break
+    return mean, sigma, used
+
+
+@kernel
+def annulus_sky(residual, good, iy, ix, offsets, guess, guess_scatter, sample):
     """Clipped sky about a pixel from an image whose stars are subtracted.
+
+    Parameters
+    ----------
+    guess, guess_scatter : float
+        Sky and scatter to start from, say the mesh's.
 
     Returns
     -------
@@ -215,4 +258,7 @@ def annulus_sky(residual, good, iy, ix, offsets, sample):
         if 0 <= y < ny and 0 <= x < nx and good[y, x]:
             sample[n] = residual[y, x]
             n += 1
-    return clipped_statistics(sample, n)
+    level, sigma, used = clipped_mean(sample, n, guess, guess_scatter)
+    if 2 * used < n or n == 0:
+        return clipped_statistics(sample, n)
+    return level, sigma, used

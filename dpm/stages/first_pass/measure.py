@@ -25,6 +25,7 @@ __all__ = ["StarMeasurements", "measure_exposure"]
 
 FIT_HALF = 2  # 5 x 5 pixels at the peak (Anderson & King 2000)
 MESH_CELL = 32  # pixels a side of a cell of the sky mesh
+LARGE_IMAGE = 1024 * 1024  # pixels; from here the mesh looks at every third pixel on both axes
 SKY_ANNULUS = (4.5, 9.0)  # pixels; neighbours and the star itself are subtracted there
 CANDIDATE_FRACTION = 0.75  # candidates are taken from this fraction of the threshold: the filter does not know the pixel phase
 FINDER_MODEL_ERROR = (0.05, 0.02)  # error of the ePSF that the finder allows for: first rounds, later rounds
@@ -47,6 +48,8 @@ class StarMeasurements:
         Outcome of the last fit (`dpm.kernels.fit`).
     fit_half : ndarray (n,), int
         Half-width of the fit box; larger than 2 for saturated stars.
+    render_half : ndarray (n,), int
+        Half-width within which each star is subtracted from the residual image.
     near_saturated : ndarray (n,), bool
     residual : ndarray (ny, nx), float32
         Image minus all stars, sky kept.
@@ -57,6 +60,7 @@ class StarMeasurements:
     sky_pixels: NDArray[np.int64]
     status: NDArray[np.int64]
     fit_half: NDArray[np.int64]
+    render_half: NDArray[np.int64]
     near_saturated: NDArray[np.bool_]
     residual: NDArray[np.float32]
 
@@ -101,10 +105,11 @@ class _Scene:
 
     def update_sky(self) -> None:
         """Sky mesh of the residual image, and its value at every pixel."""
-        stride = 2 if self.residual.size > 512 * 512 else 1
+        stride = 3 if self.residual.size >= LARGE_IMAGE else 1
         mesh_sky(self.residual, self.good, MESH_CELL, stride, self.level, self.scatter)
         fill_empty_cells(self.level, self.scatter)
         expand_mesh(self.level, MESH_CELL, self.sky)
+        expand_mesh(self.scatter, MESH_CELL, self.sky_scatter)
 
     def candidates(self, threshold: float, model_error: float) -> tuple[NDArray, NDArray, NDArray]:
         """Rows, columns and significances of local maxima, most significant first."""
@@ -191,7 +196,8 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
             y, x, flux = y[keep], x[keep], flux[keep]
         order = np.argsort(-flux, kind="stable")
         half = np.full(y.size, FIT_HALF, np.int64)
-        scene.fit_new(y[order], x[order], flux[order], half, options.threshold, MAX_CHI)
+        # Neighbours that are not subtracted yet spoil the fit: who is a star is decided after the sweep.
+        scene.fit_new(y[order], x[order], flux[order], half, 0.5 * options.threshold, np.inf)
         scene.update_sky()
         for _ in range(FINAL_SWEEPS if last else 1):
             scene.refine(options.fit_sky, annulus)
@@ -203,7 +209,8 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
         x = np.clip(np.rint(scene.rows[order, columns.X]).astype(int), 0, image.shape[1] - 1)
         near = (halo[y, x] > 0.1 * scene.rows[order, columns.FLUX]) & (scene.fit_half[order] == FIT_HALF)
     return StarMeasurements(
-        scene.rows[order], scene.sky_rms[order], scene.sky_pixels[order], scene.status[order], scene.fit_half[order], near, scene.residual
+        scene.rows[order], scene.sky_rms[order], scene.sky_pixels[order], scene.status[order], scene.fit_half[order],
+        scene.half[order], near, scene.residual,
     )
 
 

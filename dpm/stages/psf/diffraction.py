@@ -1,0 +1,76 @@
+"""A first guess of the ePSF from optics alone: an obscured circular aperture over the filter's band, through the pixel.
+
+Airy pattern of an annulus (Born & Wolf, section 8.5.2): amplitude 2 J1(v)/v - eps^2 2 J1(eps v)/(eps v), v = pi D r / lambda.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.special import j1
+
+from dpm.kernels.epsf import OVERSAMPLING, SAMPLES
+
+__all__ = ["diffraction_epsf", "filter_wavelength"]
+
+APERTURES = {"HST": (2.4, 0.33), "JWST": (6.5, 0.11)}  # diameter in metres, obscured fraction of it
+BAND_HALF_WIDTH = 0.1  # of the wavelength: the mean half-width of wide filters
+FINE = 5  # points per sample while integrating over the pixel
+JITTER_SIGMA = 0.2  # pixels; charge diffusion and jitter blur every detector about this much
+RAD_TO_ARCSEC = 206264.806
+
+
+def filter_wavelength(filter_name: str, telescope: str) -> float:
+    """Wavelength in microns from a filter's name: F090W is 0.90; HST's optical F814W is 0.814, its infrared F160W 1.60.
+
+    Raises
+    ------
+    ValueError
+        If the name holds no number.
+    """
+    match = re.match(r"F(\d{3,4})", filter_name.upper())
+    if match is None:
+        raise ValueError(f"filter {filter_name!r} does not tell its wavelength")
+    number = int(match.group(1))
+    if telescope == "HST" and number >= 200:
+        return number / 1000.0
+    return number / 100.0
+
+
+def diffraction_epsf(filter_name: str, telescope: str, pixel_scale: float) -> NDArray[np.float64]:
+    """A diffraction ePSF on the STDPSF grid, normalised to 1 on it.
+
+    Parameters
+    ----------
+    filter_name : str
+    telescope : str
+        ``HST`` or ``JWST``.
+    pixel_scale : float
+        Arcsec.
+
+    Returns
+    -------
+    ndarray (101, 101)
+    """
+    diameter, obscured = APERTURES[telescope]
+    wavelength = filter_wavelength(filter_name, telescope)
+    side = SAMPLES * FINE
+    offset = (np.arange(side) - (side - 1) / 2) / (FINE * OVERSAMPLING)
+    radius = np.hypot(offset[:, None], offset[None, :]) * pixel_scale / RAD_TO_ARCSEC
+    fine = np.zeros((side, side))
+    for factor in np.linspace(1 - BAND_HALF_WIDTH, 1 + BAND_HALF_WIDTH, 7):
+        v = np.maximum(np.pi * diameter * radius / (wavelength * factor * 1e-6), 1e-9)
+        amplitude = 2 * j1(v) / v - obscured**2 * 2 * j1(obscured * v) / (obscured * v)
+        fine += (amplitude / (1 - obscured**2)) ** 2 / factor**2
+    fine = ndimage.gaussian_filter(fine, JITTER_SIGMA * FINE * OVERSAMPLING, mode="nearest")
+    # A pixel is FINE * OVERSAMPLING = 20 points wide: the even box is the mean of the two odd-centred ones.
+    width = FINE * OVERSAMPLING
+    kernel = np.ones(width + 1)
+    kernel[[0, -1]] = 0.5
+    for axis in (0, 1):
+        fine = ndimage.convolve1d(fine, kernel, axis=axis, mode="nearest")
+    samples = fine[FINE // 2 :: FINE, FINE // 2 :: FINE]
+    return np.asarray(samples / (samples.sum() / OVERSAMPLING**2))

@@ -1,0 +1,269 @@
+"""A single ePSF made quickly from bright isolated stars, for data without a library.
+
+Starts from the diffraction pattern of the telescope, fits the stars, averages the normalised residuals on the 4 x grid with
+clipping and smoothing that grows outwards, adds them, centres, and repeats on the same stamps (after Anderson & King 2000; here positions
+come from the same exposures, so pixel-phase errors are not fully broken: the result is flagged as approximate).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dpm.io.cubes import read_exposure
+from dpm.kernels import fit as columns
+from dpm.kernels.epsf import OVERSAMPLING, SAMPLES
+from dpm.kernels.stamps import cut_stamps, fit_stamps
+from dpm.models.detectors import find_detector
+from dpm.models.epsf import GriddedEPSF, centre_samples
+from dpm.models.exposure import ExposureImage
+from dpm.models.flags import PixelFlag
+from dpm.models.options import FindOptions
+from dpm.stages.first_pass.measure import SHARP_LIMIT, measure_exposure
+from dpm.stages.psf.diffraction import diffraction_epsf
+
+__all__ = ["QuickEPSF", "build_quick_epsf", "load_images"]
+
+STAMP_HALF = 12
+NORMALISATION_RADIUS = 5.0  # pixels
+MIN_SIGNAL_TO_NOISE = 40.0
+MAX_STARS = 400
+FEW_STARS = 20
+ROUNDS = 15
+CONVERGED = 5e-4  # of the peak
+CLIP = 4.0  # sigma, of a residual
+CORE_RADIUS = 2.5  # pixels; smoothing kernels grow outwards
+SMOOTHING = ((0.0, 0.6), (1.0, 0.8), (2.5, 1.8), (5.0, 3.5), (8.0, 6.0))  # radius in pixels, sigma in samples
+PRIOR_STARS = 1.0  # the diffraction pattern counts as this many stars of median weight
+QUALITY_SIGMA = 4.0  # outliers in QFIT and RADXS among the stars are not used
+
+
+@dataclass(frozen=True)
+class QuickEPSF:
+    """Result of `build_quick_epsf`: the ePSF, how many stars made it, its last change (of the peak), and words about it."""
+
+    epsf: GriddedEPSF
+    n_stars: int
+    last_change: float
+    description: str
+    warnings: tuple[str, ...]
+
+
+@dataclass
+class _Stamps:
+    values: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    read: NDArray[np.float32]
+    poisson: NDArray[np.float32]
+    flat: NDArray[np.float32]
+    first_x: NDArray[np.float64]
+    first_y: NDArray[np.float64]
+    start: NDArray[np.float64]
+
+
+def load_images(cube: Path, indices: list[int]) -> Iterator[ExposureImage]:
+    """The cube's exposures one after the other, so that only one is in memory."""
+    for index in indices:
+        yield read_exposure(cube, index)
+
+
+def build_quick_epsf(images: Iterable[ExposureImage], filter_name: str, pixel_scale: float, detector: str) -> QuickEPSF:
+    """Make one ePSF for a detector from the exposures' own stars.
+
+    Parameters
+    ----------
+    images : iterable of ExposureImage
+        Exposures of one detector and filter.
+    filter_name : str
+    pixel_scale : float
+        Arcsec.
+    detector : str
+        Name in the registry `dpm.models.detectors`.
+
+    Returns
+    -------
+    QuickEPSF
+        With no usable star the diffraction pattern itself, and a warning that says so.
+    """
+    telescope = "JWST" if find_detector(detector).instrument in ("NIRISS", "NIRCAM", "MIRI") else "HST"
+    samples = _normalise(diffraction_epsf(filter_name, telescope, pixel_scale))
+    node = np.zeros(1)
+    first = GriddedEPSF(samples[None, None], node, node, source="diffraction", approximate=True)
+    parts = [part for part in (_collect(image, first) for image in images) if part is not None]
+    if not parts:
+        text = "no bright isolated star to make an ePSF from: the diffraction pattern of the telescope is used as it is"
+        return QuickEPSF(_as_epsf(samples, "diffraction", 0.1), 0, 1.0, "diffraction pattern, no stars", (text,))
+    stamps = _brightest(parts)
+    change = 1.0
+    results = stamps.start
+    for _ in range(ROUNDS):
+        results, residuals, weights = _fit(stamps, samples)
+        correction = _average_residuals(results, residuals, weights)
+        new = _normalise(centre_samples(np.maximum(samples + correction, _floor(samples)))[0])
+        change = float(np.abs(new - samples).max() / new.max())
+        samples = new
+        stamps.start = np.where(np.isfinite(results[:, columns.CHI : columns.CHI + 1]), results, stamps.start)
+        if change < CONVERGED:
+            break
+    results, residuals, weights = _fit(stamps, samples)
+    used = int(np.isfinite(results[:, columns.CHI]).sum())
+    error = _model_error(results, residuals, weights, samples)
+    warnings = []
+    if used < FEW_STARS:
+        warnings.append(f"quick ePSF made from {used} stars only: its shape leans on the diffraction pattern")
+    text = f"quick ePSF from {used} stars, last change {change:.1e} of the peak, model error {error:.3f}"
+    return QuickEPSF(_as_epsf(samples, "quick", error), used, change, text, tuple(warnings))
+
+
+def _as_epsf(samples: NDArray[np.float64], source: str, error: float) -> GriddedEPSF:
+    node = np.zeros(1)
+    return GriddedEPSF(samples[None, None], node, node, source=source, approximate=True, model_error=error)
+
+
+def _radius() -> NDArray[np.float64]:
+    rows, cols = np.mgrid[:SAMPLES, :SAMPLES]
+    half = (SAMPLES - 1) // 2
+    return np.asarray(np.hypot(rows - half, cols - half) / OVERSAMPLING)
+
+
+def _normalise(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum within the normalisation radius is one star; nothing beyond 12 pixels."""
+    radius = _radius()
+    inside = radius <= NORMALISATION_RADIUS
+    taper = np.clip((12.0 - radius) / 0.5, 0.0, 1.0)
+    return np.asarray(samples * taper / (samples[inside].sum() / OVERSAMPLING**2))
+
+
+def _floor(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Lowest value allowed: a tenth of the model so far, so that noise makes no holes."""
+    return np.asarray(0.1 * np.maximum(samples, 0.0))
+
+
+def _collect(image: ExposureImage, epsf: GriddedEPSF) -> _Stamps | None:
+    """Stamps of the bright, isolated, unsaturated stars of one exposure."""
+    measured = measure_exposure(image, epsf, FindOptions(threshold=15.0, passes=2))
+    rows = measured.rows
+    ny, nx = image.shape
+    signal = rows[:, columns.FLUX] / rows[:, columns.FLUX_ERROR]
+    inside = (rows[:, columns.X] > 3) & (rows[:, columns.X] < nx - 4) & (rows[:, columns.Y] > 3) & (rows[:, columns.Y] < ny - 4)
+    good = inside & (measured.fit_half == 2) & (rows[:, columns.N_PIXELS] == 25) & ~measured.near_saturated
+    good &= (rows[:, columns.NEIGHBOR] < 0.05) & (rows[:, columns.RADXS] > SHARP_LIMIT)
+    for minimum in (MIN_SIGNAL_TO_NOISE, 20.0):
+        keep = np.flatnonzero(good & (signal > minimum))
+        if keep.size >= FEW_STARS // 4:
+            break
+    if keep.size == 0:
+        return None
+    for column in (columns.QFIT, columns.RADXS):
+        value = rows[keep, column]
+        spread = 1.4826 * np.median(np.abs(value - np.median(value)))
+        keep = keep[np.abs(value - np.median(value)) <= QUALITY_SIGMA * spread + 0.02]
+    keep = keep[:MAX_STARS]
+    side = 2 * STAMP_HALF + 1
+    shape = (keep.size, side, side)
+    values, read, poisson, flat = (np.empty(shape, np.float32) for _ in range(4))
+    mask = np.empty(shape, bool)
+    usable = (image.dq & int(PixelFlag.BAD)) == 0
+    node = np.zeros(1)
+    cut_stamps(
+        measured.residual, usable, image.var_read, image.poisson_factor, image.flat_variance, epsf.coefficients, node, node,
+        float(image.x_origin), float(image.y_origin), rows[keep], measured.render_half[keep], STAMP_HALF, values, mask, read, poisson, flat,
+    )  # fmt: skip
+    start = rows[keep].copy()
+    peak_x, peak_y = np.floor(start[:, columns.X] + 0.5), np.floor(start[:, columns.Y] + 0.5)
+    start[:, columns.X] += STAMP_HALF - peak_x
+    start[:, columns.Y] += STAMP_HALF - peak_y
+    return _Stamps(
+        values, mask, read, poisson, flat, peak_x - STAMP_HALF + image.x_origin, peak_y - STAMP_HALF + image.y_origin, start
+    )
+
+
+def _brightest(parts: list[_Stamps]) -> _Stamps:
+    joined = [np.concatenate([getattr(part, name) for part in parts]) for name in _Stamps.__dataclass_fields__]
+    order = np.argsort(-joined[-1][:, columns.FLUX], kind="stable")[:MAX_STARS]
+    return _Stamps(*(np.ascontiguousarray(array[order]) for array in joined))
+
+
+def _fit(stamps: _Stamps, samples: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
+    epsf = _as_epsf(samples, "quick", 0.0)
+    n = len(stamps.values)
+    results = np.full((n, columns.RESULT_SIZE), np.nan)
+    residuals = np.zeros(stamps.values.shape)
+    weights = np.zeros(stamps.values.shape)
+    fit_stamps(
+        stamps.values, stamps.mask, stamps.read, stamps.poisson, stamps.flat, epsf.coefficients, epsf.node_x, epsf.node_y,
+        stamps.first_x, stamps.first_y, stamps.start, results, residuals, weights,
+    )  # fmt: skip
+    return results, residuals, weights
+
+
+def _average_residuals(results: NDArray, residuals: NDArray, weights: NDArray) -> NDArray[np.float64]:
+    """Clipped, smoothed mean residual on the ePSF's grid."""
+    side = residuals.shape[1]
+    pixel = np.arange(side)
+    column = np.rint((pixel[None, None, :] - results[:, columns.X][:, None, None]) * OVERSAMPLING) + (SAMPLES - 1) // 2
+    row = np.rint((pixel[None, :, None] - results[:, columns.Y][:, None, None]) * OVERSAMPLING) + (SAMPLES - 1) // 2
+    column, row = np.broadcast_arrays(column, row)
+    good = (weights > 0) & (column >= 0) & (column < SAMPLES) & (row >= 0) & (row < SAMPLES)
+    index = (row[good] * SAMPLES + column[good]).astype(int)
+    value, weight = residuals[good], weights[good]
+    # No star may outweigh the others by more than the model's own errors allow: cap at the median core weight.
+    weight = np.minimum(weight, np.quantile(weight, 0.9))
+    prior = PRIOR_STARS * float(np.median(weight))
+    keep = np.ones(value.size, bool)
+    correction = np.zeros((SAMPLES, SAMPLES))
+    for _ in range(2):
+        top = np.bincount(index[keep], weight[keep] * value[keep], SAMPLES**2).reshape(SAMPLES, SAMPLES)
+        bottom = np.bincount(index[keep], weight[keep], SAMPLES**2).reshape(SAMPLES, SAMPLES)
+        correction = _smooth(top, bottom, prior)
+        deviation = value - correction.ravel()[index]
+        spread = _spread(deviation, index)
+        keep = np.abs(deviation) < CLIP * np.maximum(spread, 1 / np.sqrt(weight))
+    return correction
+
+
+def _spread(deviation: NDArray, index: NDArray) -> NDArray[np.float64]:
+    """Robust scatter of the deviations in rings of one pixel."""
+    ring = _radius().ravel()[index].astype(int)
+    out = np.empty(deviation.size)
+    for k in np.unique(ring):
+        inside = ring == k
+        out[inside] = 1.4826 * np.median(np.abs(deviation[inside]))
+    return out
+
+
+def _smooth(top: NDArray, bottom: NDArray, prior: float) -> NDArray[np.float64]:
+    """Weighted mean under a Gaussian kernel whose width grows with the radius."""
+    radius = _radius()
+    radii = np.array([entry[0] for entry in SMOOTHING])
+    layers = []
+    for _, sigma in SMOOTHING:
+        # A Gaussian filter is a mean: times its effective number of samples it is the sum under the kernel.
+        count = max(4 * np.pi * sigma**2, 1.0)
+        layers.append(ndimage.gaussian_filter(top, sigma) * count / (ndimage.gaussian_filter(bottom, sigma) * count + prior))
+    position = np.interp(radius, radii, np.arange(radii.size))
+    lower = np.minimum(position.astype(int), radii.size - 2)
+    share = position - lower
+    stack = np.array(layers)
+    rows, cols = np.mgrid[:SAMPLES, :SAMPLES]
+    return np.asarray((1 - share) * stack[lower, rows, cols] + share * stack[lower + 1, rows, cols])
+
+
+def _model_error(results: NDArray, residuals: NDArray, weights: NDArray, samples: NDArray) -> float:
+    """Scatter of the core's residuals beyond the noise, relative to psi: the median over pixels within 1.5 pixels."""
+    side = residuals.shape[1]
+    pixel = np.arange(side)
+    distance = np.hypot(pixel[None, None, :] - results[:, columns.X][:, None, None], pixel[None, :, None] - results[:, columns.Y][:, None, None])
+    core = (distance < 1.5) & (weights > 0)
+    if core.sum() < 9:
+        return 0.1
+    row = np.clip(np.rint((distance[core]) * OVERSAMPLING).astype(int), 0, 49)
+    profile = np.array([samples[(_radius() * OVERSAMPLING).astype(int) == k].mean() for k in range(50)])
+    psi = np.maximum(profile[row], 1e-3)
+    excess = residuals[core] ** 2 - 1.0 / weights[core]
+    return float(np.sqrt(max(np.median(residuals[core] ** 2 / psi**2) / 0.4549 - np.median(1.0 / (weights[core] * psi**2)), 1e-6))) if excess.size else 0.1
