@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
+from dpm.io.fits_files import checksum
 from dpm.io.run_folder import RunFolder
 from dpm.run.files import read_json, write_json
 
-__all__ = ["InputRegistry", "checksum"]
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+__all__ = ["InputRegistry"]
 
 
 class InputRegistry:
@@ -74,11 +68,11 @@ class InputRegistry:
             return [f"{p.name}={self.identity(p, with_checksum)}" for p in sorted(path.iterdir()) if p.is_file()]
         return [self.identity(path, with_checksum)]
 
-    def add_checksums(self, checksums: dict[str, str]) -> None:
-        """Remember checksums that the workers took while they read the files."""
-        for path, digest in checksums.items():
+    def add_checksums(self, inputs: dict[str, dict[str, Any]]) -> None:
+        """Remember checksums that the workers took while they read the files: ``{path: {"sha256": ...}}``."""
+        for path, facts in inputs.items():
             if path in self.records:
-                self.records[path]["sha256"] = digest
+                self.records[path]["sha256"] = facts.get("sha256")
 
     def save(self) -> None:
         """Write ``work/inputs.json``."""

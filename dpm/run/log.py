@@ -16,7 +16,7 @@ FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
 class WarningList(logging.Handler):
-    """Keeps each warning's text once, for the provenance and the summary."""
+    """Keeps the text of each warning once, for the provenance and the summary."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -24,12 +24,23 @@ class WarningList(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the message, once."""
-        self.add(record.getMessage())
+        if record.levelno == logging.WARNING:
+            self.add(record.getMessage())
 
-    def add(self, text: str) -> None:
-        """Keep a text, once."""
-        if text not in self.messages:
-            self.messages.append(text)
+    def add(self, text: str) -> bool:
+        """Keep a text; returns whether it is new."""
+        if text in self.messages:
+            return False
+        self.messages.append(text)
+        return True
+
+    def begin(self) -> None:
+        """Forget what was kept: a stage starts."""
+        self.messages.clear()
+
+    def since(self) -> list[str]:
+        """A copy of the texts kept since `begin`."""
+        return list(self.messages)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -162,6 +163,7 @@ class Runner:
             return finished["summary"]
         self.require_upstream(name)
         start = time.perf_counter()
+        self.warnings.begin()
         parts, tasks = self.planned(name)
         done = self.map(name, parts, tasks)
         return self.finalise(name, parts, tasks, done, time.perf_counter() - start)
@@ -170,7 +172,7 @@ class Runner:
         """Do those of the tasks that are not done yet; returns all parts by name."""
         done = parts.finished_parts(tasks)
         pending = [task for task in tasks if task.name not in done]
-        log.info("%s: %d parts, %d of them done before (%s)", name, len(tasks), len(done), self.keys[name].key)
+        log.info("%s: %d parts, %d of them done before (key %s)", name, len(tasks), len(done), self.keys[name].key)
         self.observer.stage_started(name, len(tasks), len(done), self.executor.describe())
         module = self.stages[name].__name__
         worker = PartWorker(module, str(parts.path.resolve()))
@@ -178,7 +180,9 @@ class Runner:
         outcomes = self.executor.map(
             worker, pending, cost=sum(task.cost for task in pending), prepare=_Prepare(module), cancel=self.cancel
         )
-        for task, outcome in outcomes:
+        for n, (task, outcome) in enumerate(outcomes):
+            if n == 0:
+                log.info("%s: running on %s", name, self.executor.describe())
             self.observer.part_finished(name, task.name, outcome.error)
             if outcome.error is None:
                 done[task.name] = outcome.value
@@ -197,8 +201,7 @@ class Runner:
         start = time.perf_counter()
         results = [done[task.name].result for task in tasks]
         summary = self.stages[name].finalise(self.folder, self.options, results) or {}
-        for result in results:
-            self.inputs.add_checksums(result.get("checksums", {}))
+        self.inputs.add_checksums(summary.get("inputs", {}))
         self.inputs.save()
         seconds += time.perf_counter() - start
         entry = {
@@ -210,6 +213,7 @@ class Runner:
             "parts": len(tasks),
             "executor": self.executor.describe(),
             "peak_memory_bytes": max((part.peak_memory for part in done.values()), default=0),
+            "warnings": self.warnings.since(),
             "summary": summary,
         }
         parts.finish(entry, results)
@@ -227,19 +231,20 @@ class Runner:
             return
         self.observer.stage_started(name, 1, 0, "this process")
         start = time.perf_counter()
+        self.warnings.begin()
         function(self.folder)
         seconds = time.perf_counter() - start
         parts.begin({})
         parts.finish({"summary": {"files": list(files)}}, [])
-        self.provenance.add_stage(name, {"seconds": round(seconds, 3), "finished": time.strftime("%Y-%m-%dT%H:%M:%S")})
+        entry = {"seconds": round(seconds, 3), "finished": time.strftime("%Y-%m-%dT%H:%M:%S"), "warnings": self.warnings.since()}
+        self.provenance.add_stage(name, entry)
         self.observer.stage_finished(name, seconds, {})
 
     def _repeat_warnings(self, part: Part) -> None:
         """Warnings of other processes go into this one's log and list."""
         for text in part.warnings:
-            if text not in self.warnings.messages:
-                log.warning("%s: %s", part.name, text)
-                self.warnings.add(text)
+            if self.warnings.add(text):
+                log.info("%s warns: %s", part.name, text)
 
 
 @dataclass(frozen=True)
@@ -279,7 +284,7 @@ def run_pipeline(
     last : sequence of Finish
         What is made from the run folder at the end.
     restart : bool
-        Forget all finished parts first.
+        Remove all finished parts and everything made from them first.
     observer, cancel : optional
         See `Runner`.
     config_text : str, optional
@@ -304,8 +309,11 @@ def run_pipeline(
         if restart:
             for name in [*runner.stages, *(step[0] for step in last)]:
                 Parts(folder, name, "").discard()
+            for products in (folder.cubes, folder.psf.parent, folder.tables, folder.images, folder.report.parent):
+                shutil.rmtree(products, ignore_errors=True)
+            folder.create()
         log.info("dpm run of %s", folder.root)
-        result = RunResult(folder, warnings=warnings.messages)
+        result = RunResult(folder)
         try:
             for name in runner.stages:
                 if runner.parts(name).finished() is None:
@@ -315,7 +323,8 @@ def run_pipeline(
                 runner.finish(step)
         finally:
             complete = len(result.summaries) == len(runner.stages)
-            runner.provenance.save(runner.inputs, warnings.messages, finished=complete)
+            runner.provenance.save(runner.inputs, finished=complete)
+            result.warnings = runner.provenance.warnings()
         result.seconds = time.perf_counter() - start
         log.info("run complete in %.1f s", result.seconds)
     return result

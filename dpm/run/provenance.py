@@ -56,12 +56,16 @@ class Provenance:
         self.data["stages"][name] = entry
         self.save()
 
-    def save(self, inputs: InputRegistry | None = None, warnings: list[str] | None = None, finished: bool = False) -> None:
-        """Write the file, with the driver's peak memory so far."""
+    def warnings(self) -> list[str]:
+        """Warnings of all stages, each once."""
+        texts = (text for entry in self.data["stages"].values() for text in entry.get("warnings", ()))
+        return list(dict.fromkeys(texts))
+
+    def save(self, inputs: InputRegistry | None = None, finished: bool = False) -> None:
+        """Write the file, with the warnings and the driver's peak memory so far."""
         if inputs is not None:
             self.data["inputs"] = inputs.records
-        if warnings is not None:
-            self.data["warnings"] = warnings
+        self.data["warnings"] = self.warnings()
         if finished:
             self.data["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
         stages = self.data["stages"].values()

@@ -43,6 +43,8 @@ class Stage(Protocol):
     ``work`` writes its part under a temporary name, renames it when whole, and returns a small dictionary that JSON can
     hold.  A ``"files"`` entry there (paths inside the run folder) makes the part count as done only while these files exist.
     ``finalise`` gets the parts' dictionaries in the plan's order and returns a summary; its ``"files"`` entry means the same.
+    Files that the stage made under an earlier key and no longer lists are removed.  An ``"inputs"`` entry of the summary
+    (``{path: {"sha256": ...}}``) holds checksums of input files.
     """
 
     __name__: str
