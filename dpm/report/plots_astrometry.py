@@ -6,7 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm.report.data import RunData, Sample, band_label
-from dpm.report.figures import COLORS, Image, add_legend, draw_points, encode, limits, new_figure, running_median
+from dpm.report.figures import (
+    COLORS,
+    Image,
+    add_legend,
+    draw_points,
+    encode,
+    limits,
+    new_figure,
+    plain_log_axis,
+    running_median,
+)
 from dpm.report.select import clean, robust_width, scatter_of_stars, well_measured
 
 __all__ = [
@@ -51,6 +61,7 @@ def plot_position_rms(data: RunData, sample: Sample, pixel_scale: float | None, 
         factor = 1000.0 * pixel_scale
         second = axes.secondary_yaxis("right", functions=(lambda value: value * factor, lambda value: value / factor))
         second.set_ylabel("[mas]")
+        plain_log_axis(second.yaxis, (ylim[0] * factor, ylim[1] * factor))
     return encode(
         figure, f"Position scatter against magnitude, {band_label(sample.band)}", _best_stars(mag, rms, pixel_scale)
     )

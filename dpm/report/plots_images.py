@@ -219,7 +219,7 @@ def _draw_whole(
         axes.add_patch(
             Rectangle((box[0], box[2]), box[1] - box[0], box[3] - box[2], fill=False, ec=COLORS["orange"], lw=1.4)
         )
-        note += " The frame is the magnified part."
+        note += " The orange frame is the magnified part."
     axes.set_xlim(*extent[:2])
     axes.set_ylim(*extent[2:])
     return encode(figure, f"Exposure {name}, whole", f"{name}. {note}", colors=48)
@@ -245,7 +245,7 @@ def _draw_box(
         & (detections["y"] > box[2])
         & (detections["y"] < box[3])
     )
-    _circles(axes, detections, inside, float(np.clip(9000.0 / side_x, 25, 160)))
+    _circles(axes, detections, inside, float(np.clip((1600.0 / side_x) ** 2, 25, 400)))
     if compass is not None:
         for direction, letter in zip(compass, "NE"):
             step = 0.11 * side_x * direction

@@ -33,6 +33,8 @@ def plot_magnitude_rms(data: RunData, band: str, sample: Sample | None, mag_labe
     mag, rms = mag[good].astype(float), rms[good].astype(float)
     figure, axes = new_figure()
     low, high = np.percentile(rms, [0.5, 99.5])
+    if stars is not None and stars.mag.size:
+        low = min(low, float(np.nanpercentile(stars.formal_mag, 2)))
     draw_points(axes, mag, rms, limits(mag, 0.2, 99.8), (max(low / 1.5, 1e-5), high * 2), log_y=True, label="stars")
     x, median, _ = running_median(mag, rms)
     if x.size:
@@ -107,7 +109,7 @@ def plot_luminosity(data: RunData, system: str) -> Image | None:
     """Number of stars in bins of magnitude, every band, with Poisson errors."""
     figure, axes = new_figure()
     colors = [COLORS[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky")]
-    drawn = 0
+    drawn, lowest = 0, np.inf
     for band in data.bands:
         mag = _finite_column(data, f"{band}_mag")
         mag = mag[np.isfinite(mag)]
@@ -136,9 +138,11 @@ def plot_luminosity(data: RunData, system: str) -> Image | None:
             label=label,
         )
         drawn += 1
+        lowest = min(lowest, float(per_mag.min()))
     if not drawn:
         return None
     axes.set_yscale("log")
+    axes.set_ylim(bottom=lowest / 2.5)
     axes.set_xlabel(f"magnitude [{system}]")
     axes.set_ylabel("stars per magnitude")
     add_legend(axes, loc="lower right")

@@ -146,7 +146,7 @@ def _residual_maps(data: RunData) -> Section:
         "residuals",
         "Residual maps",
         "Median residuals (measured minus master frame) of well-measured stars over the raw detector, each detector "
-        "and filter. Without distortion left, the arrows are short and point everywhere.",
+        "and filter. Without distortion left, the arrows are short and have no common direction.",
         wide=True,
     )
     for band, sample in data.samples.items():
@@ -245,7 +245,7 @@ def _cmd(data: RunData) -> Section:
 
 
 def _luminosity(data: RunData) -> Section:
-    section = Section("luminosity", "Number of stars against magnitude")
+    section = Section("luminosity", "Star counts")
     system = summary.magnitude_system(data, data.bands[0]) if data.bands else "instrumental"
     section.images = _some(photometry.plot_luminosity(data, system))
     if section.empty:
@@ -255,7 +255,10 @@ def _luminosity(data: RunData) -> Section:
 
 def _epsf(data: RunData) -> Section:
     section = Section(
-        "epsf", "ePSF", "The libraries that the fits used (calibration/psf), and how far each node is from their mean."
+        "epsf",
+        "ePSF",
+        "The libraries that the fits used (calibration/psf), and how far each node is from their mean.",
+        wide=True,
     )
     paths = sorted(data.folder.psf.glob("STDPSF_*.fits")) if data.folder.psf.is_dir() else []
     for path in paths:
