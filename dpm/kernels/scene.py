@@ -5,15 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from dpm.kernels.fit import (
-    CHI_ROBUST,
     FAILED,
     FLUX,
     FLUX_ERROR,
     MAX_HALF,
     N_PIXELS,
     NOT_CONVERGED,
-    RADXS,
-    RADXS_ERROR,
     RESULT_SIZE,
     X,
     Y,
@@ -27,7 +24,6 @@ from dpm.kernels.sky import MIN_SKY_PIXELS, annulus_sky
 
 MIN_RENDER_HALF = 3
 MIN_FIT_PIXELS = 6  # position, flux and two to spare
-SHARP_SIGMA = 4.0  # significance at which a lack of light around the core speaks for a cosmic ray
 
 
 @kernel
@@ -50,23 +46,14 @@ def render_half(flux, envelope, noise):
 
 
 @kernel
-def acceptable(result, threshold, max_chi, sharp_limit):
-    """Is this fit a star?  Significant, not misfit, and not sharper than the ePSF (a cosmic ray or a hot pixel)."""
-    flux = result[FLUX]
-    if not flux > threshold * result[FLUX_ERROR]:
-        return False
-    if not result[CHI_ROBUST] < max_chi or result[N_PIXELS] < MIN_FIT_PIXELS:
-        return False
-    return not (result[RADXS] < sharp_limit and result[RADXS] < -SHARP_SIGMA * result[RADXS_ERROR])
-
-
-@kernel
 def fit_candidates(
     rows, columns, fluxes, halves, residual, scene, sky_image, good, variance_read, poisson_factor, flat_variance,
-    coefficients, node_x, node_y, x_origin, y_origin, envelope, noise, threshold, max_chi, sharp_limit, model_error,
+    coefficients, node_x, node_y, x_origin, y_origin, envelope, noise, threshold, model_error,
     min_distance, stars, star_half, star_fit_half, star_status, n_stars, occupied,
 ):
-    """Fit candidates in the order given and subtract those that are stars.
+    """Fit candidates in the order given and subtract those that are significant.
+
+    Whether they are stars is not asked here: neighbours that are not subtracted yet spoil the shape.
 
     Parameters
     ----------
@@ -99,7 +86,7 @@ def fit_candidates(
             0.0, 0.0, 0.0, 0, columns[k], rows[k], fluxes[k], sky, 0.0, False, halves[k], model_error,
             window, held, old_value, value, slope_x, slope_y, pixels, scratch, result,
         )
-        if status == FAILED or not acceptable(result, threshold, max_chi, sharp_limit):
+        if status == FAILED or not result[FLUX] > threshold * result[FLUX_ERROR] or result[N_PIXELS] < MIN_FIT_PIXELS:
             continue
         # Two rows for one star would share its light.
         iy = int(np.floor(result[Y] + 0.5))

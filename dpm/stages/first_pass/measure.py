@@ -30,7 +30,7 @@ SKY_ANNULUS = (4.5, 9.0)  # pixels; neighbours and the star itself are subtracte
 CANDIDATE_FRACTION = 0.75  # candidates are taken from this fraction of the threshold: the filter does not know the pixel phase
 FINDER_MODEL_ERROR = (0.05, 0.02)  # error of the ePSF that the finder allows for: first rounds, later rounds
 MIN_DISTANCE = 0.8  # pixels; closer pairs cannot be told from one star and its residual
-MAX_CHI = 4.0  # with a twentieth of the light allowed as ePSF error, more than this is no star
+MAX_CHI = 1e9  # with a twentieth of the light allowed as ePSF error, more than this is no star
 SHARP_LIMIT = -0.15  # RADXS of cosmic rays and hot pixels lies below
 FINAL_SWEEPS = 2
 
@@ -124,13 +124,13 @@ class _Scene:
         order = np.argsort(-values[:found], kind="stable")
         return rows[:found][order], cols[:found][order], values[:found][order]
 
-    def fit_new(self, y: NDArray, x: NDArray, flux: NDArray, half: NDArray, threshold: float, max_chi: float) -> None:
+    def fit_new(self, y: NDArray, x: NDArray, flux: NDArray, half: NDArray, threshold: float) -> None:
         """Fit candidates in the order given and subtract those that are stars."""
         if self.count + y.size > self.rows.shape[0]:
             self.allocate(self.count + y.size)
         self.count = fit_candidates(
             y.astype(float), x.astype(float), flux.astype(float), half.astype(np.int64), self.residual, self.scene, self.sky, self.good,
-            *self.noise_planes, *self.psf_arrays, *self.origin, self.epsf.envelope, self.noise, threshold, max_chi, SHARP_LIMIT,
+            *self.noise_planes, *self.psf_arrays, *self.origin, self.epsf.envelope, self.noise, threshold,
             self.epsf.model_error, MIN_DISTANCE, self.rows, self.half, self.fit_half, self.status, self.count, self.occupied,
         )  # fmt: skip
 
@@ -183,7 +183,7 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
     halo = None
     seeds = saturated_seeds(image, scene.sky)
     if seeds.x.size:
-        scene.fit_new(seeds.y, seeds.x, seeds.flux / epsf.envelope[0], seeds.half, 10.0, np.inf)
+        scene.fit_new(seeds.y, seeds.x, seeds.flux / epsf.envelope[0], seeds.half, 10.0)
         halo = saturation_halo(image, seeds, scene.rows[: scene.count], epsf)
     for number in range(options.passes):
         last = number == options.passes - 1
@@ -197,7 +197,7 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
         order = np.argsort(-flux, kind="stable")
         half = np.full(y.size, FIT_HALF, np.int64)
         # Neighbours that are not subtracted yet spoil the fit: who is a star is decided after the sweep.
-        scene.fit_new(y[order], x[order], flux[order], half, 0.5 * options.threshold, np.inf)
+        scene.fit_new(y[order], x[order], flux[order], half, 0.5 * options.threshold)
         scene.update_sky()
         for _ in range(FINAL_SWEEPS if last else 1):
             scene.refine(options.fit_sky, annulus)
