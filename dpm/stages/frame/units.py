@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from dpm.models.flags import StarFlag
 from dpm.models.transform import LinearFit, LinearTransform
 
-__all__ = ["EPOCH_GAP", "Unit", "epoch_groups", "stack"]
+__all__ = ["EPOCH_GAP", "NOT_CLEAN", "Unit", "epoch_groups", "stack"]
 
 Floats = NDArray[np.float64]
 
 # Exposures further apart than this (years) are different epochs.
 EPOCH_GAP = 0.1
 
-_NO_ALIGNMENT = int(
+# Detections with any of these bits neither carry transforms nor judge errors.
+NOT_CLEAN = int(
     StarFlag.SATURATED
     | StarFlag.NOT_CONVERGED
     | StarFlag.SHARP
@@ -93,6 +94,7 @@ class Unit:
     zero_point: float = float("nan")
     zero_point_error: float = float("nan")
     position_floor: float = float("nan")
+    residual_rms: float = float("nan")
     magnitude_floor: float = float("nan")
     warnings: list[str] = field(default_factory=list)
 
@@ -115,9 +117,15 @@ class Unit:
         Where nearly everything is flagged (a field of galaxies, an odd ePSF), the flags are given up.
         """
         usable = np.isfinite(self.u) & np.isfinite(self.v) & (self.flux > 0)
-        clean = usable & ((self.flags & _NO_ALIGNMENT) == 0)
+        clean = usable & ((self.flags & NOT_CLEAN) == 0)
         chosen = np.flatnonzero(clean if clean.sum() >= min(10, usable.sum()) else usable)
         return chosen[np.argsort(-self.flux[chosen], kind="stable")[:most]]
+
+    def jacobian(self, u: Floats, v: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Derivatives dx/du, dx/dv, dy/du, dy/dv of raw by corrected positions."""
+        (x1, y1), (x0, y0) = self.to_raw(u + 0.5, v), self.to_raw(u - 0.5, v)
+        (x3, y3), (x2, y2) = self.to_raw(u, v + 0.5), self.to_raw(u, v - 0.5)
+        return x1 - x0, x3 - x2, y1 - y0, y3 - y2
 
     def position(self) -> tuple[Floats, Floats]:
         """Detections on the master frame by the solution, or by the header where there is none."""

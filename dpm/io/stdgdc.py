@@ -1,0 +1,163 @@
+"""STDGDC distortion files: format 1 read and written, format 2 read.
+
+Format 1 has the extensions ``XGC``, ``YGC`` (int32, BSCALE 1e-5: corrected 1-based position of every raw pixel's centre),
+``MGC`` (int16, BSCALE 1e-4: magnitudes to add), and ``XCG``, ``YCG`` (int32, BSCALE 1e-5: raw 1-based position of every
+pixel of the corrected frame, whose first pixel is at ``XGC_0``, ``YGC_0``; -2e9 where there is no detector).  Format 2
+has three layers: corrections in x and y, and magnitudes.  Everything outside this module is 0-based.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from dpm.io.errors import InputError
+from dpm.models.distortion import MapDistortion
+
+__all__ = ["read_stdgdc", "write_stdgdc"]
+
+_POSITION_SCALE = 1e-5
+_MAGNITUDE_SCALE = 1e-4
+_OFF_DETECTOR = -2_000_000_000
+
+
+def read_stdgdc(path: str | Path, y_offset: int = 0) -> MapDistortion:
+    """Read an STDGDC file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Format 1 or 2.
+    y_offset : int
+        Rows to add to raw y of the chip in question (upper chip of a stacked map).
+
+    Returns
+    -------
+    MapDistortion
+        0-based; the inverse maps of the file are not needed (the forward map is inverted to higher precision).
+
+    Raises
+    ------
+    InputError
+        If the file is missing or is neither format; the message names it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "distortion.source", "no such file", "Give an STDGDC file")
+    try:
+        with fits.open(path, memmap=False, do_not_scale_image_data=True) as hdulist:
+            named = {hdu.name.upper(): _scaled(hdu) for hdu in hdulist if _is_image(hdu)}
+            layers = _layers(hdulist)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(path, "distortion.source", f"not a readable FITS file ({error})", "Copy it again") from error
+    if "XGC" in named and "YGC" in named:
+        x, y, magnitude = named["XGC"] - 1.0, named["YGC"] - 1.0, named.get("MGC")
+    elif len(layers) == 3:
+        ny, nx = layers[0].shape
+        rows, columns = np.mgrid[0:ny, 0:nx]
+        x, y, magnitude = columns + layers[0], rows + layers[1], layers[2]
+    else:
+        raise InputError(
+            path, "XGC", f"neither the extensions XGC and YGC nor three layers ({len(layers)} images)", "Give an STDGDC file"
+        )
+    if x.shape != y.shape or (magnitude is not None and magnitude.shape != x.shape):
+        raise InputError(path, "YGC", "the layers differ in size", "Give an STDGDC file")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise InputError(path, "XGC", "pixels without a corrected position", "Fill them in; every pixel needs one")
+    return MapDistortion(x, y, magnitude, y_offset)
+
+
+def write_stdgdc(path: str | Path, distortion: MapDistortion, header: dict[str, str | float | int] | None = None) -> None:
+    """Write format 1, atomically.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write.
+    distortion : MapDistortion
+        0-based maps; its `y_offset` is not stored.
+    header : dict, optional
+        Keywords to add to the primary header.
+    """
+    path = Path(path)
+    ny, nx = distortion.x_corrected.shape
+    x, y = np.asarray(distortion.x_corrected, dtype=float) + 1, np.asarray(distortion.y_corrected, dtype=float) + 1
+    x0, y0 = int(np.floor(x.min())) - 1, int(np.floor(y.min())) - 1
+    width, height = int(np.ceil(x.max())) + 2 - x0, int(np.ceil(y.max())) + 2 - y0
+    columns, rows = np.meshgrid(np.arange(width) + x0, np.arange(height) + y0)
+    plain = MapDistortion(distortion.x_corrected, distortion.y_corrected)
+    raw_x, raw_y = plain.inverse(columns - 1.0, rows - 1.0)
+    # Bilinear interpolation at the outermost pixels needs neighbours a little beyond them.
+    off = ~((raw_x > -2) & (raw_x < nx + 1) & (raw_y > -2) & (raw_y < ny + 1))
+    magnitude = np.zeros((ny, nx)) if distortion.magnitude is None else np.asarray(distortion.magnitude, dtype=float)
+    primary = fits.PrimaryHDU()
+    keys = {
+        "XGC_0": (x0, "corrected x of the first pixel of XCG, YCG"),
+        "YGC_0": (y0, "corrected y of the first pixel of XCG, YCG"),
+        "NDIM_XGC": (nx, "columns of XGC, YGC, MGC"),
+        "NDIM_YGC": (ny, "rows of XGC, YGC, MGC"),
+        "NDIM_XCG": (width, "columns of XCG, YCG"),
+        "NDIM_YCG": (height, "rows of XCG, YCG"),
+        "LTV1": (1 - x0, "1 - XGC_0"),
+        "LTV2": (1 - y0, "1 - YGC_0"),
+    }
+    for key, value in {**keys, **(header or {})}.items():
+        primary.header[key] = value
+    hdulist = fits.HDUList(
+        [
+            primary,
+            _image("XGC", x, _POSITION_SCALE, np.int32),
+            _image("YGC", y, _POSITION_SCALE, np.int32),
+            _image("MGC", magnitude, _MAGNITUDE_SCALE, np.int16),
+            _image("XCG", np.where(off, np.nan, raw_x + 1), _POSITION_SCALE, np.int32),
+            _image("YCG", np.where(off, np.nan, raw_y + 1), _POSITION_SCALE, np.int32),
+        ]
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        hdulist.writeto(temporary, output_verify="exception")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _is_image(hdu: fits.hdu.base.ExtensionHDU) -> bool:
+    return isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU) and hdu.data is not None
+
+
+def _scaled(hdu: fits.ImageHDU) -> NDArray[np.float64]:
+    """Values of an image that was read unscaled; integers without BSCALE have the format's own scale."""
+    data = np.asarray(hdu.data)
+    values = data.astype(np.float64)
+    if data.dtype.kind in "iu":
+        default = _MAGNITUDE_SCALE if hdu.name.upper() == "MGC" else _POSITION_SCALE
+        values = values * float(hdu.header.get("BSCALE", default)) + float(hdu.header.get("BZERO", 0.0))
+        values[data <= _OFF_DETECTOR] = np.nan
+    return values
+
+
+def _layers(hdulist: fits.HDUList) -> list[NDArray[np.float64]]:
+    """All two-dimensional layers in order, whether extensions or planes of a cube."""
+    layers: list[NDArray[np.float64]] = []
+    for hdu in hdulist:
+        if _is_image(hdu):
+            data = _scaled(hdu)
+            layers += [data] if data.ndim == 2 else list(data) if data.ndim == 3 else []
+    return layers
+
+
+def _image(name: str, values: NDArray[np.float64], scale: float, kind: type[np.signedinteger]) -> fits.ImageHDU:
+    """An integer image with its BSCALE; NaN becomes 'off the detector'."""
+    scaled = np.where(np.isfinite(values), np.rint(values / scale), _OFF_DETECTOR)
+    limits = np.iinfo(kind)
+    hdu = fits.ImageHDU(np.clip(scaled, limits.min, limits.max).astype(kind), name=name)
+    hdu.header["BSCALE"] = scale
+    hdu.header["BZERO"] = 0.0
+    return hdu

@@ -1,0 +1,432 @@
+"""The averaged catalogue, the exposure table and the match tables, from solved and linked units."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from dpm.io.reference import ReferenceCatalog
+from dpm.kernels.matching import grouped_median
+from dpm.models.flags import StarFlag
+from dpm.models.master_frame import MasterFrame
+from dpm.models.options import FrameOptions, PhotometryOptions
+from dpm.stages.frame.average import MeanPositions, mean_positions
+from dpm.stages.frame.field import reference_points
+from dpm.stages.frame.link import Links
+from dpm.stages.frame.match import fit_pairs, mutual_pairs
+from dpm.stages.frame.photometry import WEIGHTLESS, Band, _by_unit, _gather, average_band, band_names
+from dpm.stages.frame.units import NOT_CLEAN, Unit
+from dpm.models.transform import LinearTransform
+
+__all__ = ["Result", "build_catalog"]
+
+log = logging.getLogger(__name__)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Fewest stars that the catalogue is compared with the reference by.
+FEWEST_COMPARED = 30
+_MEDIANS = ("qfit", "radxs", "chi")
+_MEANS = ("sky", "sky_rms")
+
+
+@dataclass
+class _Positions:
+    """Positions of all stars: at their last epoch, and for every detection the mean of its own epoch."""
+
+    x: Floats
+    y: Floats
+    xx: Floats
+    xy: Floats
+    yy: Floats
+    epoch: Ints
+    n_used: Ints
+    n_epochs: Ints
+    used: NDArray[np.bool_]
+    residual_x: Floats
+    residual_y: Floats
+    by_epoch: list[MeanPositions]
+
+
+@dataclass
+class Result:
+    """What the frame stage writes.
+
+    Parameters
+    ----------
+    catalog, exposures : Table
+        As in the run folder.
+    matches : list of Table
+        One a unit.
+    summary : dict
+        Numbers for the log and the provenance.
+    """
+
+    catalog: Table
+    exposures: Table
+    matches: list[Table]
+    summary: dict
+
+
+def build_catalog(
+    units: Sequence[Unit],
+    links: Links,
+    exposures: Table,
+    frame: MasterFrame,
+    options: FrameOptions,
+    photometry: PhotometryOptions,
+    reference: ReferenceCatalog | None = None,
+) -> Result:
+    """Average everything.
+
+    Parameters
+    ----------
+    units : sequence of Unit
+        Solved units, in the order of `exposures`.
+    links : Links
+        Their detections and stars.
+    exposures : Table
+        Exposure rows of ingest.
+    frame : MasterFrame
+        Master frame.
+    options, photometry
+        ``[frame]`` and ``[photometry]``.
+    reference : ReferenceCatalog, optional
+        If given, positions are compared with it, and what errors do not explain is added to them.
+    """
+    names = band_names(units)
+    bands = []
+    for name in sorted(set(names)):
+        members = [k for k, unit in enumerate(units) if names[k] == name and unit.transform is not None]
+        if members:
+            bands.append(average_band(name, members, units, links, photometry, exposures, options.clip_sigma))
+    rows = np.flatnonzero(links.star >= 0)
+    discrepant = np.zeros(len(links.star), dtype=bool)
+    for band in bands:
+        discrepant[band.rows] = ~band.values.used
+    positions = _positions(units, links, rows, discrepant[rows], options.clip_sigma)
+    epochs = [float(np.mean([u.epoch for k, u in enumerate(units) if k in set(members)])) for members in _epochs(units)]
+    _age(positions, links, epochs)
+    systematic = _systematic(positions, links, frame, reference, epochs[-1], options)
+    positions.xx += systematic**2
+    positions.yy += systematic**2
+    order = np.lexsort((positions.x, np.round(-positions.y, 9)))
+    keep = order[np.isfinite(positions.x[order])]
+    catalog = _star_columns(units, links, rows, positions, discrepant, keep, frame, epochs, options)
+    for band in bands:
+        _band_columns(catalog, band, units, links, positions, keep, exposures)
+    catalog.meta.update(
+        {
+            "master_frame": frame.to_meta(),
+            "ref_epoch": epochs[-1],
+            "epochs": epochs,
+            "reference": reference.name if reference else "",
+            "position_systematic_mas": float(systematic * frame.scale * 1000),
+        }
+    )
+    table = _exposure_columns(units, links, names, exposures, frame, positions)
+    matches = _matches(units, links, rows, positions, bands, keep)
+    summary = {"stars": len(catalog), "matched": len(rows), "position_systematic_mas": systematic * frame.scale * 1000}
+    return Result(catalog, table, matches, summary)
+
+
+def _epochs(units: Sequence[Unit]) -> list[list[int]]:
+    from dpm.stages.frame.units import epoch_groups
+
+    return epoch_groups(units)
+
+
+def _positions(
+    units: Sequence[Unit], links: Links, rows: Ints, discrepant: NDArray[np.bool_], clip: float
+) -> _Positions:
+    """Mean positions of every epoch, the latest one of each star, and the residuals of all detections."""
+    n, n_units = links.n_stars, len(units)
+    flags = _gather(rows, links, units, "flags").astype(np.int64)
+    xx, xy, yy = _covariance(rows, links, units)
+    scales = np.array([unit.pixel_scale for unit in units])
+    out = _Positions(
+        *(np.full(n, np.nan) for _ in range(5)),
+        epoch=np.full(n, -1, dtype=np.int64),
+        n_used=np.zeros(n, dtype=np.int64),
+        n_epochs=np.zeros(n, dtype=np.int64),
+        used=np.zeros(len(rows), dtype=bool),
+        residual_x=np.full(len(rows), np.nan),
+        residual_y=np.full(len(rows), np.nan),
+        by_epoch=[],
+    )
+    pool = np.unique([f"{unit.band} {unit.detector}" for unit in units], return_inverse=True)[1]
+    default = 0.01 * float(np.min([u.transform.scale for u in units if u.transform is not None]))
+    for number in range(links.n_epochs):
+        k = np.flatnonzero(links.epoch[rows] == number)
+        part, star, unit = rows[k], links.star[rows[k]], links.unit[rows[k]]
+        # A measurement clipped for its flux is no better for the position, unless nothing would be left.
+        weightless = ((flags[k] & WEIGHTLESS) != 0) | discrepant[k]
+        clean = (flags[k] & NOT_CLEAN) == 0
+        mean = mean_positions(
+            star, unit, links.x[part], links.y[part], (xx[k], xy[k], yy[k]), weightless, clean, n, n_units, pool, clip, default
+        )
+        out.by_epoch.append(mean)
+        here = mean.n_used > 0
+        for name in ("x", "y", "xx", "xy", "yy"):
+            getattr(out, name)[here] = getattr(mean, name)[here]
+        out.epoch[here] = number
+        out.n_used += mean.n_used
+        out.n_epochs += here
+        out.used[k] = mean.used
+        out.residual_x[k], out.residual_y[k] = links.x[part] - mean.x[star], links.y[part] - mean.y[star]
+        for index in np.unique(unit):
+            ratio = units[index].transform.scale if units[index].transform is not None else 1.0
+            units[index].position_floor = float(mean.floor[index]) / ratio
+            units[index].residual_rms = float(mean.rms[index]) / ratio
+    del scales
+    return out
+
+
+def _covariance(rows: Ints, links: Links, units: Sequence[Unit]) -> tuple[Floats, Floats, Floats]:
+    """Formal covariance of each detection on the master frame: the fit's, and that of the unit's transform."""
+    parts: list[tuple[Floats, Floats, Floats]] = []
+    for k, part in _by_unit(rows, links):
+        unit = units[k]
+        local = part - links.starts[k]
+        t = unit.transform or unit.start
+        vx, vy = unit.x_error[local] ** 2, unit.y_error[local] ** 2
+        extra = unit.fit.position_variance(unit.u[local], unit.v[local]) if unit.fit is not None else 0.0
+        parts.append(
+            (t.a**2 * vx + t.b**2 * vy + extra, t.a * t.c * vx + t.b * t.d * vy, t.c**2 * vx + t.d**2 * vy + extra)
+        )
+    if not parts:
+        return np.zeros(0), np.zeros(0), np.zeros(0)
+    return tuple(np.concatenate([part[i] for part in parts]) for i in range(3))  # type: ignore[return-value]
+
+
+def _age(positions: _Positions, links: Links, epochs: list[float]) -> None:
+    """Stars not seen at the latest epoch keep their position; their errors grow by the field's motions since then."""
+    latest = positions.by_epoch[-1]
+    for number in range(links.n_epochs - 1):
+        older = positions.by_epoch[number]
+        both = (older.n_used > 0) & (latest.n_used > 0)
+        alone = positions.epoch == number
+        if not alone.any():
+            continue
+        if both.sum() >= 10:
+            shifts = np.concatenate([(latest.x - older.x)[both], (latest.y - older.y)[both]])
+            spread = 1.4826 * float(np.median(np.abs(shifts)))
+        else:
+            spread = 0.5
+        positions.xx[alone] += spread**2
+        positions.yy[alone] += spread**2
+        log.info("%d stars of epoch %.2f are not seen at %.2f", int(alone.sum()), epochs[number], epochs[-1])
+
+
+def _systematic(
+    positions: _Positions,
+    links: Links,
+    frame: MasterFrame,
+    reference: ReferenceCatalog | None,
+    epoch: float,
+    options: FrameOptions,
+) -> float:
+    """Scatter per axis (master pixels) against the reference that neither side's errors explain; 0 where unknown."""
+    if reference is None:
+        return 0.0
+    target = reference_points(reference, frame, epoch)
+    variance = 0.5 * (positions.xx + positions.yy)
+    chosen = np.flatnonzero((positions.epoch == links.n_epochs - 1) & (positions.n_used >= 3) & np.isfinite(variance))
+    i, j = mutual_pairs(positions.x[chosen], positions.y[chosen], target.x, target.y, 2.0 * options.match_radius)
+    i = chosen[i]
+    # What the reference cannot resolve says nothing: its better half and ours.
+    good = (variance[i] <= np.median(variance[i])) & (target.error[j] <= 2 * np.median(target.error[j])) if len(i) else i > 0
+    i, j = i[good], j[good]
+    if len(i) < FEWEST_COMPARED:
+        return 0.0
+    formal = variance[i] + target.error[j] ** 2
+    fit = fit_pairs(
+        positions.x[i], positions.y[i], target.x[j], target.y[j], LinearTransform(), np.sqrt(formal), options.clip_sigma
+    )
+    if fit is None:
+        return 0.0
+    x, y = fit.transform(positions.x[i], positions.y[i])
+    square = np.concatenate([(x - target.x[j]) ** 2, (y - target.y[j]) ** 2])
+    both = np.tile(formal, 2)
+    low, high = 0.0, float(np.max(square))
+    if np.median(square / both) <= 0.4549364:
+        return 0.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if np.median(square / (both + middle)) > 0.4549364 else (low, middle)
+    return float(np.sqrt(low))
+
+
+def _star_columns(
+    units: Sequence[Unit],
+    links: Links,
+    rows: Ints,
+    positions: _Positions,
+    discrepant: NDArray[np.bool_],
+    keep: Ints,
+    frame: MasterFrame,
+    epochs: list[float],
+    options: FrameOptions,
+) -> Table:
+    """Columns that do not belong to a band, sorted from North to South."""
+    mas = 1000 * frame.scale
+    ra, dec = frame.pixel_to_sky(positions.x[keep], positions.y[keep])
+    x_error, y_error = np.sqrt(positions.xx[keep]), np.sqrt(positions.yy[keep])
+    table = Table()
+    table["id"] = np.arange(1, len(keep) + 1, dtype=np.int64)
+    table["ra"], table["dec"] = ra, dec
+    table["ra_error"], table["dec_error"] = x_error * mas, y_error * mas
+    # East is against x.
+    table["ra_dec_corr"] = -positions.xy[keep] / (x_error * y_error)
+    table["ref_epoch"] = np.full(len(keep), epochs[-1])
+    table["x"], table["y"], table["x_error"], table["y_error"] = positions.x[keep], positions.y[keep], x_error, y_error
+    table["n_epochs"] = positions.n_epochs[keep]
+    when = np.array([unit.epoch for unit in units])[links.unit[rows]]
+    first, last = np.full(links.n_stars, np.inf), np.full(links.n_stars, -np.inf)
+    star = links.star[rows]
+    np.minimum.at(first, star[positions.used], when[positions.used])
+    np.maximum.at(last, star[positions.used], when[positions.used])
+    table["baseline"] = np.maximum(last - first, 0.0)[keep]
+    flags = _gather(rows, links, units, "flags").astype(np.int32)
+    combined = np.zeros(links.n_stars, dtype=np.int32)
+    np.bitwise_or.at(combined, star[positions.used], flags[positions.used])
+    clipped = ~positions.used & ((flags & WEIGHTLESS) == 0)
+    combined[star[clipped | discrepant[rows] & ((flags & WEIGHTLESS) == 0)]] |= int(StarFlag.CLIPPED)
+    combined[positions.n_used < options.min_exposures] |= int(StarFlag.FEW_EXPOSURES)
+    table["flags"] = combined[keep]
+    return table
+
+
+def _band_columns(
+    table: Table,
+    band: Band,
+    units: Sequence[Unit],
+    links: Links,
+    positions: _Positions,
+    keep: Ints,
+    exposures: Table,
+) -> None:
+    """Add one band's columns."""
+    values, name = band.values, band.name
+    flux_unit = str(exposures[band.units[0]]["flux_unit"])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(values.mean > 0, values.mean, np.nan)
+        mag = -2.5 * np.log10(mean) + band.zero_point
+        star = links.star[band.rows]
+        single = -2.5 * np.log10(np.where(band.level > 0, band.level, np.nan)) + band.zero_point
+        square = np.where(values.used, (single - mag[star]) ** 2, 0.0)
+        n = values.n_used
+        rms = np.sqrt(np.bincount(star, np.nan_to_num(square), links.n_stars) / (n - 1))
+        error = 1.0857362 * values.error / mean
+    rms[n < 2] = np.nan
+    table[f"{name}_mag"], table[f"{name}_mag_error"], table[f"{name}_mag_rms"] = mag[keep], error[keep], rms[keep]
+    table[f"{name}_flux"], table[f"{name}_flux_error"] = values.mean[keep], values.error[keep]
+    for column in ("flux", "flux_error"):
+        table[f"{name}_{column}"].unit = flux_unit
+    for column in ("mag", "mag_error", "mag_rms"):
+        table[f"{name}_{column}"].meta = {"system": band.system, "zero_point": band.zero_point}
+    used = np.flatnonzero(values.used)
+    used = used[np.argsort(star[used], kind="stable")]
+    edges = np.searchsorted(star[used], np.arange(links.n_stars + 1))
+    parts = _by_unit(band.rows, links)
+    for column in _MEDIANS + _MEANS:
+        single = np.concatenate([units[k].load(column)[part - links.starts[k]] for k, part in parts]).astype(float)
+        if column in _MEDIANS:
+            value = grouped_median(single[used], edges)
+        else:
+            finite = np.isfinite(single[used])
+            total = np.bincount(star[used][finite], single[used][finite], links.n_stars)
+            with np.errstate(invalid="ignore"):
+                value = total / np.bincount(star[used][finite], minlength=links.n_stars)
+        table[f"{name}_{column}"] = value[keep]
+        if column in _MEANS:
+            table[f"{name}_{column}"].unit = flux_unit
+    table[f"{name}_n_exposures"] = np.maximum(_coverage(band, units, positions, links), n)[keep]
+    table[f"{name}_n_good"] = n[keep]
+    flags = _gather(band.rows, links, units, "flags").astype(np.int64)
+    saturated = np.bincount(star, values.used & ((flags & int(StarFlag.SATURATED)) != 0), links.n_stars)
+    table[f"{name}_saturated"] = ((saturated == n) & (n > 0))[keep]
+
+
+def _coverage(band: Band, units: Sequence[Unit], positions: _Positions, links: Links) -> Ints:
+    """Exposures of the band whose array holds the star."""
+    count = np.zeros(links.n_stars, dtype=np.int64)
+    for k in band.units:
+        unit = units[k]
+        if unit.transform is None:
+            continue
+        x, y = positions.x, positions.y
+        edge_x, edge_y = unit.outline()
+        near = np.flatnonzero(
+            (x > edge_x.min() - 2) & (x < edge_x.max() + 2) & (y > edge_y.min() - 2) & (y < edge_y.max() + 2)
+        )
+        if not len(near):
+            continue
+        raw_x, raw_y = unit.to_raw(*unit.transform.inverse()(x[near], y[near]))
+        x_low, x_high, y_low, y_high = unit.bounds
+        inside = (raw_x > x_low - 0.5) & (raw_x < x_high + 0.5) & (raw_y > y_low - 0.5) & (raw_y < y_high + 0.5)
+        count[near[inside]] += 1
+    return count
+
+
+def _exposure_columns(
+    units: Sequence[Unit],
+    links: Links,
+    names: list[str],
+    exposures: Table,
+    frame: MasterFrame,
+    positions: _Positions,
+) -> Table:
+    """The exposure table with the solution; NaN where a unit was left out."""
+    table = exposures.copy()
+    matched = np.bincount(links.unit[links.star >= 0], minlength=len(units))
+    table["band"] = names
+    table["n_detections"] = [len(unit) for unit in units]
+    table["n_matched"] = matched
+    table["n_reference"] = [int(unit.fit.used.sum()) if unit.fit is not None else 0 for unit in units]
+    nan = LinearTransform(*[float("nan")] * 6)
+    for name in ("a", "b", "c", "d", "x_shift", "y_shift"):
+        table[name] = [getattr(unit.transform or nan, name) for unit in units]
+    table["residual_rms"] = [unit.residual_rms for unit in units]
+    table["zero_point"] = [unit.zero_point for unit in units]
+    table["zero_point_error"] = [unit.zero_point_error for unit in units]
+    table.meta.update({"master_frame": frame.to_meta()})
+    return table
+
+
+def _matches(
+    units: Sequence[Unit], links: Links, rows: Ints, positions: _Positions, bands: list[Band], keep: Ints
+) -> list[Table]:
+    """Which detection belongs to which star of the catalogue, with residuals in raw pixels."""
+    number = np.full(links.n_stars, -1, dtype=np.int64)
+    number[keep] = np.arange(1, len(keep) + 1)
+    dmag = np.full(len(links.star), np.nan)
+    for band in bands:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            dmag[band.rows] = -2.5 * np.log10(band.level / band.values.mean[links.star[band.rows]])
+    place = np.full(len(links.star), -1, dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    tables = []
+    for k, unit in enumerate(units):
+        mine = np.arange(links.starts[k], links.starts[k + 1])
+        mine = mine[links.star[mine] >= 0]
+        mine = mine[number[links.star[mine]] > 0]
+        local, at = mine - links.starts[k], place[mine]
+        table = Table()
+        table["id"] = number[links.star[mine]]
+        table["row"] = unit.row[local]
+        back = (unit.transform or unit.start).inverse()
+        du = back.a * positions.residual_x[at] + back.b * positions.residual_y[at]
+        dv = back.c * positions.residual_x[at] + back.d * positions.residual_y[at]
+        xu, xv, yu, yv = unit.jacobian(unit.u[local], unit.v[local])
+        table["dx"], table["dy"] = xu * du + xv * dv, yu * du + yv * dv
+        table["dmag"] = dmag[mine]
+        table["used"] = positions.used[at]
+        tables.append(table)
+    return tables

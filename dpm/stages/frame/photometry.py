@@ -1,0 +1,170 @@
+"""Zero points and mean fluxes, band by band."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from dpm.models.flags import StarFlag
+from dpm.models.options import PhotometryOptions
+from dpm.stages.frame.average import MeanValues, mean_values
+from dpm.stages.frame.geometry import configured_zero_point
+from dpm.stages.frame.link import Links
+from dpm.stages.frame.units import NOT_CLEAN, Unit, epoch_groups
+from dpm.stages.frame.zero_points import solve_zero_points
+
+__all__ = ["Band", "average_band", "band_names", "magnitude_system"]
+
+log = logging.getLogger(__name__)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Fluxes from wings or from fits that stopped early count only where a star has nothing better.
+WEIGHTLESS = int(StarFlag.SATURATED | StarFlag.NOT_CONVERGED)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Photometry of one band.
+
+    Parameters
+    ----------
+    name : str
+        Prefix of the catalogue's columns.
+    units : list of int
+        Its units.
+    rows : ndarray (m,), int
+        Its linked detections, as indices into the links.
+    values : MeanValues
+        Mean fluxes of all stars on the central unit's scale.
+    level : ndarray (m,)
+        Single fluxes on that scale.
+    zero_point : float
+        From instrumental magnitudes of the central unit to `system`.
+    system : str
+        ``Vega``, ``AB``, ``instrumental`` or ``configured``.
+    """
+
+    name: str
+    units: list[int]
+    rows: Ints
+    values: MeanValues
+    level: Floats
+    zero_point: float
+    system: str
+
+
+def band_names(units: Sequence[Unit]) -> list[str]:
+    """Catalogue prefix of each unit: its band, with the year where the band comes back at another epoch."""
+    seen: dict[str, set[int]] = {}
+    year_of: dict[int, int] = {}
+    for members in epoch_groups(units):
+        year = int(np.floor(np.mean([units[k].epoch for k in members])))
+        for k in members:
+            year_of[k] = year
+            seen.setdefault(units[k].band, set()).add(year)
+    return [
+        unit.band if len(seen[unit.band]) == 1 else f"{unit.band}_{year_of[k]}" for k, unit in enumerate(units)
+    ]
+
+
+def average_band(
+    name: str,
+    members: list[int],
+    units: Sequence[Unit],
+    links: Links,
+    photometry: PhotometryOptions,
+    exposures: Table,
+    clip: float,
+) -> Band:
+    """Solve the zero points of one band's units and average its fluxes.
+
+    Sets ``zero_point``, ``zero_point_error`` and ``magnitude_floor`` of the units.
+    """
+    rows = np.concatenate([np.arange(links.starts[k], links.starts[k + 1]) for k in members])
+    rows = rows[links.star[rows] >= 0]
+    local = np.full(len(units), -1, dtype=np.int64)
+    local[members] = np.arange(len(members))
+    unit, star = local[links.unit[rows]], links.star[rows]
+    flux = _gather(rows, links, units, "flux")
+    flux_error = _gather(rows, links, units, "flux_error")
+    flags = _gather(rows, links, units, "flags")
+    clean = ((flags & NOT_CLEAN) == 0) & (flux > 0)
+    central = _central(members, units)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mag = -2.5 * np.log10(np.where(flux > 0, flux, np.nan))
+        mag_error = 1.0857 * flux_error / flux
+    prior = np.array([units[k].zero_point_prior for k in members])
+    zero_point, error = solve_zero_points(
+        star[clean], unit[clean], mag[clean], mag_error[clean], len(members), central, prior
+    )
+    scale = 10 ** (-0.4 * zero_point)
+    values = mean_values(
+        star,
+        unit,
+        flux * scale[unit],
+        (flux_error * scale[unit]) ** 2,
+        scale,
+        np.array([_poisson(units[k]) for k in members]),
+        (flags & WEIGHTLESS) != 0,
+        clean,
+        links.n_stars,
+        len(members),
+        np.unique([units[k].detector for k in members], return_inverse=True)[1],
+        clip,
+    )
+    for n, k in enumerate(members):
+        units[k].zero_point, units[k].zero_point_error = float(zero_point[n]), float(error[n])
+        units[k].magnitude_floor = 1.0857 * float(values.floor[n])
+    absolute, system = magnitude_system(units[members[central]], exposures[members[central]], photometry)
+    return Band(name, members, rows, values, flux * scale[unit], absolute, system)
+
+
+def magnitude_system(unit: Unit, row: Table.Row, photometry: PhotometryOptions) -> tuple[float, str]:
+    """Zero point of a band and the name of its system, by the central unit."""
+    given = configured_zero_point(photometry, unit.band, unit.detector)
+    wanted = photometry.system.lower()
+    names = {"vega": "Vega", "ab": "AB"}
+    if given is not None:
+        return given, names.get(wanted, "configured")
+    if wanted in names:
+        value = float(row[f"zero_point_{wanted}"])
+        if np.isfinite(value):
+            return value, names[wanted]
+        log.warning("%s: the header has no %s zero point; magnitudes stay instrumental", unit.band, names[wanted])
+    return 0.0, "instrumental"
+
+
+def _gather(rows: Ints, links: Links, units: Sequence[Unit], name: str) -> NDArray:
+    """An attribute of the units' detections at rows of the links (in the order of units)."""
+    parts = [getattr(units[k], name)[part - links.starts[k]] for k, part in _by_unit(rows, links)]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _by_unit(rows: Ints, links: Links) -> list[tuple[int, Ints]]:
+    """Rows, which are in the order of units, split by unit."""
+    edges = np.flatnonzero(np.diff(links.unit[rows])) + 1
+    return [(int(links.unit[part[0]]), part) for part in np.split(rows, edges) if len(part)]
+
+
+def _central(members: list[int], units: Sequence[Unit]) -> int:
+    """Place among the members of the unit nearest to the middle of the band's field, of those with enough stars."""
+    centres = np.array([[float(np.mean(axis)) for axis in units[k].outline()] for k in members])
+    enough = np.array([len(units[k]) for k in members])
+    distance = np.round(np.hypot(*(centres - np.mean(centres, axis=0)).T), 3)
+    distance[enough < 0.5 * np.median(enough)] += 1e9
+    return int(np.argmin(distance))
+
+
+def _poisson(unit: Unit) -> float:
+    """Growth of a unit's flux variance with flux, from its brightest clean stars."""
+    chosen = unit.bright(50)
+    ratio = unit.flux_error[chosen] ** 2 / unit.flux[chosen]
+    ratio = ratio[np.isfinite(ratio)]
+    return float(np.median(ratio)) if len(ratio) else 0.0

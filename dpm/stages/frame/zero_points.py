@@ -1,0 +1,139 @@
+"""Photometric zero points of the units of one band against its central exposure."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm.kernels.matching import grouped_median
+
+__all__ = ["solve_zero_points"]
+
+Floats = NDArray[np.float64]
+
+# Bright stars of a unit that count, fewest stars that tie two units, rounds of the solution.
+MOST_STARS = 300
+FEWEST_COMMON = 3
+ROUNDS = 30
+CLIP = 3.0
+
+
+def solve_zero_points(
+    star: NDArray[np.int64],
+    unit: NDArray[np.int64],
+    mag: Floats,
+    mag_error: Floats,
+    n_units: int,
+    central: int,
+    prior: Floats,
+) -> tuple[Floats, Floats]:
+    """Zero points by clipped medians of the bright stars that units have in common.
+
+    First each unit is tied to the ones before it, the best connected first; then all are solved together, each against
+    the median magnitudes of its stars, until nothing moves.
+
+    Parameters
+    ----------
+    star, unit : ndarray (n,), int
+        Star and unit of every well-measured detection of the band.
+    mag, mag_error : ndarray (n,)
+        Instrumental magnitudes.
+    n_units : int
+        Number of units.
+    central : int
+        The unit whose zero point is 0.
+    prior : ndarray (n_units,)
+        Zero points from headers or configuration; they tie units without common stars.  NaN: unknown.
+
+    Returns
+    -------
+    zero_point, error : ndarray (n_units,)
+        To be added to instrumental magnitudes, 0 with error 0 for the central unit; the error is NaN where a unit shares
+        no stars with others and rests on the prior alone.
+    """
+    keep = np.isfinite(mag) & np.isfinite(mag_error) & (mag_error > 0)
+    keep &= _bright(unit, mag, keep, n_units)
+    star, unit, mag, mag_error = star[keep], unit[keep], mag[keep], mag_error[keep]
+    _, star = np.unique(star, return_inverse=True)
+    n_stars = int(star.max()) + 1 if len(star) else 0
+    zero_point = _chain(star, unit, mag, n_units, n_stars, central, prior)
+    error = np.full(n_units, np.nan)
+    order = np.argsort(star, kind="stable")
+    star, unit, mag, mag_error = star[order], unit[order], mag[order], mag_error[order]
+    edges = np.searchsorted(star, np.arange(n_stars + 1))
+    several = np.diff(edges)[star] >= 2
+    by_unit = np.argsort(unit[several], kind="stable")
+    unit_edges = np.searchsorted(unit[several][by_unit], np.arange(n_units + 1))
+    for _ in range(ROUNDS):
+        level = mag + zero_point[unit]
+        residual = (level - grouped_median(level, edges)[star])[several][by_unit]
+        step = np.zeros(n_units)
+        for k in range(n_units):
+            part = residual[unit_edges[k] : unit_edges[k + 1]]
+            if len(part) >= FEWEST_COMMON:
+                step[k], error[k] = _clipped_median(part)
+        step -= step[central]
+        zero_point = zero_point - step
+        if np.max(np.abs(step)) < 1e-6:
+            break
+    zero_point = zero_point - zero_point[central]
+    error[central] = 0.0
+    return zero_point, error
+
+
+def _bright(unit: NDArray[np.int64], mag: Floats, keep: NDArray[np.bool_], n_units: int) -> NDArray[np.bool_]:
+    chosen = np.zeros(len(unit), dtype=bool)
+    rows = np.flatnonzero(keep)
+    rows = rows[np.lexsort((mag[rows], unit[rows]))]
+    edges = np.searchsorted(unit[rows], np.arange(n_units + 1))
+    for k in range(n_units):
+        chosen[rows[edges[k] : edges[k + 1]][:MOST_STARS]] = True
+    return chosen
+
+
+def _chain(
+    star: NDArray[np.int64],
+    unit: NDArray[np.int64],
+    mag: Floats,
+    n_units: int,
+    n_stars: int,
+    central: int,
+    prior: Floats,
+) -> Floats:
+    """Start values: tie units one after the other to what is tied already."""
+    zero_point = np.zeros(n_units)
+    done = np.zeros(n_units, dtype=bool)
+    total, count = np.zeros(n_stars), np.zeros(n_stars)
+    rows = [np.flatnonzero(unit == k) for k in range(n_units)]
+    common = np.zeros(n_units, dtype=np.int64)
+    k, linked = central, True
+    while True:
+        part = rows[k]
+        known = part[count[star[part]] > 0]
+        if k != central and linked:
+            zero_point[k] = _clipped_median(total[star[known]] / count[star[known]] - mag[known])[0]
+        elif k != central:
+            difference = prior[k] - prior[central]
+            zero_point[k] = difference if np.isfinite(difference) else 0.0
+        done[k] = True
+        total[star[part]] += mag[part] + zero_point[k]
+        count[star[part]] += 1
+        if done.all():
+            return zero_point
+        common = np.bincount(unit, count[star] > 0, n_units).astype(np.int64)
+        common[done] = -1
+        k = int(np.argmax(common))
+        linked = bool(common[k] >= FEWEST_COMMON)
+
+
+def _clipped_median(values: Floats) -> tuple[float, float]:
+    """Median after clipping, and its error."""
+    for _ in range(10):
+        middle = float(np.median(values))
+        width = max(1.4826 * float(np.median(np.abs(values - middle))), 1e-6)
+        inside = np.abs(values - middle) <= CLIP * width
+        if inside.all():
+            break
+        values = values[inside]
+    scatter = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    return float(np.median(values)), 1.2533 * scatter / float(np.sqrt(len(values)))
