@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 
 import typer
 
-__all__ = ["guarded", "say", "show_tracebacks"]
+__all__ = ["guarded", "prepare_process", "say", "show_tracebacks"]
 
 P = ParamSpec("P")
 
@@ -34,9 +34,6 @@ def guarded(function: Callable[P, Any]) -> Callable[P, None]:
         from dpm.execute import ClusterError, Interrupted
         from dpm.run.errors import RunError
 
-        signal.signal(signal.SIGTERM, _interrupt)
-        logging.captureWarnings(True)
-        logging.getLogger("py.warnings").addHandler(logging.NullHandler())
         try:
             function(*args, **kwargs)
         except (KeyboardInterrupt, Interrupted):
@@ -62,6 +59,14 @@ def _fail(error: Exception, code: int, kind: str = "") -> None:
         traceback.print_exception(error, file=sys.stderr)
     say(f"dpm: {kind}{error}")
     raise typer.Exit(code) from None
+
+
+def prepare_process() -> None:
+    """Set up the process of a command: SIGTERM interrupts, and Python's warnings go to the log file, not to the screen."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(logging.NullHandler())
+    logging.getLogger("dpm").addHandler(logging.NullHandler())
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -154,6 +154,9 @@ def main() -> None:
     # Parallelism is dpm's own: BLAS threads inside would only get in its way.  This has to stand before numpy is imported.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
         os.environ.setdefault(name, "1")
+    from dpm.cli.guard import prepare_process
+
+    prepare_process()
     try:
         app()
     except SystemExit as end:
