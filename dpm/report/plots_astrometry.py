@@ -17,7 +17,7 @@ from dpm.report.figures import (
     plain_log_axis,
     running_median,
 )
-from dpm.report.select import clean, robust_width, scatter_of_stars, well_measured
+from dpm.report.select import clean, measured_residuals, robust_width, scatter_of_stars
 
 __all__ = [
     "MINIMUM_FOR_MAPS",
@@ -69,10 +69,10 @@ def plot_position_rms(data: RunData, sample: Sample, pixel_scale: float | None, 
 
 def plot_cloud(sample: Sample, pixel_scale: float | None) -> Image | None:
     """Residuals dy against dx of well-measured stars with their histograms and widths."""
-    good = well_measured(sample) & np.isfinite(sample["dx"]) & np.isfinite(sample["dy"])
+    good, factor = measured_residuals(sample)
     if good.sum() < 5:
         return None
-    dx, dy = sample["dx"][good].astype(float), sample["dy"][good].astype(float)
+    dx, dy = factor * sample["dx"][good], factor * sample["dy"][good]
     width_x, width_y = robust_width(dx), robust_width(dy)
     half = max(5.0 * max(width_x, width_y), 1e-4)
     grid = {"width_ratios": [4, 1.15], "height_ratios": [1.15, 4], "wspace": 0.02, "hspace": 0.02}
@@ -194,7 +194,7 @@ def plot_residual_trends(x: NDArray, y: NDArray, dx: NDArray, dy: NDArray, area:
 
 def plot_pixel_phase(sample: Sample) -> Image | None:
     """Residuals against the position inside the pixel, with medians."""
-    good = well_measured(sample, 50.0) & np.isfinite(sample["dx"]) & np.isfinite(sample["dy"])
+    good, _ = measured_residuals(sample, 50.0)
     if good.sum() < MINIMUM_FOR_MAPS:
         return None
     figure, axes = new_figure(4.6, 3.9, nrows=2, sharex=True)

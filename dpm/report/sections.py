@@ -15,7 +15,7 @@ from dpm.report import plots_quality as quality
 from dpm.report import summary
 from dpm.report.data import RunData, Sample
 from dpm.report.figures import Image
-from dpm.report.select import well_measured
+from dpm.report.select import measured_residuals
 from dpm.report.summary import HtmlTable
 
 __all__ = ["Section", "build_sections"]
@@ -150,7 +150,7 @@ def _residual_maps(data: RunData) -> Section:
         wide=True,
     )
     for band, sample in data.samples.items():
-        good = well_measured(sample) & np.isfinite(sample["dx"]) & np.isfinite(sample["dy"])
+        good, _ = measured_residuals(sample)
         for detector, area, mine in _detectors_of(data, sample):
             chosen = good & mine
             x, y, dx, dy = (sample[name][chosen].astype(float) for name in ("x", "y", "dx", "dy"))

@@ -15,6 +15,7 @@ __all__ = [
     "StarScatter",
     "clean",
     "formal_error",
+    "measured_residuals",
     "robust_width",
     "scatter_of_stars",
     "star_magnitudes",
@@ -68,6 +69,32 @@ def well_measured(sample: Sample, minimum_snr: float = 100.0) -> NDArray[np.bool
     if bright.sum() >= 30 or not good.any():
         return bright
     return good & (snr >= np.median(snr[good]))
+
+
+def measured_residuals(sample: Sample, minimum_snr: float = 100.0) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Well-measured detections whose residuals tell something: those of stars in two or more exposures.
+
+    Parameters
+    ----------
+    sample : Sample
+        Detections of a band.
+    minimum_snr : float
+        As for `well_measured`.
+
+    Returns
+    -------
+    chosen : ndarray (n,), bool
+        The detections.
+    factor : ndarray (n of the chosen,)
+        sqrt(n / (n - 1)) of the star's n exposures: the mean that a residual is taken about contains the detection
+        itself, which makes the scatter smaller by that factor.
+    """
+    averaged = clean(sample) & np.isfinite(sample["dx"]) & np.isfinite(sample["dy"])
+    _, group, count = np.unique(sample["id"][averaged], return_inverse=True, return_counts=True)
+    number = np.zeros(len(sample))
+    number[averaged] = count[group]
+    chosen = well_measured(sample, minimum_snr) & (number > 1)
+    return chosen, np.sqrt(number[chosen] / (number[chosen] - 1))
 
 
 def star_magnitudes(data: RunData, sample: Sample) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from dpm.io.tables import catalog_columns
 from dpm.models.columns import DETECTION_COLUMNS, MATCH_COLUMNS, Column
 from dpm.models.flags import STAR_FLAG_MEANINGS
 from dpm.report.data import RunData, band_label
-from dpm.report.select import robust_width, well_measured
+from dpm.report.select import measured_residuals, robust_width
 
 __all__ = [
     "HtmlTable",
@@ -117,10 +117,11 @@ def key_figures(data: RunData) -> list[tuple[str, str]]:
             words += f", {100 * share:.0f} % of them of catalogue stars"
         figures.append((f"{total:,}", words))
     for band, sample in data.samples.items():
-        good = well_measured(sample) & np.isfinite(sample["dx"])
+        good, factor = measured_residuals(sample)
         scale = pixel_scale(data, band)
         if good.sum() >= 5:
-            width = np.sqrt(0.5 * (robust_width(sample["dx"][good]) ** 2 + robust_width(sample["dy"][good]) ** 2))
+            widths = [robust_width(factor * sample[name][good]) for name in ("dx", "dy")]
+            width = np.sqrt(0.5 * (widths[0] ** 2 + widths[1] ** 2))
             words = f"pixel: position scatter of one exposure, well-measured stars, {band_label(band)}"
             figures.append((f"{width:.4f}", words + (f" ({1000 * scale * width:.2f} mas)" if scale else "")))
     seconds = _run_seconds(data)

@@ -1,0 +1,69 @@
+"""The page of columns and flags, made from the registries: ``python -m dpm.models.columns_page docs/columns.md``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dpm.models.columns import (
+    CATALOG_COLUMNS,
+    CATALOG_FILTER_COLUMNS,
+    DETECTION_COLUMNS,
+    EXPOSURE_COLUMNS,
+    MATCH_COLUMNS,
+    Column,
+    markdown_table,
+)
+from dpm.models.flags import PIXEL_FLAG_MEANINGS, STAR_FLAG_MEANINGS
+
+__all__ = ["columns_page"]
+
+_HEAD = """# Columns and flags
+
+This page is made from `dpm/models/columns.py` and `dpm/models/flags.py`. After a change there, run
+`python -m dpm.models.columns_page docs/columns.md`.
+
+A column that no stage of the run has filled is absent from its table. The unit `flux` stands for the unit of the
+band's exposures, DN/s (JWST, NICMOS) or electron/s (ACS, WFC3); the tables themselves say which. Errors are one
+standard deviation. Pixel positions are 0-based, and the centre of the first pixel is (0, 0).
+"""
+
+
+def columns_page() -> str:
+    """The page as Markdown, with a final line break."""
+    parts: list[tuple[str, str, tuple[Column, ...], str]] = [
+        ("`tables/catalog.parquet`", "One row a star.", CATALOG_COLUMNS, ""),
+        (
+            "`tables/catalog.parquet`, columns of every filter",
+            "`{f}` is instrument and filter in lower case, such as `niriss_f090w` or `acswfc_f814w`, with `_<year>` "
+            "after it where a filter comes back at another epoch.",
+            CATALOG_FILTER_COLUMNS,
+            "{f}_",
+        ),
+        ("`tables/exposures.parquet`", "One row an exposure of a detector.", EXPOSURE_COLUMNS, ""),
+        ("`tables/detections/`", "First pass, one part an exposure of a detector.", DETECTION_COLUMNS, ""),
+        (
+            "`tables/matches/`",
+            "Which detection belongs to which star; one part an exposure of a detector.",
+            MATCH_COLUMNS,
+            "",
+        ),
+    ]
+    sections = [
+        f"## {title}\n\n{text}\n\n{markdown_table(columns, prefix)}\n" for title, text, columns, prefix in parts
+    ]
+    sections.append(_flags("Flags of detections and stars", "The column `flags`.", STAR_FLAG_MEANINGS))
+    sections.append(_flags("Flags of pixels", "The plane `dq` of the cubes.", PIXEL_FLAG_MEANINGS))
+    return "\n".join([_HEAD, *sections])
+
+
+def _flags(title: str, text: str, meanings: Mapping[Any, str]) -> str:
+    rows = ["| bit | name | meaning |", "|---|---|---|"]
+    rows += [f"| {int(flag)} | `{flag.name}` | {meaning} |" for flag, meaning in meanings.items()]
+    return f"## {title}\n\n{text}\n\n" + "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(columns_page(), encoding="utf-8")
