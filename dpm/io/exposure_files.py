@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from astropy.io import fits
 
@@ -15,7 +17,7 @@ from dpm.models.options import InputOptions
 __all__ = ["read_exposure_headers", "read_exposure_pixels"]
 
 
-def _reader(path: str | Path, hdulist: fits.HDUList):  # type: ignore[no-untyped-def]
+def _reader(path: str | Path, hdulist: fits.HDUList) -> ModuleType:
     telescope = header_text((hdulist[0].header,), "TELESCOP").upper()
     if telescope == "JWST":
         return jwst
@@ -55,8 +57,8 @@ def read_exposure_headers(path: str | Path) -> list[ExposureUnit]:
 
 def read_exposure_pixels(
     path: str | Path, detectors: list[str], settings: InputOptions
-) -> list[tuple[ExposureUnit, UnitPixels]]:
-    """Pixels of some detectors of a file.
+) -> Iterator[tuple[ExposureUnit, UnitPixels]]:
+    """Pixels of some detectors of a file, one after the other, so that only one chip need be in memory.
 
     Parameters
     ----------
@@ -67,9 +69,9 @@ def read_exposure_pixels(
     settings : InputOptions
         How files are read.
 
-    Returns
-    -------
-    list of (ExposureUnit, UnitPixels)
+    Yields
+    ------
+    (ExposureUnit, UnitPixels)
         In the file's order.
 
     Raises
@@ -79,5 +81,6 @@ def read_exposure_pixels(
     """
     with open_exposure(path) as hdulist:
         reader = _reader(path, hdulist)
-        units = [unit for unit in reader.read_headers(path, hdulist) if unit.detector.name in detectors]
-        return [(unit, reader.read_pixels(path, hdulist, unit, settings)) for unit in units]
+        for unit in reader.read_headers(path, hdulist):
+            if unit.detector.name in detectors:
+                yield unit, reader.read_pixels(path, hdulist, unit, settings)

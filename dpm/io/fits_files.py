@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,7 @@ __all__ = [
     "image_array",
     "julian_year",
     "open_exposure",
+    "optional_number",
 ]
 
 _SUFFIXES = ("_cal", "_crf", "_rate", "_flc", "_flt", "_c0m", "_ima", "_mos")
@@ -68,7 +71,7 @@ def open_exposure(path: str | Path) -> Iterator[fits.HDUList]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
             hdulist = fits.open(path, memmap=False, lazy_load_hdus=False)
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             path,
@@ -84,8 +87,9 @@ def open_exposure(path: str | Path) -> Iterator[fits.HDUList]:
 
 
 def _check_length(path: Path, hdulist: fits.HDUList) -> None:
-    """Compare the file's size with what the last header promises; compressed files are checked while they are read."""
-    if path.suffix == ".gz" or not len(hdulist):
+    """Compare the file's size with what the last header promises; read compressed files to their end."""
+    if path.suffix == ".gz":
+        _check_gzip(path)
         return
     size = path.stat().st_size
     info = hdulist[-1].fileinfo()
@@ -97,6 +101,16 @@ def _check_length(path: Path, hdulist: fits.HDUList) -> None:
             f"the file is truncated: {size} bytes, at least {needed} needed",
             "Download the file again",
         )
+
+
+def _check_gzip(path: Path) -> None:
+    """Read a compressed file to its end: astropy takes one that ends early for one with fewer extensions."""
+    try:
+        with gzip.open(path) as stream:
+            while stream.read(1 << 22):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(path, "PRIMARY", f"the file is truncated or damaged ({error})", "Download it again") from error
 
 
 def extension(path: str | Path, hdulist: fits.HDUList, name: str, version: int = 1) -> Any:
@@ -160,6 +174,15 @@ def header_value(path: str | Path, headers: tuple[fits.Header, ...], keys: tuple
     )
 
 
+def optional_number(headers: tuple[fits.Header, ...], key: str, default: float) -> float:
+    """A keyword as a number; ``default`` where it is absent, undefined, not a number or not finite."""
+    for header in headers:
+        value = header.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
+            return float(value)
+    return default
+
+
 def header_text(headers: tuple[fits.Header, ...], key: str) -> str:
     """A keyword as text, empty where it is absent or undefined."""
     for header in headers:
@@ -183,7 +206,7 @@ def image_array(
     name = f"{hdu.name},{hdu.ver}"
     try:
         data = hdu.data
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
         raise InputError(
             path, name, f"the pixels cannot be read ({error})", "The file is truncated or damaged: download it again"
         ) from error
@@ -205,6 +228,7 @@ def image_array(
             "The file is damaged or was cut incompletely: cut all extensions alike",
         )
     pixels = np.array(data, dtype=dtype, order="C")
+    del data, hdu.data
     if divisor != 1.0:
         pixels /= pixels.dtype.type(divisor)
     return pixels

@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from dpm.io.dq import translate_hst
 from dpm.io.errors import InputError
-from dpm.io.fits_files import exposure_name, extension, header_text, header_value, image_array, julian_year
+from dpm.io.fits_files import (
+    exposure_name,
+    extension,
+    header_text,
+    header_value,
+    image_array,
+    julian_year,
+    optional_number,
+)
 from dpm.io.units import ExposureUnit, UnitPixels, check_image, footprint
 from dpm.io.wcs import header_wcs, pixel_area
 from dpm.models.detectors import Detector, band_name, header_detector
@@ -90,9 +98,9 @@ def _origin(
 ) -> tuple[int, int, list[str]]:
     """Raw 0-based position of the first pixel, and notes for the log."""
     for key in ("LTM1_1", "LTM2_2"):
-        if abs(float(sci.get(key, 1.0)) - 1.0) > 1e-6:
+        if abs(optional_number((sci,), key, 1.0) - 1.0) > 1e-6:
             raise InputError(path, key, f"the image is binned ({key} = {sci[key]})", "Use unbinned exposures")
-    x0, y0 = round(-float(sci.get("LTV1", 0.0))), round(-float(sci.get("LTV2", 0.0)))
+    x0, y0 = round(-optional_number((sci,), "LTV1", 0.0)), round(-optional_number((sci,), "LTV2", 0.0))
     notes = []
     if x0 < 0 or y0 < 0 or x0 + shape[1] > detector.nx or y0 + shape[0] > detector.ny:
         notes.append(
@@ -104,11 +112,10 @@ def _origin(
 
 def _zero_point(headers: tuple[fits.Header, ...]) -> float:
     """AB zero point from PHOTFLAM and PHOTPLAM (ACS Data Handbook, section 5.1.1), NaN where they are absent."""
-    for header in headers:
-        flam, pivot = header.get("PHOTFLAM"), header.get("PHOTPLAM")
-        if isinstance(flam, float) and isinstance(pivot, float | int) and flam > 0 and pivot > 0:
-            return float(-2.5 * np.log10(flam) - 5.0 * np.log10(pivot) - 2.408)
-    return float("nan")
+    flam, pivot = optional_number(headers, "PHOTFLAM", 0.0), optional_number(headers, "PHOTPLAM", 0.0)
+    if flam <= 0 or pivot <= 0:
+        return float("nan")
+    return float(-2.5 * np.log10(flam) - 5.0 * np.log10(pivot) - 2.408)
 
 
 def read_headers(path: str | Path, hdulist: fits.HDUList) -> list[ExposureUnit]:
@@ -193,7 +200,7 @@ def _unit_header(path: str | Path, hdulist: fits.HDUList, version: int, instrume
         "nx": shape[1],
         "ny": shape[0],
         "pixel_scale": detector.pixel_scale,
-        "va_scale": float(sci.get("VAFACTOR") or 1.0),
+        "va_scale": optional_number((sci,), "VAFACTOR", 1.0),
         "zero_point_vega": float("nan"),
         "zero_point_ab": _zero_point(headers),
         "crds_context": header_text((primary,), "CRDS_CTX"),
@@ -286,7 +293,7 @@ def _noise(
     """k, variance without light, and what they were made from."""
     exptime = unit.row["exptime"]
     electrons = unit.row["flux_unit"] == "electron/s"
-    gain = 1.0 if electrons else float(primary.get("ADCGAIN") or settings.gain or 0.0)
+    gain = 1.0 if electrons else optional_number((primary,), "ADCGAIN", settings.gain or 0.0)
     if gain <= 0:
         raise InputError(
             path, "ADCGAIN", "the keyword is missing, and with it the gain", "Set input.gain (electrons per DN)"
@@ -303,7 +310,7 @@ def _noise(
         noise = (
             settings.read_noise
             if settings.read_noise is not None
-            else max(float(primary.get(f"READNSE{amp}", 0.0) or 0.0) for amp in "ABCD")
+            else max(optional_number((primary,), f"READNSE{amp}", 0.0) for amp in "ABCD")
         )
         if noise <= 0:
             raise InputError(

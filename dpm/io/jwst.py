@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from dpm.io.dq import translate_jwst
 from dpm.io.errors import InputError
-from dpm.io.fits_files import exposure_name, extension, header_text, header_value, image_array, julian_year
+from dpm.io.fits_files import (
+    exposure_name,
+    extension,
+    header_text,
+    header_value,
+    image_array,
+    julian_year,
+    optional_number,
+)
 from dpm.io.gwcs_fit import fit_gwcs
 from dpm.io.units import ExposureUnit, UnitPixels, check_image, footprint
 from dpm.io.wcs import header_wcs, pixel_area
@@ -59,18 +67,27 @@ def _origin(
 ) -> tuple[int, int, list[str]]:
     """Raw 0-based position of the first pixel, and notes for the log."""
     primary, sci = headers
-    x0 = int(primary.get("SUBSTRT1", 1)) - 1
-    y0 = int(primary.get("SUBSTRT2", 1)) - 1
-    nx, ny = int(primary.get("SUBSIZE1", shape[1])), int(primary.get("SUBSIZE2", shape[0]))
+    x0, y0 = _subarray_start(primary)
+    nx = round(optional_number((primary,), "SUBSIZE1", shape[1]))
+    ny = round(optional_number((primary,), "SUBSIZE2", shape[0]))
     if (ny, nx) == shape:
         return x0, y0, []
     what = f"{path}: a {shape[1]} x {shape[0]} cut-out of a {nx} x {ny} frame"
-    dx, dy = 0.5 * (nx + 1) - float(sci.get("CRPIX1", 0.0)), 0.5 * (ny + 1) - float(sci.get("CRPIX2", 0.0))
+    dx, dy = (
+        0.5 * (nx + 1) - optional_number((sci,), "CRPIX1", 0.0),
+        0.5 * (ny + 1) - optional_number((sci,), "CRPIX2", 0.0),
+    )
     inside = 0 <= dx <= nx - shape[1] and 0 <= dy <= ny - shape[0]
     if inside and abs(dx - round(dx)) < 1e-6 and abs(dy - round(dy)) < 1e-6:
         x0, y0 = x0 + round(dx), y0 + round(dy)
         return x0, y0, [f"{what}; CRPIX puts its first pixel at raw ({x0}, {y0})"]
     return x0, y0, [f"{what} whose place CRPIX does not tell: raw pixels are counted from ({x0}, {y0})"]
+
+
+def _subarray_start(primary: fits.Header) -> tuple[int, int]:
+    """Raw 0-based position of the subarray that the header describes."""
+    x, y = (optional_number((primary,), key, 1.0) for key in ("SUBSTRT1", "SUBSTRT2"))
+    return round(x) - 1, round(y) - 1
 
 
 def _scale_to_rate(path: str | Path, sci: fits.Header) -> tuple[float, float]:
@@ -83,7 +100,7 @@ def _scale_to_rate(path: str | Path, sci: fits.Header) -> tuple[float, float]:
     factor = header_value(path, (sci,), ("PHOTMJSR",))
     if factor <= 0:
         raise InputError(path, "PHOTMJSR", f"the conversion factor is {factor}", "Run the photom step again")
-    solid_angle = float(sci.get("PIXAR_SR") or "nan")
+    solid_angle = optional_number((sci,), "PIXAR_SR", 0.0)
     zero_point = -2.5 * np.log10(factor * 1e6 * solid_angle / _JANSKY_AB) if solid_angle > 0 else float("nan")
     return factor, float(zero_point)
 
@@ -139,7 +156,7 @@ def read_headers(path: str | Path, hdulist: fits.HDUList) -> list[ExposureUnit]:
     _, zero_point = _scale_to_rate(path, sci)
     x0, y0, notes = _origin(path, headers, shape)
     filter_name = _filter_name(path, primary, instrument)
-    area = float(sci.get("PIXAR_SR") or 0.0)
+    area = optional_number((sci,), "PIXAR_SR", 0.0)
     row: dict[str, Any] = {
         "exposure": exposure_name(path),
         "file": str(path),
@@ -157,7 +174,7 @@ def read_headers(path: str | Path, hdulist: fits.HDUList) -> list[ExposureUnit]:
         "nx": shape[1],
         "ny": shape[0],
         "pixel_scale": float(np.degrees(np.sqrt(area)) * 3600.0) if area > 0 else detector.pixel_scale,
-        "va_scale": float(sci.get("VA_SCALE") or 1.0),
+        "va_scale": optional_number((sci,), "VA_SCALE", 1.0),
         "zero_point_vega": float("nan"),
         "zero_point_ab": zero_point,
         "crds_context": header_text(headers, "CRDS_CTX"),
@@ -201,15 +218,17 @@ def read_pixels(path: str | Path, hdulist: fits.HDUList, unit: ExposureUnit, set
     }
     k, var_read, flat, source = _noise(path, sci, dq, planes, unit, settings)
     notes: list[str] = []
-    wcs_source = "header"
     if "AREA" in hdulist:
         area: Plane = image_array(path, hdulist["AREA"], shape)
     else:
         area = pixel_area(wcs, shape, unit.row["pixel_scale"])
         notes.append(f"{path}: no AREA extension; pixel areas come from the WCS")
-    if settings.gwcs:
-        wcs, wcs_source, note = _exact_wcs(path, hdulist, unit, wcs)
-        notes.append(note)
+    wcs_source, wcs_error = "header", optional_number((hdu.header,), "SIPMXERR", 0.0) or None
+    exact = _exact_wcs(path, hdulist, unit) if settings.gwcs else None
+    if exact is not None:
+        wcs, wcs_error = exact
+        wcs_source = "GWCS"
+        notes.append(f"{path}: the GWCS is stored as TAN-SIP, good to {wcs_error:.2g} pixel")
     image = ExposureImage(
         name=unit.row["exposure"],
         detector=unit.detector.name,
@@ -227,20 +246,14 @@ def read_pixels(path: str | Path, hdulist: fits.HDUList, unit: ExposureUnit, set
         noise_fallback=source == "gain and read_noise",
     )
     err = planes.get("ERR", np.full(shape, np.nan, dtype=np.float32))
-    return UnitPixels(image, err, wcs, wcs_source, source, tuple(notes))
+    return UnitPixels(image, err, wcs, wcs_source, source, wcs_error, tuple(notes))
 
 
-def _exact_wcs(path: str | Path, hdulist: fits.HDUList, unit: ExposureUnit, wcs: WCS) -> tuple[WCS, str, str]:
-    """The GWCS in place of the header's WCS, what it was made from, and a note for the log."""
-    primary = hdulist[0].header
-    cut = (
-        unit.row["x_origin"] + 1 - int(primary.get("SUBSTRT1", 1)),
-        unit.row["y_origin"] + 1 - int(primary.get("SUBSTRT2", 1)),
-    )
-    fitted = fit_gwcs(path, hdulist, (unit.row["ny"], unit.row["nx"]), cut)
-    if fitted is None:
-        return wcs, "header", f"{path}: input.gwcs is set, but the file has no ASDF extension; the header's WCS is used"
-    return fitted[0], "GWCS", f"{path}: the GWCS is stored as TAN-SIP, good to {fitted[1]:.2g} pixel"
+def _exact_wcs(path: str | Path, hdulist: fits.HDUList, unit: ExposureUnit) -> tuple[WCS, float] | None:
+    """The file's GWCS as TAN-SIP with its error in pixels; None where the file has none."""
+    start = _subarray_start(hdulist[0].header)
+    cut = (unit.row["x_origin"] - start[0], unit.row["y_origin"] - start[1])
+    return fit_gwcs(path, hdulist, (unit.row["ny"], unit.row["nx"]), cut)
 
 
 def _noise(

@@ -64,6 +64,8 @@ class UnitPixels:
         What the WCS was made from.
     noise_source : str
         What the noise planes were made from.
+    wcs_error : float or None
+        How far the WCS may be from the pipeline's exact one, pixels; None where nothing says.
     notes : tuple of str
         What should stand in the log.
     """
@@ -73,6 +75,7 @@ class UnitPixels:
     wcs: WCS
     wcs_source: str
     noise_source: str
+    wcs_error: float | None = None
     notes: tuple[str, ...] = ()
 
 

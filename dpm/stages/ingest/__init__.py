@@ -23,7 +23,7 @@ from dpm.io.units import ExposureUnit
 from dpm.io.wcs import write_wcs
 from dpm.models.options import InputOptions, Options
 from dpm.stages.base import Task
-from dpm.stages.ingest.field import check_field
+from dpm.stages.ingest.field import check_field, check_unique
 from dpm.stages.ingest.stripes import measure_stripes
 
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "expand_exposures", "finalise", "plan", "work"]
@@ -117,6 +117,7 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
     for unit in units:
         for note in unit.notes:
             log.warning("%s", note)
+    check_unique(units)
     check_field(units)
     cubes: dict[Path, list[ExposureUnit]] = {}
     for unit in units:
@@ -139,7 +140,7 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
                 }
             )
     _drop_stale_cubes(folder, set(cubes))
-    names = {unit.row["file"]: unit.row["exposure"] for unit in units}
+    names = _task_names(units)
     return [
         Task(
             NAME,
@@ -150,11 +151,23 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
                 "targets": [{key: entry[key] for key in ("detector", "cube", "index")} for entry in entries],
                 "settings": settings,
             },
-            cost=0.1 + 4e-7 * sum(entry["pixels"] for entry in entries),
+            cost=0.05 + 3e-7 * sum(entry["pixels"] for entry in entries),
         )
         for file, entries in sorted(targets.items())
         if not all(entry["done"] for entry in entries)
     ]
+
+
+def _task_names(units: list[ExposureUnit]) -> dict[str, str]:
+    """A name for each file's task: the exposure, with detector and filter where several files share it."""
+    first = {unit.row["file"]: unit for unit in reversed(units)}
+    stems = [unit.row["exposure"] for unit in first.values()]
+    return {
+        file: unit.row["exposure"]
+        if stems.count(unit.row["exposure"]) == 1
+        else f"{unit.row['exposure']}_{unit.detector.name}_{unit.row['filter']}"
+        for file, unit in first.items()
+    }
 
 
 def _is_done(folder: RunFolder, cube: Path, index: int, row: dict[str, Any]) -> bool:
@@ -166,10 +179,11 @@ def _is_done(folder: RunFolder, cube: Path, index: int, row: dict[str, Any]) -> 
     return all(row.get(key) == value for key, value in _stamp(row["file"]).items())
 
 
-def _files(folder: RunFolder, row: dict[str, Any]) -> list[Path]:
-    """The files that show that an exposure is ingested."""
-    cube = folder.cube(row["detector"], row["filter"])
-    return [folder.wcs_file(row["exposure"], row["detector"]), shard_file(cube, row["index"])]
+def _files(folder: RunFolder, cube: str, rows: list[dict[str, Any]]) -> list[str]:
+    """The files that show that a cube's exposures are ingested, inside the run folder."""
+    paths = [shard_file(folder.cubes / cube, index) for index in range(len(rows))]
+    paths += [folder.wcs_file(row["exposure"], row["detector"]) for row in rows]
+    return [str(path.relative_to(folder.root)) for path in paths]
 
 
 def _drop_stale_cubes(folder: RunFolder, wanted: set[Path]) -> None:
@@ -230,6 +244,7 @@ def work(task: Task) -> dict[str, Any]:
                 "noise_source": pixels.noise_source,
                 "noise_fallback": image.noise_fallback,
                 "wcs_source": pixels.wcs_source,
+                "wcs_error": pixels.wcs_error,
             }
         )
     return {
@@ -250,7 +265,7 @@ def finalise(folder: RunFolder, options: Options, results: list[dict[str, Any]])
     folder : RunFolder
         The run.
     options : Options
-        Unused beyond the plan.
+        ``input.gwcs`` is used.
     results : list of dict
         What `work` returned, any order.
 
@@ -271,20 +286,18 @@ def finalise(folder: RunFolder, options: Options, results: list[dict[str, Any]])
         update_rows(cube, rows)
     cubes = {path.name: cube_rows(path) for path in sorted(folder.cubes.glob("*.zarr"))}
     every = [row for rows in cubes.values() for row in rows]
-    warnings = (
-        _mixed_versions(cubes)
-        + _noise_warnings(every)
-        + [note for result in results for note in result.get("notes", [])]
-    )
+    warnings = _mixed_versions(cubes) + _noise_warnings(every) + _wcs_warnings(every, options.input.gwcs)
     for text in warnings:
         log.warning("%s", text)
+    for note in (note for result in results for note in result.get("notes", [])):
+        log.info("%s", note)
     sources = [str(row.get("noise_source")) for row in every]
     return {
         "cubes": {name: len(rows) for name, rows in cubes.items()},
         "n_files": len({row["file"] for row in every}),
         "n_exposures": len(every),
         "inputs": {row["file"]: {key: row.get(key) for key in ("sha256", "size", "mtime_ns")} for row in every},
-        "files": [str(path.relative_to(folder.root)) for row in every for path in _files(folder, row)],
+        "files": [path for name, rows in cubes.items() for path in _files(folder, name, rows)],
         "noise_sources": {source: sources.count(source) for source in sorted(set(sources))},
         "warnings": warnings,
     }
@@ -301,6 +314,25 @@ def _mixed_versions(cubes: dict[str, list[dict[str, Any]]]) -> list[str]:
                     f"{name}: exposures were calibrated with different {keyword}: {', '.join(values)}; "
                     "calibrate them alike before trusting small differences"
                 )
+    return texts
+
+
+def _wcs_warnings(rows: list[dict[str, Any]], gwcs: bool) -> list[str]:
+    """A warning for JWST exposures whose header WCS is known to be coarse, or that lack the GWCS asked for."""
+    texts = []
+    coarse = [row for row in rows if row.get("wcs_source") == "header" and (row.get("wcs_error") or 0.0) > 0.01]
+    if coarse:
+        worst = max(row["wcs_error"] for row in coarse)
+        texts.append(
+            f"{len(coarse)} exposures: the header's SIP differs from the exact GWCS by up to {worst:.2f} pixel; "
+            "set input.gwcs = true (needs the gwcs extra) for the exact one"
+        )
+    lacking = [row["file"] for row in rows if row["telescope"] == "JWST" and row.get("wcs_source") == "header"]
+    if gwcs and lacking:
+        texts.append(
+            f"{len(lacking)} exposures have no ASDF extension, so input.gwcs has no effect on them: "
+            f"{', '.join(lacking[:3])}{' ...' if len(lacking) > 3 else ''}"
+        )
     return texts
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from dpm.io.errors import InputError
 from dpm.io.units import ExposureUnit
 
-__all__ = ["GAP", "check_field", "group_by_overlap"]
+__all__ = ["GAP", "check_field", "check_unique", "group_by_overlap"]
 
 #: Largest gap between footprints of one field, degrees: wider than those between chips and modules (45 arcsec in
 #: NIRCam), narrower than the distance to a parallel instrument's field.
@@ -50,6 +50,27 @@ def group_by_overlap(ra: np.ndarray, dec: np.ndarray, radius: np.ndarray, gap: f
         count += 1
     order = np.argsort(-np.bincount(group), kind="stable")
     return np.argsort(order)[group]
+
+
+def check_unique(units: list[ExposureUnit]) -> None:
+    """Refuse two files that would have the same name in the run folder: each exposure of a detector comes once.
+
+    Raises
+    ------
+    InputError
+        Naming both files.
+    """
+    seen: dict[tuple[str, str], str] = {}
+    for unit in units:
+        key = (unit.row["exposure"], unit.detector.name)
+        if key in seen:
+            raise InputError(
+                unit.row["file"],
+                "input.exposures",
+                f"the exposure {key[0]} of {key[1]} is also in {seen[key]}",
+                "Give each exposure once (for HST either its _flc or its _flt), under a name of its own",
+            )
+        seen[key] = unit.row["file"]
 
 
 def check_field(units: list[ExposureUnit]) -> None:
