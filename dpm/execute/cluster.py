@@ -102,17 +102,23 @@ class DistributedExecutor:
         workers, memory = local_size(options)
         # With no failure allowed the first death is reported at once; the retry alone is made here.
         with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                memory_limit=memory,
-                host="127.0.0.1",
-                dashboard_address=f"127.0.0.1:{_dashboard_port()}",
-                silence_logs=logging.CRITICAL,
-                env=WORKER_ENVIRONMENT,
-                preload=["dpm.execute.preload"],
-            )
+            try:
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=memory,
+                    host="127.0.0.1",
+                    dashboard_address=f"127.0.0.1:{_dashboard_port()}",
+                    silence_logs=logging.CRITICAL,
+                    env=WORKER_ENVIRONMENT,
+                    preload=["dpm.execute.preload"],
+                )
+            except (RuntimeError, OSError) as error:
+                raise ClusterError(
+                    f"the local cluster did not start ({error}): in a script of your own, call dpm below "
+                    'if __name__ == "__main__"; otherwise use --cluster threads'
+                ) from error
         executor = cls(Client(cluster), options.worker_timeout)
         executor.memory_limit = options.memory_per_worker
         executor._owned.callback(cluster.close, timeout=10)
