@@ -90,7 +90,7 @@ class FindOptions:
     """
 
     threshold: Annotated[float, Gt(0)] = 5.0
-    passes: Annotated[int, Ge(1)] = 2
+    passes: Annotated[int, Ge(1)] = 3
     fit_sky: bool = False
     max_qfit: Annotated[float, Ge(0)] = 0.0
 

@@ -30,8 +30,10 @@ SKY_ANNULUS = (4.5, 9.0)  # pixels; neighbours and the star itself are subtracte
 CANDIDATE_FRACTION = 0.75  # candidates are taken from this fraction of the threshold: the filter does not know the pixel phase
 FINDER_MODEL_ERROR = (0.05, 0.02)  # error of the ePSF that the finder allows for: first rounds, later rounds
 MIN_DISTANCE = 0.8  # pixels; closer pairs cannot be told from one star and its residual
-MAX_CHI = 1e9  # with a twentieth of the light allowed as ePSF error, more than this is no star
+MAX_CHI = 6.0  # with a twentieth of the light allowed as ePSF error, more than this is no star
 SHARP_LIMIT = -0.15  # RADXS of cosmic rays and hot pixels lies below
+SHARP_SIGMA = 4.0  # significance that a lack of light around the core needs
+APPROXIMATE_ERROR = 0.3  # error in the wings of an ePSF made quickly, relative to their light: its rings and spikes are not all there
 FINAL_SWEEPS = 2
 
 
@@ -187,7 +189,7 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
         halo = saturation_halo(image, seeds, scene.rows[: scene.count], epsf)
     for number in range(options.passes):
         last = number == options.passes - 1
-        model_error = FINDER_MODEL_ERROR[0] if number == 0 else FINDER_MODEL_ERROR[1]
+        model_error = APPROXIMATE_ERROR if epsf.approximate else FINDER_MODEL_ERROR[min(number, 1)]
         y, x, significance = scene.candidates(CANDIDATE_FRACTION * options.threshold, model_error)
         peak = scene.residual[y, x] - scene.sky[y, x]
         flux = np.maximum(peak, significance * scene.noise) / float(epsf.matched_profile[1, 1])
@@ -201,7 +203,7 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
         scene.update_sky()
         for _ in range(FINAL_SWEEPS if last else 1):
             scene.refine(options.fit_sky, annulus)
-        scene.keep(_still_stars(scene.rows[: scene.count], scene.fit_half[: scene.count], options.threshold))
+        scene.keep(_still_stars(scene.rows[: scene.count], scene.fit_half[: scene.count], options.threshold, last))
     order = np.argsort(-scene.rows[: scene.count, columns.FLUX], kind="stable")
     near = np.zeros(order.size, bool)
     if halo is not None:
@@ -214,9 +216,14 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
     )
 
 
-def _still_stars(rows: NDArray, fit_half: NDArray, threshold: float) -> NDArray[np.bool_]:
-    """Stars whose last fit, neighbours subtracted, still is significant and no misfit."""
-    sharp = (rows[:, columns.RADXS] < SHARP_LIMIT) & (rows[:, columns.RADXS] < -4.0 * rows[:, columns.RADXS_ERROR])
-    significant = rows[:, columns.FLUX] > threshold * rows[:, columns.FLUX_ERROR]
+def _still_stars(rows: NDArray, fit_half: NDArray, threshold: float, last: bool) -> NDArray[np.bool_]:
+    """Stars that are still significant with their neighbours subtracted, and in the last round have the shape of the ePSF.
+
+    Until then a bad shape may come from a neighbour that the next round finds.
+    """
+    significant = np.asarray(rows[:, columns.FLUX] > threshold * rows[:, columns.FLUX_ERROR])
+    if not last:
+        return significant
+    sharp = (rows[:, columns.RADXS] < SHARP_LIMIT) & (rows[:, columns.RADXS] < -SHARP_SIGMA * rows[:, columns.RADXS_ERROR])
     fits = (rows[:, columns.CHI_ROBUST] < MAX_CHI) | (fit_half > FIT_HALF)
     return np.asarray(significant & fits & ~sharp)
