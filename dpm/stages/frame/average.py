@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dpm.kernels.matching import grouped_median
 
-__all__ = ["MeanPositions", "MeanValues", "mean_positions", "mean_values"]
+__all__ = ["MEDIAN_CHI2", "MeanPositions", "MeanValues", "mean_positions", "mean_values"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -29,7 +29,8 @@ ROUNDS = 5
 DEFAULT_FLOOR = 0.01
 # Weight, in degrees of freedom, of the expectation chi-square = degrees of freedom in a star's own error.
 PRIOR_DEGREES = 8.0
-_MEDIAN_CHI2 = 0.4549364
+# Median of chi-square with one degree of freedom.
+MEDIAN_CHI2 = 0.4549364
 
 
 @dataclass(frozen=True)
@@ -342,16 +343,16 @@ def _floor(rows: Ints, squares: tuple[Floats, ...], formal: Floats, share: Float
     """The floor that gives these residuals a median chi-square of one degree of freedom, and their robust scatter."""
     residual2 = np.concatenate([square[rows] / share[rows] for square in squares])
     variance = np.tile(formal[rows], len(squares))
-    low, high = 0.0, float(np.max(residual2)) / _MEDIAN_CHI2 + 1e-30
-    if np.median(residual2 / variance) > _MEDIAN_CHI2:
+    low, high = 0.0, float(np.max(residual2)) / MEDIAN_CHI2 + 1e-30
+    if np.median(residual2 / variance) > MEDIAN_CHI2:
         for _ in range(50):
             middle = 0.5 * (low + high)
-            if np.median(residual2 / (variance + middle)) > _MEDIAN_CHI2:
+            if np.median(residual2 / (variance + middle)) > MEDIAN_CHI2:
                 low = middle
             else:
                 high = middle
         low = 0.5 * (low + high)
-    return low, float(np.sqrt(np.median(residual2) / _MEDIAN_CHI2))
+    return low, float(np.sqrt(np.median(residual2) / MEDIAN_CHI2))
 
 
 def _growth(chi2: Floats, degrees: NDArray) -> Floats:

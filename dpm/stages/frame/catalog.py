@@ -9,19 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from dpm.io.reference import ReferenceCatalog
 from dpm.kernels.matching import grouped_median
 from dpm.models.flags import StarFlag
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import FrameOptions, PhotometryOptions
-from dpm.stages.frame.average import MeanPositions, mean_positions
+from dpm.models.transform import LinearTransform
+from dpm.stages.frame.average import MEDIAN_CHI2, MeanPositions, mean_positions
 from dpm.stages.frame.field import reference_points
 from dpm.stages.frame.link import Links
 from dpm.stages.frame.match import fit_pairs, mutual_pairs
-from dpm.stages.frame.photometry import WEIGHTLESS, Band, _by_unit, _gather, average_band, band_names
-from dpm.stages.frame.units import NOT_CLEAN, Unit
-from dpm.models.transform import LinearTransform
+from dpm.stages.frame.photometry import WEIGHTLESS, Band, average_band, band_names
+from dpm.stages.frame.units import NOT_CLEAN, Unit, by_unit, epoch_groups, gather
 
 __all__ = ["Result", "build_catalog"]
 
@@ -30,8 +31,8 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Fewest stars that the catalogue is compared with the reference by.
-FEWEST_COMPARED = 30
+# Stars around each star that it is compared with the reference by.
+NEIGHBORS = 25
 _MEDIANS = ("qfit", "radxs", "chi")
 _MEANS = ("sky", "sky_rms")
 
@@ -111,11 +112,13 @@ def build_catalog(
     for band in bands:
         discrepant[band.rows] = ~band.values.used
     positions = _positions(units, links, rows, discrepant[rows], options.clip_sigma)
-    epochs = [float(np.mean([u.epoch for k, u in enumerate(units) if k in set(members)])) for members in _epochs(units)]
+    epochs = [float(np.mean([units[k].epoch for k in members])) for members in epoch_groups(units)]
     _age(positions, links, epochs)
-    systematic = _systematic(positions, links, frame, reference, epochs[-1], options)
-    positions.xx += systematic**2
-    positions.yy += systematic**2
+    radius = options.match_radius * min(unit.pixel_scale for unit in units) / frame.scale
+    extra = _systematic(positions, links, frame, reference, epochs[-1], radius, options.clip_sigma)
+    positions.xx += extra[0]
+    positions.yy += extra[1]
+    systematic = float(np.sqrt(np.median(0.5 * (extra[0] + extra[1])))) if links.n_stars else 0.0
     order = np.lexsort((positions.x, np.round(-positions.y, 9)))
     keep = order[np.isfinite(positions.x[order])]
     catalog = _star_columns(units, links, rows, positions, discrepant, keep, frame, epochs, options)
@@ -127,7 +130,7 @@ def build_catalog(
             "ref_epoch": epochs[-1],
             "epochs": epochs,
             "reference": reference.name if reference else "",
-            "position_systematic_mas": float(systematic * frame.scale * 1000),
+            "position_systematic_mas": systematic * frame.scale * 1000,
         }
     )
     table = _exposure_columns(units, links, names, exposures, frame, positions)
@@ -136,20 +139,13 @@ def build_catalog(
     return Result(catalog, table, matches, summary)
 
 
-def _epochs(units: Sequence[Unit]) -> list[list[int]]:
-    from dpm.stages.frame.units import epoch_groups
-
-    return epoch_groups(units)
-
-
 def _positions(
     units: Sequence[Unit], links: Links, rows: Ints, discrepant: NDArray[np.bool_], clip: float
 ) -> _Positions:
     """Mean positions of every epoch, the latest one of each star, and the residuals of all detections."""
     n, n_units = links.n_stars, len(units)
-    flags = _gather(rows, links, units, "flags").astype(np.int64)
+    flags = gather(rows, links.unit, links.starts, units, "flags").astype(np.int64)
     xx, xy, yy = _covariance(rows, links, units)
-    scales = np.array([unit.pixel_scale for unit in units])
     out = _Positions(
         *(np.full(n, np.nan) for _ in range(5)),
         epoch=np.full(n, -1, dtype=np.int64),
@@ -184,14 +180,13 @@ def _positions(
             ratio = units[index].transform.scale if units[index].transform is not None else 1.0
             units[index].position_floor = float(mean.floor[index]) / ratio
             units[index].residual_rms = float(mean.rms[index]) / ratio
-    del scales
     return out
 
 
 def _covariance(rows: Ints, links: Links, units: Sequence[Unit]) -> tuple[Floats, Floats, Floats]:
     """Formal covariance of each detection on the master frame: the fit's, and that of the unit's transform."""
     parts: list[tuple[Floats, Floats, Floats]] = []
-    for k, part in _by_unit(rows, links):
+    for k, part in by_unit(rows, links.unit):
         unit = units[k]
         local = part - links.starts[k]
         t = unit.transform or unit.start
@@ -230,37 +225,42 @@ def _systematic(
     frame: MasterFrame,
     reference: ReferenceCatalog | None,
     epoch: float,
-    options: FrameOptions,
-) -> float:
-    """Scatter per axis (master pixels) against the reference that neither side's errors explain; 0 where unknown."""
+    radius: float,
+    clip: float,
+) -> tuple[Floats, Floats]:
+    """Variance (x and y, master pixels squared) against the reference that neither side's errors explain, star by star.
+
+    Distortion that is left in the exposures is common to neighbouring stars and does not average out as the scatter over
+    exposures suggests.  It is measured from the `NEIGHBORS` nearest stars that are in the reference too; zeros where
+    too few are.
+    """
+    none = np.zeros(links.n_stars), np.zeros(links.n_stars)
     if reference is None:
-        return 0.0
+        return none
     target = reference_points(reference, frame, epoch)
     variance = 0.5 * (positions.xx + positions.yy)
-    chosen = np.flatnonzero((positions.epoch == links.n_epochs - 1) & (positions.n_used >= 3) & np.isfinite(variance))
-    i, j = mutual_pairs(positions.x[chosen], positions.y[chosen], target.x, target.y, 2.0 * options.match_radius)
+    chosen = np.flatnonzero((positions.epoch == links.n_epochs - 1) & (positions.n_used >= 2) & np.isfinite(variance))
+    chosen = chosen[variance[chosen] <= 4 * np.median(variance[chosen])] if len(chosen) else chosen
+    i, j = mutual_pairs(positions.x[chosen], positions.y[chosen], target.x, target.y, 2.0 * radius)
     i = chosen[i]
-    # What the reference cannot resolve says nothing: its better half and ours.
-    good = (variance[i] <= np.median(variance[i])) & (target.error[j] <= 2 * np.median(target.error[j])) if len(i) else i > 0
-    i, j = i[good], j[good]
-    if len(i) < FEWEST_COMPARED:
-        return 0.0
+    if len(i) < NEIGHBORS:
+        return none
     formal = variance[i] + target.error[j] ** 2
     fit = fit_pairs(
-        positions.x[i], positions.y[i], target.x[j], target.y[j], LinearTransform(), np.sqrt(formal), options.clip_sigma
+        positions.x[i], positions.y[i], target.x[j], target.y[j], LinearTransform(), np.sqrt(formal), clip
     )
     if fit is None:
-        return 0.0
+        return none
     x, y = fit.transform(positions.x[i], positions.y[i])
-    square = np.concatenate([(x - target.x[j]) ** 2, (y - target.y[j]) ** 2])
-    both = np.tile(formal, 2)
-    low, high = 0.0, float(np.max(square))
-    if np.median(square / both) <= 0.4549364:
-        return 0.0
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if np.median(square / (both + middle)) > 0.4549364 else (low, middle)
-    return float(np.sqrt(low))
+    tree = cKDTree(np.column_stack([positions.x[i], positions.y[i]]))
+    good = np.flatnonzero(np.isfinite(positions.x))
+    _, near = tree.query(np.column_stack([positions.x[good], positions.y[good]]), k=NEIGHBORS)
+    out = none
+    for square, extra in zip(((x - target.x[j]) ** 2, (y - target.y[j]) ** 2), out):
+        # Robust in units of the errors, so that a wrong pair or a blend among the neighbours does not count.
+        excess = np.median((square / formal)[near], axis=1) / MEDIAN_CHI2 - 1
+        extra[good] = np.maximum(excess, 0.0) * np.median(formal[near], axis=1)
+    return out
 
 
 def _star_columns(
@@ -293,7 +293,7 @@ def _star_columns(
     np.minimum.at(first, star[positions.used], when[positions.used])
     np.maximum.at(last, star[positions.used], when[positions.used])
     table["baseline"] = np.maximum(last - first, 0.0)[keep]
-    flags = _gather(rows, links, units, "flags").astype(np.int32)
+    flags = gather(rows, links.unit, links.starts, units, "flags").astype(np.int32)
     combined = np.zeros(links.n_stars, dtype=np.int32)
     np.bitwise_or.at(combined, star[positions.used], flags[positions.used])
     clipped = ~positions.used & ((flags & WEIGHTLESS) == 0)
@@ -334,7 +334,7 @@ def _band_columns(
     used = np.flatnonzero(values.used)
     used = used[np.argsort(star[used], kind="stable")]
     edges = np.searchsorted(star[used], np.arange(links.n_stars + 1))
-    parts = _by_unit(band.rows, links)
+    parts = by_unit(band.rows, links.unit)
     for column in _MEDIANS + _MEANS:
         single = np.concatenate([units[k].load(column)[part - links.starts[k]] for k, part in parts]).astype(float)
         if column in _MEDIANS:
@@ -349,7 +349,7 @@ def _band_columns(
             table[f"{name}_{column}"].unit = flux_unit
     table[f"{name}_n_exposures"] = np.maximum(_coverage(band, units, positions, links), n)[keep]
     table[f"{name}_n_good"] = n[keep]
-    flags = _gather(band.rows, links, units, "flags").astype(np.int64)
+    flags = gather(band.rows, links.unit, links.starts, units, "flags").astype(np.int64)
     saturated = np.bincount(star, values.used & ((flags & int(StarFlag.SATURATED)) != 0), links.n_stars)
     table[f"{name}_saturated"] = ((saturated == n) & (n > 0))[keep]
 

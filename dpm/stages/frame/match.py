@@ -19,7 +19,7 @@ from scipy.stats import poisson
 from dpm.models.transform import LinearFit, LinearTransform, fit_linear
 from dpm.stages.frame.units import Unit
 
-__all__ = ["Vote", "align", "match_lists", "mutual_pairs", "refine", "vote_offset"]
+__all__ = ["Vote", "align", "fit_pairs", "match_lists", "mutual_pairs", "refine", "vote_offset"]
 
 log = logging.getLogger(__name__)
 

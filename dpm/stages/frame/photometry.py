@@ -15,7 +15,7 @@ from dpm.models.options import PhotometryOptions
 from dpm.stages.frame.average import MeanValues, mean_values
 from dpm.stages.frame.geometry import configured_zero_point
 from dpm.stages.frame.link import Links
-from dpm.stages.frame.units import NOT_CLEAN, Unit, epoch_groups
+from dpm.stages.frame.units import NOT_CLEAN, Unit, epoch_groups, gather
 from dpm.stages.frame.zero_points import solve_zero_points
 
 __all__ = ["Band", "average_band", "band_names", "magnitude_system"]
@@ -92,9 +92,9 @@ def average_band(
     local = np.full(len(units), -1, dtype=np.int64)
     local[members] = np.arange(len(members))
     unit, star = local[links.unit[rows]], links.star[rows]
-    flux = _gather(rows, links, units, "flux")
-    flux_error = _gather(rows, links, units, "flux_error")
-    flags = _gather(rows, links, units, "flags")
+    flux = gather(rows, links.unit, links.starts, units, "flux")
+    flux_error = gather(rows, links.unit, links.starts, units, "flux_error")
+    flags = gather(rows, links.unit, links.starts, units, "flags")
     clean = ((flags & NOT_CLEAN) == 0) & (flux > 0)
     central = _central(members, units)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -139,18 +139,6 @@ def magnitude_system(unit: Unit, row: Table.Row, photometry: PhotometryOptions) 
             return value, names[wanted]
         log.warning("%s: the header has no %s zero point; magnitudes stay instrumental", unit.band, names[wanted])
     return 0.0, "instrumental"
-
-
-def _gather(rows: Ints, links: Links, units: Sequence[Unit], name: str) -> NDArray:
-    """An attribute of the units' detections at rows of the links (in the order of units)."""
-    parts = [getattr(units[k], name)[part - links.starts[k]] for k, part in _by_unit(rows, links)]
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _by_unit(rows: Ints, links: Links) -> list[tuple[int, Ints]]:
-    """Rows, which are in the order of units, split by unit."""
-    edges = np.flatnonzero(np.diff(links.unit[rows])) + 1
-    return [(int(links.unit[part[0]]), part) for part in np.split(rows, edges) if len(part)]
 
 
 def _central(members: list[int], units: Sequence[Unit]) -> int:

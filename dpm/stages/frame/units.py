@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dpm.models.flags import StarFlag
 from dpm.models.transform import LinearFit, LinearTransform
 
-__all__ = ["EPOCH_GAP", "NOT_CLEAN", "Unit", "epoch_groups", "stack"]
+__all__ = ["EPOCH_GAP", "NOT_CLEAN", "Unit", "by_unit", "epoch_groups", "gather", "stack"]
 
 Floats = NDArray[np.float64]
 
@@ -152,3 +152,17 @@ def stack(parts: Sequence[NDArray]) -> tuple[NDArray, NDArray[np.int64]]:
     """Parts end to end, and where each begins (with the total at the end)."""
     starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
     return (np.concatenate(parts) if parts else np.zeros(0)), starts
+
+
+def by_unit(rows: NDArray[np.int64], unit: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
+    """Rows of stacked detections, which are in the order of units, split by unit: (unit, rows)."""
+    edges = np.flatnonzero(np.diff(unit[rows])) + 1
+    return [(int(unit[part[0]]), part) for part in np.split(rows, edges) if len(part)]
+
+
+def gather(
+    rows: NDArray[np.int64], unit: NDArray[np.int64], starts: NDArray[np.int64], units: Sequence[Unit], name: str
+) -> NDArray:
+    """An attribute of the units' detections at rows of the stack (in the order of units)."""
+    parts = [getattr(units[k], name)[part - starts[k]] for k, part in by_unit(rows, unit)]
+    return np.concatenate(parts) if parts else np.zeros(0)
