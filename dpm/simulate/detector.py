@@ -116,7 +116,8 @@ def one_over_f(shape: tuple[int, int], rms: float, vertical: bool, generator: np
     spectrum[frequency > 1 / 64] = 0  # faster changes are the white read noise, which has its own plane
     series = np.asarray(fft.irfft(spectrum, n))
     series *= rms / series.std()
-    return series.reshape(shape[1], shape[0]).T if vertical else series.reshape(shape)
+    lines = series.reshape(shape[1], shape[0]).T if vertical else series.reshape(shape)
+    return lines.astype(np.float64)
 
 
 def _noisy(model: Floats, factor: float, generator: np.random.Generator) -> Floats:
@@ -197,8 +198,7 @@ def read_ramp(
 
 @njit(cache=True, nogil=True)
 def bleed(charge: Floats, full_well: float) -> None:
-    """Charge above the full well moves up and down its column until it finds room, in place; what leaves the chip is
-    lost."""
+    """Move charge above the full well up and down its column until it finds room, in place; off the chip it is lost."""
     ny, nx = charge.shape
     for i in range(nx):
         for j in range(ny):
@@ -252,7 +252,8 @@ def read_ccd(
     light = brighter_fatter(model, effects.brighter_fatter) if effects.brighter_fatter else model
     light = light * pattern.flat
     charge = _noisy(light + np.abs(pattern.warm) * exptime, 1.0, generator)
-    charge += cosmic_rays(shape, effects.cosmic_rays, exptime, camera.pixel_size, generator, 5.0, 2500.0)
+    rays = cosmic_rays(shape, effects.cosmic_rays, exptime, camera.pixel_size, generator, 2.5, 2000.0)
+    charge += couple(rays, 0.04)  # charge spreads on its way to the pixels
     dq = np.zeros(shape, np.uint32)
     if effects.saturation:
         bleed(charge, camera.saturation)

@@ -321,7 +321,7 @@ def _take(scene: _Scene, shot: _Shot, chips: list[_Chip]) -> list[dict[str, Any]
         wcs = wcs_header(chip.distortion, shot.believed, scene.plane, options.wcs == "sip" or not camera.is_jwst)
         planes.append((chip.name, frame, chip.area, wcs, start))
         name = shot.tag if len(chips) == 1 else f"{shot.tag}_{chip.name}"
-        np.savez_compressed(scene.truth_folder / f"{name}.npz", **found)
+        np.savez_compressed(scene.truth_folder / f"{name}.npz", **found)  # type: ignore[arg-type]
         entries.append(
             {
                 "file": exposure.file if camera.is_jwst else name,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from astropy.time import Time
 from numpy.typing import NDArray
 
 from dpm.simulate.detector import Frame
@@ -100,14 +101,15 @@ def write_cal(
     header["BUNIT"], header["PHOTMJSR"] = "MJy/sr", unit
     header["PHOTUJA2"], header["PIXAR_SR"] = unit * 23.50443, pixel_steradians(camera)
     header["PIXAR_A2"], header["XPOSURE"], header["VA_SCALE"] = camera.pixel_scale**2, exposure.exptime, exposure.va
-    header["MJD-AVG"] = exposure.mjd
+    header["MJD-AVG"], header["DATE-AVG"] = exposure.mjd, Time(exposure.mjd, format="mjd", scale="utc").isot
     header.update(wcs)
     variances = [(v * factor**2).astype(np.float32) for v in (frame.var_poisson, frame.var_read, frame.var_flat)]
     planes = [
         _plane((frame.counts * factor).astype(np.float32), "SCI", header=header),
         _plane(np.sqrt(variances[0] + variances[1] + variances[2]), "ERR"),
         _plane(frame.dq, "DQ"),
-        _plane(area, "AREA"),
+        # astropy swaps the bytes of a native array in place while it writes; other threads read this one
+        _plane(area.astype(">f4"), "AREA"),
         _plane(variances[0], "VAR_POISSON"),
         _plane(variances[1], "VAR_RNOISE"),
         _plane(variances[2], "VAR_FLAT"),

@@ -192,7 +192,7 @@ class SimulationOptions:
     magnitudes: tuple[float, float] = (15.5, 26.5)
     slope: float = 0.22
     cluster_fraction: float = 0.5
-    cluster_radius: float = 0.0
+    cluster_radius: float = 12.0
     cluster_motion: tuple[float, float] = (1.9, 0.3)
     field_motion: tuple[float, float] = (0.0, 1.2)
     cluster_dispersion: float = 0.03

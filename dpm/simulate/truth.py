@@ -26,7 +26,7 @@ def write_epsf(path: Path, grid: EpsfGrid, half: int = 24) -> None:
 
 def write_distortion(path: Path, distortion: Distortion) -> None:
     """Ideal to raw on a grid."""
-    np.savez_compressed(path, **distortion.truth_grid())
+    np.savez_compressed(path, **distortion.truth_grid())  # type: ignore[arg-type]
 
 
 def scene(
@@ -35,15 +35,17 @@ def scene(
     """Contents of scene.json for one visit."""
     effects = options.effects
     first = camera.filters[visit.filter_names[0]]
+    # readers of these files know the instruments NIRISS and NIRCAM; the pixel scale says which camera it really is
+    instrument = camera.header_instrument if camera.is_jwst else "NIRCAM"
     return {
         "args": {
-            "seed": options.seed, "instrument": camera.header_instrument, "npix": n_pixels,
+            "seed": options.seed, "instrument": instrument.upper(), "npix": n_pixels,
             "filters": ",".join(visit.filter_names), "nstar": options.n_stars, "ndither": visit.n_dithers,
             "dither": visit.dither, "exptime": visit.exptime, "epoch": visit.epoch, "ref_epoch": options.ref_epoch,
             "faint": options.magnitudes[1], "breathing": effects.breathing, "cr": effects.cosmic_rays,
             "ramp": camera.poisson_factor, "galaxies": effects.galaxies,
         },
-        "exposures": exposures,
+        "camera": camera.name, "exposures": exposures,
         "zero_points": {name: camera.filters[name].zero_point for name in visit.filter_names},
         "gain": camera.gain, "read_noise": camera.read_noise, "poisson_factor": camera.poisson_factor,
         "sky": first.sky, "saturation": camera.saturation, "pixel_scale": camera.pixel_scale,
