@@ -23,6 +23,9 @@ from dpm.kernels.jit import kernel
 from dpm.kernels.sky import MIN_SKY_PIXELS, annulus_sky
 
 MIN_RENDER_HALF = 3
+TOUCH_CELL = 4  # pixels a side of the cells in which changes of the scene are counted
+TOUCH_LEVEL = 0.1  # of the pixel noise: a smaller change of the light moves no neighbour
+NEW = -2  # in star_touch: not swept yet
 MIN_FIT_PIXELS = 6  # position, flux and two to spare
 
 
@@ -46,10 +49,51 @@ def render_half(flux, envelope, noise):
 
 
 @kernel
+def touch_half(change, envelope, noise):
+    """Half-width within which a change of a star's light (as a flux) is more than TOUCH_LEVEL of the noise; -1 for nowhere."""
+    half = -1
+    while half < MAX_HALF and change * envelope[half + 1] > TOUCH_LEVEL * noise:
+        half += 1
+    return half
+
+
+@kernel
+def touch(touched, x, y, half, amount):
+    """Count a change of the scene in the cells within ``half`` pixels of (x, y)."""
+    if half < 0:
+        return
+    ny, nx = touched.shape
+    for j in range(max(int(y - half) // TOUCH_CELL, 0), min(int(y + half + 1) // TOUCH_CELL, ny - 1) + 1):
+        for i in range(max(int(x - half) // TOUCH_CELL, 0), min(int(x + half + 1) // TOUCH_CELL, nx - 1) + 1):
+            touched[j, i] += amount
+
+
+@kernel
+def changed_by_others(touched, x, y, half, own_x, own_y, own_half):
+    """Has any star but this one changed the scene in the cells of its fit box?
+
+    The star's own last change was counted within own_half pixels of (own_x, own_y).
+    """
+    ny, nx = touched.shape
+    own_j0 = own_j1 = own_i0 = own_i1 = -1
+    if own_half >= 0:
+        own_j0 = max(int(own_y - own_half) // TOUCH_CELL, 0)
+        own_j1 = min(int(own_y + own_half + 1) // TOUCH_CELL, ny - 1)
+        own_i0 = max(int(own_x - own_half) // TOUCH_CELL, 0)
+        own_i1 = min(int(own_x + own_half + 1) // TOUCH_CELL, nx - 1)
+    for j in range(max(int(y - half) // TOUCH_CELL, 0), min(int(y + half + 1) // TOUCH_CELL, ny - 1) + 1):
+        for i in range(max(int(x - half) // TOUCH_CELL, 0), min(int(x + half + 1) // TOUCH_CELL, nx - 1) + 1):
+            own = 1 if own_j0 <= j <= own_j1 and own_i0 <= i <= own_i1 else 0
+            if touched[j, i] > own:
+                return True
+    return False
+
+
+@kernel
 def fit_candidates(
     rows, columns, fluxes, halves, residual, scene, sky_image, good, variance_read, poisson_factor, flat_variance,
     coefficients, node_x, node_y, x_origin, y_origin, envelope, noise, threshold, model_error,
-    min_distance, stars, star_half, star_fit_half, star_status, n_stars, occupied,
+    min_distance, stars, star_half, star_fit_half, star_status, star_touch, n_stars, occupied, touched,
 ):
     """Fit candidates in the order given and subtract those that are significant.
 
@@ -65,8 +109,10 @@ def fit_candidates(
         One plus the index of the star whose peak pixel this is; 0 elsewhere.
     stars : ndarray (capacity, RESULT_SIZE), changed in place
         Rows n_stars onwards are filled.
-    star_half, star_fit_half, star_status : ndarray (capacity,)
-        Box in which each star is subtracted, its fit box, and its outcome.
+    star_half, star_fit_half, star_status, star_touch : ndarray (capacity,)
+        Box in which each star is subtracted, its fit box, its outcome, and NEW.
+    touched : ndarray, int32, changed in place
+        Counts of changes of the scene in cells of TOUCH_CELL pixels.
 
     Returns
     -------
@@ -108,6 +154,8 @@ def fit_candidates(
         star_half[n_stars] = half
         star_fit_half[n_stars] = halves[k]
         star_status[n_stars] = status
+        star_touch[n_stars] = NEW
+        touch(touched, result[X], result[Y], touch_half(result[FLUX], envelope, noise), 1)
         occupied[iy, ix] = n_stars + 1
         n_stars += 1
         add_star(
@@ -121,7 +169,7 @@ def fit_candidates(
 def refine_stars(
     order, residual, scene, sky_image, scatter_image, good, variance_read, poisson_factor, flat_variance,
     coefficients, node_x, node_y, x_origin, y_origin, envelope, noise, fit_sky, model_error, sky_offsets,
-    stars, star_half, star_fit_half, star_status, star_sky_rms, star_sky_pixels,
+    stars, star_half, star_fit_half, star_status, star_touch, star_sky_rms, star_sky_pixels, touched_before, touched,
 ):
     """One sweep: each star again, with its sky from the annulus and all others subtracted.
 
@@ -131,6 +179,11 @@ def refine_stars(
         Order of the stars, from bright to faint.
     sky_offsets : ndarray (n, 2)
         Pixels of the sky annulus (`dpm.kernels.sky.annulus_offsets`).
+    star_touch : ndarray (capacity,), int
+        How far each star's own change reached in the sweep before (-1: nowhere, NEW: not swept yet); updated.
+    touched_before, touched : ndarray, int32
+        Changes of the scene since the last sweep began, and those of this sweep (filled).  A star in whose fit box no other star
+        changed anything is left as it is: its fit would give the same.
     star_sky_rms, star_sky_pixels : ndarray (capacity,)
         Filled; a star whose annulus has too few clean pixels takes the mesh's sky and gets 0 pixels.
 
@@ -147,6 +200,12 @@ def refine_stars(
         x = stars[k, X]
         y = stars[k, Y]
         flux = stars[k, FLUX]
+        if star_touch[k] != NEW and not (
+            changed_by_others(touched_before, x, y, star_fit_half[k], x, y, star_touch[k])
+            or changed_by_others(touched, x, y, star_fit_half[k], x, y, -1)
+        ):
+            star_touch[k] = -1
+            continue
         iy = min(max(int(np.floor(y + 0.5)), 0), ny - 1)
         ix = min(max(int(np.floor(x + 0.5)), 0), nx - 1)
         sky, sky_rms, n_sky = annulus_sky(residual, good, iy, ix, sky_offsets, sky_image[iy, ix], scatter_image[iy, ix], sample)
@@ -165,20 +224,25 @@ def refine_stars(
         )
         if status == FAILED or not result[FLUX] > 0.0:
             star_status[k] = NOT_CONVERGED
+            star_touch[k] = -1
             continue
         half = max(render_half(result[FLUX], envelope, noise), star_fit_half[k])
         replace_star(
             residual, coefficients, node_x, node_y, x_origin, y_origin, x, y, flux, star_half[k], result[X], result[Y], result[FLUX], half,
             window, held, old_value, value, scratch,
         )
+        # A shift changes the light by the flux times the ePSF's slope, which is about its value per pixel.
+        shift = np.sqrt((result[X] - x) ** 2 + (result[Y] - y) ** 2)
+        star_touch[k] = touch_half(abs(result[FLUX] - flux) + 2.0 * flux * shift, envelope, noise)
+        touch(touched, result[X], result[Y], star_touch[k], 1)
         stars[k] = result
         star_half[k] = half
         star_status[k] = status
 
 
 @kernel
-def remove_stars(which, residual, coefficients, node_x, node_y, x_origin, y_origin, stars, star_half):
-    """Put the light of the stars listed in ``which`` back into the residual image."""
+def remove_stars(which, residual, coefficients, node_x, node_y, x_origin, y_origin, stars, star_half, envelope, noise, touched):
+    """Put the light of the stars listed in ``which`` back into the residual image, and count the change."""
     window, held, _, value, _, _, _, scratch = workspace()
     for m in range(which.shape[0]):
         k = which[m]
@@ -186,3 +250,4 @@ def remove_stars(which, residual, coefficients, node_x, node_y, x_origin, y_orig
             residual, coefficients, node_x, node_y, x_origin, y_origin, stars[k, X], stars[k, Y], stars[k, FLUX], star_half[k],
             window, held, value, scratch,
         )
+        touch(touched, stars[k, X], stars[k, Y], touch_half(stars[k, FLUX], envelope, noise), 1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dpm.kernels import fit as columns
 from dpm.kernels.find import local_maxima, significance_image
-from dpm.kernels.scene import fit_candidates, refine_stars, remove_stars
+from dpm.kernels.scene import TOUCH_CELL, fit_candidates, refine_stars, remove_stars
 from dpm.kernels.sky import annulus_offsets, expand_mesh, fill_empty_cells, mesh_sky
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
@@ -88,7 +88,8 @@ class _Scene:
         self.noise = float(np.median(self.scatter))
         self.occupied = np.zeros((ny, nx), np.int32)
         self.count = 0
-        self.allocate(4096)
+        self.touched = np.zeros((-(-ny // TOUCH_CELL), -(-nx // TOUCH_CELL)), np.int32)
+        self.allocate(max(4096, ny * nx // 128))
 
     def allocate(self, capacity: int) -> None:
         """Grow the star arrays to a capacity."""
@@ -96,14 +97,16 @@ class _Scene:
         half = np.zeros(capacity, np.int64)
         fit_half = np.zeros(capacity, np.int64)
         status = np.zeros(capacity, np.int64)
+        touch = np.zeros(capacity, np.int64)
         sky_rms = np.full(capacity, np.nan)
         sky_pixels = np.zeros(capacity, np.int64)
         if self.count:
             n = self.count
             rows[:n], half[:n], fit_half[:n], status[:n] = self.rows[:n], self.half[:n], self.fit_half[:n], self.status[:n]
+            touch[:n] = self.touch[:n]
             sky_rms[:n], sky_pixels[:n] = self.sky_rms[:n], self.sky_pixels[:n]
         self.rows, self.half, self.fit_half, self.status = rows, half, fit_half, status
-        self.sky_rms, self.sky_pixels = sky_rms, sky_pixels
+        self.sky_rms, self.sky_pixels, self.touch = sky_rms, sky_pixels, touch
 
     def update_sky(self) -> None:
         """Sky mesh of the residual image, and its value at every pixel."""
@@ -133,24 +136,27 @@ class _Scene:
         self.count = fit_candidates(
             y.astype(float), x.astype(float), flux.astype(float), half.astype(np.int64), self.residual, self.scene, self.sky, self.good,
             *self.noise_planes, *self.psf_arrays, *self.origin, self.epsf.envelope, self.noise, threshold,
-            self.epsf.model_error, MIN_DISTANCE, self.rows, self.half, self.fit_half, self.status, self.count, self.occupied,
+            self.epsf.model_error, MIN_DISTANCE, self.rows, self.half, self.fit_half, self.status, self.touch, self.count,
+            self.occupied, self.touched,
         )  # fmt: skip
 
     def refine(self, fit_sky: bool, annulus: NDArray) -> None:
-        """One sweep over all stars, bright to faint."""
-        order = np.argsort(-self.rows[: self.count, columns.FLUX], kind="stable")
+        """One sweep over all stars in whose surroundings something changed, block by block, bright to faint in each."""
+        before, self.touched = self.touched, np.zeros_like(self.touched)
+        rows = self.rows[: self.count]
+        order = np.lexsort((-rows[:, columns.FLUX], _block(rows[:, columns.Y], rows[:, columns.X])))
         refine_stars(
             order, self.residual, self.scene, self.sky, self.sky_scatter, self.good, *self.noise_planes, *self.psf_arrays, *self.origin,
-            self.epsf.envelope, self.noise, fit_sky, self.epsf.model_error, annulus, self.rows, self.half, self.fit_half, self.status,
-            self.sky_rms, self.sky_pixels,
+            self.epsf.envelope, self.noise, fit_sky, self.epsf.model_error, annulus, self.rows, self.half, self.fit_half, self.status, self.touch,
+            self.sky_rms, self.sky_pixels, before, self.touched,
         )  # fmt: skip
 
     def keep(self, mask: NDArray[np.bool_]) -> None:
         """Put back the light of the stars outside the mask and forget them."""
         gone = np.flatnonzero(~mask)
         if gone.size:
-            remove_stars(gone, self.residual, *self.psf_arrays, *self.origin, self.rows, self.half)
-            for array in (self.rows, self.half, self.fit_half, self.status, self.sky_rms, self.sky_pixels):
+            remove_stars(gone, self.residual, *self.psf_arrays, *self.origin, self.rows, self.half, self.epsf.envelope, self.noise, self.touched)
+            for array in (self.rows, self.half, self.fit_half, self.status, self.touch, self.sky_rms, self.sky_pixels):
                 array[: int(mask.sum())] = array[: self.count][mask]
             self.count = int(mask.sum())
         self.mark_occupied()
@@ -196,7 +202,8 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
         if halo is not None:
             keep = flux > halo[y, x]
             y, x, flux = y[keep], x[keep], flux[keep]
-        order = np.argsort(-flux, kind="stable")
+        magnitude = np.floor(2.5 * np.log10(flux)).astype(np.int64)
+        order = np.lexsort((-flux, _block(y, x), -magnitude))
         half = np.full(y.size, FIT_HALF, np.int64)
         # Neighbours that are not subtracted yet spoil the fit: who is a star is decided after the sweep.
         scene.fit_new(y[order], x[order], flux[order], half, 0.5 * options.threshold)
@@ -214,6 +221,11 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
         scene.rows[order], scene.sky_rms[order], scene.sky_pixels[order], scene.status[order], scene.fit_half[order],
         scene.half[order], near, scene.residual,
     )
+
+
+def _block(y: NDArray, x: NDArray) -> NDArray[np.int64]:
+    """Number of the 64 x 64 pixel block of a position: neighbours in turn find their pixels in the processor's cache."""
+    return np.asarray((y // 64).astype(np.int64) * 65536 + (x // 64).astype(np.int64))
 
 
 def _still_stars(rows: NDArray, fit_half: NDArray, threshold: float, last: bool) -> NDArray[np.bool_]:
