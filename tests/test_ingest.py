@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dpm.io.errors import InputError
 from dpm.io.exposure_files import read_exposure_headers, read_exposure_pixels
 from dpm.io.run_folder import RunFolder
 from dpm.io.wcs import read_wcs
+from dpm.models.detectors import band_name, find_detector, header_detector
 from dpm.models.flags import PixelFlag
 from dpm.models.options import InputOptions, Options
 from dpm.stages import ingest
@@ -278,6 +280,33 @@ def test_ingesting_again_adds_nothing(tmp_path: Path) -> None:
     assert third["cubes"] == {"NIRISS_F090W.zarr": 3}
     assert (folder.cubes / "NIRISS_F090W.zarr" / "sci" / "c" / "0" / "0" / "0").stat().st_mtime_ns == before
     assert len(ingest.plan(folder, Options(input=InputOptions(exposures=patterns, remove_stripes=True)))) == 3
+
+
+def test_parallel_workers_write_the_same_cube(tmp_path: Path) -> None:
+    """Four threads, any order: the same shards, byte for byte, as one after the other."""
+    for number in range(6):
+        write_jwst(tmp_path / f"e{number}_cal.fits", seed=number)
+    options = Options(input=InputOptions(exposures=(str(tmp_path / "e*_cal.fits"),)))
+    shards = []
+    for threads in (1, 4):
+        folder = RunFolder(tmp_path / f"run{threads}")
+        tasks = ingest.plan(folder, options)
+        with ThreadPoolExecutor(threads) as pool:
+            results = list(pool.map(ingest.work, tasks[::-1] if threads > 1 else tasks))
+        ingest.finalise(folder, options, results)
+        cube = folder.cube("NIRISS", "F090W")
+        shards.append({str(path.relative_to(cube)): path.read_bytes() for path in cube.rglob("0") if path.is_file()})
+    assert shards[0] == shards[1] and len(shards[0]) >= 6 * 6
+
+
+def test_detector_registry() -> None:
+    assert header_detector("NIRCAM", "NRCALONG") is find_detector("NRCAL")
+    assert header_detector("ACS", "WFC", 1).library_y_offset == 2048
+    assert header_detector("WFC3", "UVIS", 2).library_y_offset == 0
+    assert header_detector("ACS", "HRC", 1) is None and header_detector("NICMOS", "", 4) is None
+    assert band_name("UVIS2", "F814W") == "wfc3uv_f814w"
+    with pytest.raises(KeyError, match="known are"):
+        find_detector("WFPC2")
 
 
 def test_lost_shards_are_read_again(tmp_path: Path) -> None:
