@@ -115,7 +115,7 @@ class Parts:
 
     def finish(self, record: dict[str, Any], results: list[dict[str, Any]]) -> None:
         """Mark the stage as finalised and remove files of earlier keys that it no longer makes."""
-        made = {name for result in [record["summary"], *results] for name in result.get("files", ())}
+        made = {name for result in results for name in result.get("files", ())}
         write_json(self.path / FINISHED, record | {"files": sorted(made)})
         for name in read_json(self.path / OBSOLETE) or []:
             path = (self.root / name).resolve()

@@ -201,8 +201,9 @@ class Runner:
         start = time.perf_counter()
         results = [done[task.name].result for task in tasks]
         summary = self.stages[name].finalise(self.folder, self.options, results) or {}
-        self.inputs.add_checksums(summary.get("inputs", {}))
+        self.inputs.add_checksums(summary.pop("inputs", {}))
         self.inputs.save()
+        files = summary.pop("files", [])
         seconds += time.perf_counter() - start
         entry = {
             "key": self.keys[name].key,
@@ -216,7 +217,7 @@ class Runner:
             "warnings": self.warnings.since(),
             "summary": summary,
         }
-        parts.finish(entry, results)
+        parts.finish(entry, [{"files": files}, *results])
         self.provenance.add_stage(name, entry)
         log.info("%s: complete in %.1f s: %s", name, seconds, summary)
         self.observer.stage_finished(name, seconds, summary)
@@ -235,7 +236,7 @@ class Runner:
         function(self.folder)
         seconds = time.perf_counter() - start
         parts.begin({})
-        parts.finish({"summary": {"files": list(files)}}, [])
+        parts.finish({"summary": {}}, [{"files": list(files)}])
         entry = {"seconds": round(seconds, 3), "finished": time.strftime("%Y-%m-%dT%H:%M:%S"), "warnings": self.warnings.since()}
         self.provenance.add_stage(name, entry)
         self.observer.stage_finished(name, seconds, {})
