@@ -24,6 +24,8 @@ _NO_EVIDENCE = int(StarFlag.SHARP | StarFlag.NOT_CONVERGED)
 # Largest motion (mas/yr) and largest shift (finest pixels) that epochs are linked over.
 LARGEST_MOTION = 20.0
 LARGEST_SHIFT = 4.0
+# Faint stars scatter: detections are linked within this many match radii.
+WIDER = 1.5
 
 
 @dataclass
@@ -101,11 +103,13 @@ def _link_epoch(
     """Stars of one epoch: link, keep those with enough units, then assign all detections to them afresh."""
     if not len(x):
         return np.zeros(0, dtype=np.int64), (np.zeros(0), np.zeros(0))
-    star, n = link_units(x, y, starts, radius)
+    # Two detections that are each within the radius of their star can be further apart than that.
+    wide = WIDER * radius
+    star, n = link_units(x, y, starts, wide)
     for _ in range(3):
         centre_x, centre_y, star, n = _centres(x, y, star, n, evidence, floor)
         centre_x, centre_y = _merge(centre_x, centre_y, star, starts, radius)
-        star = assign_units(x, y, starts, centre_x, centre_y, radius)
+        star = assign_units(x, y, starts, centre_x, centre_y, wide)
         n = len(centre_x)
     centre_x, centre_y, star, n = _centres(x, y, star, n, evidence, floor)
     return star, (centre_x, centre_y)
