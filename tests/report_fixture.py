@@ -71,9 +71,12 @@ def make_run(
     catalog["ra_dec_corr"] = np.float32(0.0)
     catalog["n_epochs"] = np.int16(1)
     catalog["baseline"] = np.float32(0.01)
-    meta = {"flux_unit": "DN/s", "scale": SCALE, "reference": "the exposures' own WCS", "mag_system": "instrumental"}
+    frame = {"scale": SCALE, "ra0": 80.5, "dec0": -69.5}
+    meta = {"flux_unit": "DN/s", "master_frame": frame, "reference": "the exposures' own WCS"}
     write_table(folder.catalog, catalog, catalog_columns(bands), meta)
-    write_table(folder.exposures, Table(rows=exposure_rows), EXPOSURE_COLUMNS, {"flux_unit": "DN/s", "scale": SCALE})
+    write_table(
+        folder.exposures, Table(rows=exposure_rows), EXPOSURE_COLUMNS, {"flux_unit": "DN/s", "master_frame": frame}
+    )
     folder.config.write_text('[run]\nname = "made-up field"\n\n[input]\nexposures = ["*_cal.fits"]\n')
     provenance = {
         "dpm": "0.1.0",

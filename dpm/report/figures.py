@@ -29,6 +29,7 @@ __all__ = [
     "encode",
     "limits",
     "new_figure",
+    "outline",
     "plain_log_axis",
     "running_median",
     "style",
@@ -116,6 +117,9 @@ def encode(figure: Figure, alt: str, caption: str = "", colors: int = 96) -> Ima
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
     picture = Picture.fromarray(np.ascontiguousarray(pixels))
     small = picture.quantize(palette=_palette(picture, colors), dither=Picture.Dither.NONE)
+    indices = np.array(small)
+    indices[(pixels == 255).all(axis=-1)] = 0  # the nearest-colour search is not exact, and paper has to be white
+    small.putdata(indices.ravel())
     stream = io.BytesIO()
     small.save(stream, format="PNG", optimize=True)
     height, width = pixels.shape[:2]
@@ -128,7 +132,7 @@ def _palette(picture: Any, colors: int) -> Any:
     from PIL import Image as Picture
 
     frequent = picture.quantize(colors, method=Picture.Quantize.MEDIANCUT).getpalette()[: 3 * colors]
-    fixed = [int(code[place : place + 2], 16) for code in COLORS.values() for place in (1, 3, 5)]
+    fixed = [int(code[place : place + 2], 16) for code in ("#ffffff", *COLORS.values()) for place in (1, 3, 5)]
     palette = Picture.new("P", (1, 1))
     palette.putpalette(fixed + frequent)
     return palette
@@ -198,8 +202,8 @@ def draw_points(
     if x.size > MAX_POINTS:
         _draw_density(axes, x, y, xlim, ylim, log_y)
     elif x.size:
-        size = float(np.clip(2500.0 / x.size, 1.2, 22.0))
-        alpha = float(np.clip(900.0 / x.size, 0.25, 0.85))
+        size = float(np.clip(5000.0 / x.size, 1.6, 22.0))
+        alpha = float(np.clip(1800.0 / x.size, 0.35, 0.85))
         axes.scatter(x, y, s=size, color=color, alpha=alpha, linewidths=0, label=label)
     axes.set_xlim(*xlim)
     axes.set_ylim(*ylim)
@@ -216,6 +220,13 @@ def _draw_density(
     counts, _, _ = np.histogram2d(x, y, bins=(x_edges, y_edges))
     shown = np.ma.masked_equal(counts.T, 0)
     axes.pcolormesh(x_edges, y_edges, shown, cmap="viridis", norm=LogNorm(1, max(2.0, counts.max())), rasterized=True)
+
+
+def outline() -> list[Any]:
+    """Path effects that set lines and letters off from crowded points."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=3.0, foreground="white", alpha=0.85)]
 
 
 def plain_log_axis(axis: Any, limits: tuple[float, float]) -> None:

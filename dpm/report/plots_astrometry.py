@@ -14,6 +14,7 @@ from dpm.report.figures import (
     encode,
     limits,
     new_figure,
+    outline,
     plain_log_axis,
     running_median,
 )
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 MINIMUM_FOR_MAPS = 12
+MINIMUM_FOR_CELLS = 150
 MINIMUM_FOR_PULLS = 20
 Area = tuple[float, float, float, float]
 
@@ -49,10 +51,18 @@ def plot_position_rms(data: RunData, sample: Sample, pixel_scale: float | None, 
     draw_points(axes, mag, rms, limits(mag, 0.2, 99.8), ylim, log_y=True, label="stars")
     x, median, _ = running_median(mag, rms)
     if x.size:
-        axes.plot(x, median, color=COLORS["ink"], lw=1.6, label="median scatter")
+        axes.plot(x, median, color=COLORS["ink"], lw=1.6, label="median scatter", path_effects=outline())
     x, formal, _ = running_median(stars.mag, stars.formal)
     if x.size:
-        axes.plot(x, formal, color=COLORS["vermillion"], lw=1.4, ls="--", label="formal error of one exposure")
+        axes.plot(
+            x,
+            formal,
+            color=COLORS["vermillion"],
+            lw=1.4,
+            ls="--",
+            label="formal error of one exposure",
+            path_effects=outline(),
+        )
     axes.set_xlabel(mag_label)
     axes.set_ylabel("scatter of one axis [raw pixels]")
     axes.set_title(band_label(sample.band))
@@ -130,10 +140,14 @@ def plot_residual_map(x: NDArray, y: NDArray, dx: NDArray, dy: NDArray, area: Ar
     if x.size < MINIMUM_FOR_MAPS:
         return None
     nx, ny = area[1] - area[0], area[3] - area[2]
-    cells = float(np.clip(np.sqrt(x.size / 12.0), 1, 20))
+    singles = x.size < MINIMUM_FOR_CELLS
+    cells = 8.0 if singles else float(np.clip(np.sqrt(x.size / 12.0), 1, 20))
     columns = max(1, round(cells * min(1.0, nx / ny)))
     rows = max(1, round(cells * min(1.0, ny / nx)))
-    place_x, place_y, median_x, median_y, count = _cell_medians(x, y, dx, dy, (rows, columns), area)
+    if singles:
+        place_x, place_y, median_x, median_y, count = x, y, dx, dy, np.ones(x.size)
+    else:
+        place_x, place_y, median_x, median_y, count = _cell_medians(x, y, dx, dy, (rows, columns), area)
     if place_x.size == 0:
         return None
     length = np.hypot(median_x, median_y)
@@ -152,7 +166,7 @@ def plot_residual_map(x: NDArray, y: NDArray, dx: NDArray, dy: NDArray, area: Ar
         color=COLORS["blue"],
     )
     key = {"labelpos": "W", "coordinates": "axes", "color": COLORS["vermillion"], "labelcolor": COLORS["vermillion"]}
-    axes.quiverkey(arrows, 0.93, 1.035, unit, f"{unit:g} pixel", **key)
+    axes.quiverkey(arrows, 0.8, 1.035, unit, f"{unit:g} pixel", **key)
     axes.set_xlim(area[0] - 0.02 * nx, area[1] + 0.02 * nx)
     axes.set_ylim(area[2] - 0.02 * ny, area[3] + 0.02 * ny)
     axes.set_aspect("equal")
@@ -164,6 +178,8 @@ def plot_residual_map(x: NDArray, y: NDArray, dx: NDArray, dy: NDArray, area: Ar
         f"Medians of {x.size:,} residuals in {place_x.size} cells: RMS {np.sqrt(np.mean(length**2)):.4f} pixel, "
         f"of which about {noise:.4f} is noise; arrows magnified {0.9 * cell / unit:,.0f} times."
     )
+    if singles:
+        note = f"Too few stars for medians: {x.size} single residuals, RMS {np.sqrt(np.mean(length**2)):.4f} pixel."
     return encode(figure, f"Residual map, {title}", note)
 
 
@@ -244,7 +260,12 @@ def plot_pulls(sample: Sample) -> list[Image]:
     left.set_ylabel("probability density")
     right.set_xlabel("instrumental magnitude, −2.5 log10(flux)")
     right.set_ylabel("width of the pulls")
-    right.set_ylim(0, min(highest, 8.0))
+    if highest > 4:
+        right.set_yscale("log")
+        right.set_ylim(0.5, highest)
+        plain_log_axis(right.yaxis, (0.5, highest))
+    else:
+        right.set_ylim(0, highest)
     label = band_label(sample.band)
     for axes in (left, right):
         axes.set_title(label)
@@ -276,10 +297,11 @@ def _pulls_of(sample: Sample) -> tuple[dict[str, NDArray], NDArray]:
 
 def _best_stars(mag: NDArray, rms: NDArray, pixel_scale: float | None) -> str:
     """Scatter of the best-measured stars: the fifth, in order of magnitude, with the smallest median."""
-    if mag.size < 10:
-        return f"Median of {mag.size} stars: {np.median(rms):.4f} pixel."
     order = np.argsort(mag, kind="stable")
-    width = max(10, int(0.2 * mag.size))
+    if mag.size < 50:
+        brighter = order[: (mag.size + 1) // 2]
+        return f"Median of the brighter {brighter.size} of {mag.size} stars: {np.median(rms[brighter]):.4f} pixel."
+    width = int(0.2 * mag.size)
     starts = range(0, mag.size - width + 1, max(1, width // 10))
     medians = [float(np.median(rms[order[start : start + width]])) for start in starts]
     best = int(np.argmin(medians))

@@ -11,7 +11,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from dpm.report.data import RunData, Sample
-from dpm.report.figures import COLORS, Image, add_legend, encode, new_figure
+from dpm.report.figures import COLORS, Image, add_legend, encode, new_figure, outline
 
 __all__ = ["plot_epsf", "plot_field"]
 
@@ -250,8 +250,14 @@ def _draw_box(
         for direction, letter in zip(compass, "NE"):
             step = 0.11 * side_x * direction
             base = np.array([box[0] + 0.16 * side_x, box[2] + 0.16 * side_y])
-            axes.annotate("", base + step, base, arrowprops={"arrowstyle": "->", "color": COLORS["green"], "lw": 1.4})
-            axes.text(*(base + 1.3 * step), letter, color=COLORS["green"], weight="bold", ha="center", va="center")
+            axes.annotate(
+                "",
+                base + step,
+                base,
+                arrowprops={"arrowstyle": "->", "color": COLORS["green"], "lw": 1.6, "path_effects": outline()},
+            )
+            look = {"color": COLORS["green"], "weight": "bold", "ha": "center", "va": "center"}
+            axes.text(*(base + 1.3 * step), letter, path_effects=outline(), **look)
     axes.set_xlim(box[0], box[1])
     axes.set_ylim(box[2], box[3])
     note = f"Magnified: {side_x} × {side_y} pixels of {name}. asinh stretch; pixels without value are tinted."
@@ -303,7 +309,8 @@ def _montage(nodes: NDArray, grid: tuple[int, int], label: str, bar: str, low: f
     for number, node in enumerate(nodes):
         bottom, left = (number // columns) * (size + 1), (number % columns) * (size + 1)
         canvas[bottom : bottom + size, left : left + size] = node
-    figure, axes = new_figure(4.9, float(np.clip(4.1 * rows / columns + 0.4, 2.2, 5.6)))
+    width = 4.9 if rows * columns > 1 else 3.8
+    figure, axes = new_figure(width, float(np.clip((width - 0.8) * rows / columns + 0.4, 2.2, 5.6)))
     if low is None:
         limit = max(float(np.nanpercentile(np.abs(canvas), 99.8)), 1e-6)
         shown = axes.imshow(canvas, cmap="RdBu_r", vmin=-limit, vmax=limit)
@@ -314,5 +321,7 @@ def _montage(nodes: NDArray, grid: tuple[int, int], label: str, bar: str, low: f
     axes.set_yticks([])
     axes.grid(False)
     axes.set_title(label)
-    note = f"{columns} × {rows} ePSF nodes, detector x to the right and y up; each {size} samples wide."
+    note = f"{columns} × {rows} nodes, detector x to the right and y up; each {size} samples wide."
+    if rows * columns == 1:
+        note = f"One ePSF for the whole detector; {size} samples wide."
     return encode(figure, f"ePSF {label}: {bar}", note)

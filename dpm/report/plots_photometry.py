@@ -8,7 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm.report.data import RunData, Sample, band_label, band_wavelength
-from dpm.report.figures import COLORS, Image, add_legend, draw_points, encode, limits, new_figure, running_median
+from dpm.report.figures import (
+    COLORS,
+    Image,
+    add_legend,
+    draw_points,
+    encode,
+    limits,
+    new_figure,
+    outline,
+    running_median,
+)
 from dpm.report.select import scatter_of_stars
 
 __all__ = ["color_pairs", "plot_cmd", "plot_luminosity", "plot_magnitude_rms"]
@@ -38,11 +48,19 @@ def plot_magnitude_rms(data: RunData, band: str, sample: Sample | None, mag_labe
     draw_points(axes, mag, rms, limits(mag, 0.2, 99.8), (max(low / 1.5, 1e-5), high * 2), log_y=True, label="stars")
     x, median, _ = running_median(mag, rms)
     if x.size:
-        axes.plot(x, median, color=COLORS["ink"], lw=1.6, label="median scatter")
+        axes.plot(x, median, color=COLORS["ink"], lw=1.6, label="median scatter", path_effects=outline())
     if stars is not None and stars.mag.size:
         x, formal, _ = running_median(stars.mag, stars.formal_mag)
         if x.size:
-            axes.plot(x, formal, color=COLORS["vermillion"], lw=1.4, ls="--", label="formal error of one exposure")
+            axes.plot(
+                x,
+                formal,
+                color=COLORS["vermillion"],
+                lw=1.4,
+                ls="--",
+                label="formal error of one exposure",
+                path_effects=outline(),
+            )
     axes.set_xlabel(mag_label)
     axes.set_ylabel("scatter of single exposures [mag]")
     axes.set_title(band_label(band))

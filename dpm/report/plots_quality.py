@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dpm.report.data import Sample, band_label
-from dpm.report.figures import COLORS, Image, add_legend, draw_points, encode, limits, new_figure, running_median
+from dpm.report.figures import (
+    COLORS,
+    MAX_POINTS,
+    Image,
+    add_legend,
+    draw_points,
+    encode,
+    limits,
+    new_figure,
+    outline,
+    running_median,
+)
 from dpm.report.select import well_measured
 
 __all__ = ["plot_chi", "plot_qfit", "plot_radxs"]
@@ -20,10 +33,11 @@ def plot_qfit(sample: Sample) -> Image:
     figure, axes = _panel(sample, "qfit", (0.0, top), "QFIT  (0 is perfect)")
     x, expected, _ = running_median(sample["mag"][_shown(sample)], sample["qfit_expected"][_shown(sample)])
     if x.size:
-        axes.plot(x, expected, color=COLORS["vermillion"], lw=1.3, ls="--", label="expected from noise alone")
-    note = _bright_note(sample, "qfit")
+        axes.plot(x, expected, color=COLORS["vermillion"], lw=1.4, ls="--", label="expected from noise alone")
     add_legend(axes, loc="upper left")
-    return encode(figure, f"QFIT against instrumental magnitude, {band_label(sample.band)}", note)
+    return encode(
+        figure, f"QFIT against instrumental magnitude, {band_label(sample.band)}", _bright_note(sample, "qfit")
+    )
 
 
 def plot_radxs(sample: Sample) -> Image:
@@ -31,12 +45,9 @@ def plot_radxs(sample: Sample) -> Image:
     half = min(max(_upper(np.abs(sample["radxs"]), None, 1.6), 0.05), 3.0)
     figure, axes = _panel(sample, "radxs", (-half, half), "RADXS  (1 ≤ r < 2.5 pixels)")
     axes.axhline(0, color=COLORS["vermillion"], lw=1.0, zorder=3)
-    axes.annotate(
-        "extended", (0.99, 0.97), xycoords="axes fraction", ha="right", va="top", color=COLORS["grey"], size=7.5
-    )
-    axes.annotate(
-        "too sharp", (0.99, 0.03), xycoords="axes fraction", ha="right", va="bottom", color=COLORS["grey"], size=7.5
-    )
+    for words, height, align in (("extended", 0.97, "top"), ("too sharp", 0.03, "bottom")):
+        place = {"xycoords": "axes fraction", "ha": "right", "va": align}
+        axes.annotate(words, (0.99, height), size=7.5, path_effects=outline(), **place)
     add_legend(axes, loc="upper left")
     return encode(
         figure, f"RADXS against instrumental magnitude, {band_label(sample.band)}", _bright_note(sample, "radxs")
@@ -45,8 +56,10 @@ def plot_radxs(sample: Sample) -> Image:
 
 def plot_chi(sample: Sample) -> Image:
     """Reduced chi of every detection; noise planes and ePSF are right where it lies at one."""
-    low, high = 0.3, max(3.0, _upper(sample, "chi", 1.5, ceiling=50.0))
-    figure, axes = _panel(sample, "chi", (low, high), "chi  (reduced)", log_y=True)
+    shown = _shown(sample)
+    _, median, _ = running_median(sample["mag"][shown], sample["chi"][shown])
+    high = max(3.0, _upper(sample, "chi", 1.5, ceiling=50.0), 1.5 * float(median.max(initial=1.0)))
+    figure, axes = _panel(sample, "chi", (0.3, high), "chi  (reduced)", log_y=True)
     axes.axhline(1, color=COLORS["vermillion"], lw=1.0, zorder=3)
     add_legend(axes, loc="upper left")
     return encode(figure, f"chi against instrumental magnitude, {band_label(sample.band)}", _bright_note(sample, "chi"))
@@ -63,7 +76,7 @@ def _upper(values: Sample | NDArray, name: str | None, factor: float, ceiling: f
     return float(min(factor * np.percentile(array, 97.0), ceiling)) if array.size else 1.0
 
 
-def _panel(sample: Sample, name: str, ylim: tuple[float, float], label: str, log_y: bool = False):  # type: ignore[no-untyped-def]
+def _panel(sample: Sample, name: str, ylim: tuple[float, float], label: str, log_y: bool = False) -> tuple[Any, Any]:
     figure, axes = new_figure()
     shown = _shown(sample)
     mag, values = sample["mag"], sample[name]
@@ -72,9 +85,9 @@ def _panel(sample: Sample, name: str, ylim: tuple[float, float], label: str, log
     others = np.flatnonzero(~shown)
     if others.size:
         others = others[:: max(1, others.size // _MAX_UNMATCHED)]
-        axes.scatter(
-            mag[others], values[others], s=2.5, color=COLORS["grey"], alpha=0.5, linewidths=0, label="no catalogue star"
-        )
+        size = float(np.clip(2500.0 / others.size, 2.0, 14.0))
+        look = {"s": size, "color": COLORS["grey"], "alpha": 0.6, "linewidths": 0}
+        axes.scatter(mag[others], values[others], label="no catalogue star", **look)
     draw_points(
         axes,
         mag[shown],
@@ -86,7 +99,7 @@ def _panel(sample: Sample, name: str, ylim: tuple[float, float], label: str, log
     )
     x, median, _ = running_median(mag[shown], values[shown])
     if x.size:
-        axes.plot(x, median, color=COLORS["ink"], lw=1.6, label="median")
+        axes.plot(x, median, color=COLORS["ink"], lw=1.6, label="median", path_effects=outline())
     axes.set_xlabel("instrumental magnitude, −2.5 log10(flux)")
     axes.set_ylabel(label)
     axes.set_title(band_label(sample.band))
@@ -97,9 +110,12 @@ def _bright_note(sample: Sample, name: str) -> str:
     good = well_measured(sample)
     values = sample[name][good]
     values = values[np.isfinite(values)]
-    thinned = "" if len(sample) == sample.n_total else f" Drawn: {len(sample):,} of {sample.n_total:,} detections."
-    if not values.size:
-        return thinned.strip()
-    return (
-        f"Median of {values.size:,} well-measured detections: {round(float(np.median(values)), 3) + 0.0:.3f}.{thinned}"
-    )
+    words = []
+    if values.size:
+        median = round(float(np.median(values)), 3) + 0.0
+        words.append(f"Median of {values.size:,} well-measured detections: {median:.3f}.")
+    if _shown(sample).sum() > MAX_POINTS:
+        words.append("Colour: number of detections, logarithmic.")
+    if len(sample) < sample.n_total:
+        words.append(f"Drawn: {len(sample):,} of {sample.n_total:,} detections.")
+    return " ".join(words)

@@ -109,7 +109,7 @@ def _central_exposures(data: RunData) -> list[int]:
 def _quality(data: RunData) -> Section:
     section = Section(
         "quality",
-        "Quality of the fits",
+        "Fit quality",
         "QFIT is the sum of the absolute residuals over the star's light in the fit box; bright stars far above the "
         "dashed curve point to an ePSF that does not fit. RADXS is the light in excess of the ePSF just outside the "
         "core: negative for cosmic rays and hot pixels, positive for galaxies. chi lies at one where the noise model "
@@ -230,7 +230,7 @@ def _magnitude_scatter(data: RunData) -> Section:
 
 def _cmd(data: RunData) -> Section:
     section = Section(
-        "cmd", "Colour-magnitude diagrams", "Grey: all stars. In colour: neither saturated nor of poor QFIT."
+        "cmd", "CMD", "Colour-magnitude diagrams. Grey: all stars. In colour: neither saturated nor of poor QFIT."
     )
     for blue, red in photometry.color_pairs(data):
         section.images += _some(photometry.plot_cmd(data, blue, red, summary.magnitude_system(data, blue)))

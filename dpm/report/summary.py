@@ -10,7 +10,7 @@ import numpy as np
 
 from dpm.io.tables import catalog_columns
 from dpm.models.columns import DETECTION_COLUMNS, MATCH_COLUMNS, Column
-from dpm.models.flags import STAR_FLAG_MEANINGS
+from dpm.models.flags import STAR_FLAG_MEANINGS, StarFlag
 from dpm.report.data import RunData, band_label
 from dpm.report.select import measured_residuals, robust_width
 
@@ -20,6 +20,7 @@ __all__ = [
     "column_tables",
     "exposure_table",
     "file_table",
+    "frame_scale",
     "flag_table",
     "key_figures",
     "band_label",
@@ -42,15 +43,15 @@ _EXPOSURE_CELLS = (
     ("exposure", "exposure", "{}"),
     ("detector", "detector", "{}"),
     ("filter", "filter", "{}"),
-    ("target", "target", "{}"),
     ("epoch", "epoch [yr]", "{:.4f}"),
-    ("exptime", "exposure time [s]", "{:.1f}"),
+    ("exptime", "time [s]", "{:.1f}"),
     ("n_detections", "detections", "{:,}"),
     ("n_matched", "of stars", "{:,}"),
-    ("n_reference", "in transform", "{:,}"),
     ("residual_rms", "residual RMS [pix]", "{:.4f}"),
     ("zero_point", "zero point [mag]", "{:+.4f}"),
     ("zero_point_error", "± [mag]", "{:.4f}"),
+    ("n_reference", "in transform", "{:,}"),
+    ("target", "target", "{}"),
     ("noise_source", "noise from", "{}"),
     ("calibration_version", "CAL_VER", "{}"),
     ("file", "file", "{}"),
@@ -76,6 +77,15 @@ def pixel_scale(data: RunData, band: str) -> float | None:
         return None
     scale = float(data.exposures["pixel_scale"][int(rows[0])])
     return scale if np.isfinite(scale) and scale > 0 else None
+
+
+def frame_scale(data: RunData) -> float | None:
+    """Arcseconds per pixel of the master frame; None where unknown."""
+    for table in (data.catalog, data.exposures):
+        frame = table.meta.get("master_frame", {}) if table is not None else {}
+        if isinstance(frame, dict) and isinstance(frame.get("scale"), int | float):
+            return float(frame["scale"])
+    return None
 
 
 def magnitude_system(data: RunData, band: str) -> str:
@@ -138,6 +148,7 @@ def collect_warnings(data: RunData) -> list[str]:
         found += [str(text) for text in extra] if isinstance(extra, list) else [str(extra)]
     told = [entry["summary"] for entry in _stages(data).values() if isinstance(entry.get("summary"), dict)]
     found += [str(text) for summary in told for text in summary.get("warnings", [])]
+    found += _flag_warnings(data) + _scatter_warnings(data)
     if not told:
         found += _version_warnings(data) + _noise_warnings(data)
     if data.exposures is not None:
@@ -179,6 +190,37 @@ def _noise_warnings(data: RunData) -> list[str]:
         return []
     sources = "; ".join(_NOISE_FALLBACKS[source] for source in sorted(set(guessed.values())))
     return [f"The noise of {_named(list(guessed))} does not come from the file's own variances but from {sources}."]
+
+
+def _flag_warnings(data: RunData) -> list[str]:
+    """Degradations that most of the catalogue carries."""
+    flags = data.catalog_column("flags")
+    if flags is None or flags.size == 0:
+        return []
+    found = []
+    for flag in (StarFlag.EPSF_EXTRAPOLATED, StarFlag.NOISE_FALLBACK, StarFlag.FEW_EXPOSURES):
+        share = np.count_nonzero(flags & int(flag)) / flags.size
+        if share > 0.5:
+            found.append(f"{100 * share:.0f} % of the stars carry the flag {flag.name}: {STAR_FLAG_MEANINGS[flag]}.")
+    return found
+
+
+def _scatter_warnings(data: RunData) -> list[str]:
+    """Bands whose well-measured stars scatter far more than the fits' errors say."""
+    found = []
+    for band, sample in data.samples.items():
+        good, factor = measured_residuals(sample)
+        if good.sum() < 30:
+            continue
+        pulls = [factor * sample[f"d{name}"][good] / sample[f"{name}_error"][good] for name in ("x", "y")]
+        width = np.sqrt(np.mean([robust_width(values) ** 2 for values in pulls]))
+        if width > 2:
+            found.append(
+                f"Positions of well-measured stars in {band_label(band)} scatter {width:.1f} times as much as the "
+                "errors of single fits say: distortion that is left, or an ePSF that does not fit, rules there. See "
+                "the residual maps and the pixel phase."
+            )
+    return found
 
 
 def _exposure_warnings(data: RunData) -> list[str]:
@@ -225,14 +267,14 @@ def _scale_columns(data: RunData) -> list[list[str]] | None:
     assert table is not None
     if not {"a", "b", "c", "d"} <= set(table.colnames):
         return None
-    frame_scale = table.meta.get("scale") or (data.catalog.meta.get("scale") if data.catalog is not None else None)
-    if not isinstance(frame_scale, int | float):
+    scale = frame_scale(data)
+    if scale is None:
         return None
     rows = []
     for row in table:
         determinant = float(row["a"]) * float(row["d"]) - float(row["b"]) * float(row["c"])
         angle = np.degrees(np.arctan2(float(row["c"]) - float(row["b"]), float(row["a"]) + float(row["d"])))
-        rows.append([_cell(frame_scale * np.sqrt(abs(determinant)), "{:.6f}"), _cell(angle, "{:.4f}")])
+        rows.append([_cell(scale * np.sqrt(abs(determinant)), "{:.6f}"), _cell(angle, "{:.4f}")])
     return rows
 
 
@@ -325,6 +367,9 @@ def provenance_tables(data: RunData) -> list[HtmlTable]:
     rows = [[str(name), str(value)] for name, value in versions.items()] if isinstance(versions, dict) else []
     skip = ("versions", "stages", "warnings", "inputs")
     rows += [[name, _short(value)] for name, value in data.provenance.items() if name not in skip and _is_plain(value)]
+    inputs = data.provenance.get("inputs")
+    if isinstance(inputs, dict | list) and inputs:
+        rows.append(["inputs", f"{len(inputs):,} files; sizes and checksums in provenance.json"])
     if rows:
         tables.append(HtmlTable(["what", "value"], rows, caption="Versions and machine"))
     return tables
@@ -415,9 +460,12 @@ def settings(data: RunData) -> str:
         if value:
             words.append(f"{label}: {value}")
     if data.catalog is not None:
-        reference, scale = data.catalog.meta.get("reference"), data.catalog.meta.get("scale")
-        if reference:
-            words.append(f"frame registered to {reference}")
-        if isinstance(scale, int | float):
-            words.append(f"{scale * 1000:.2f} mas a pixel of the master frame")
+        if data.catalog.meta.get("reference"):
+            words.append(f"frame registered to {data.catalog.meta['reference']}")
+        systematic = data.catalog.meta.get("position_systematic_mas")
+        if isinstance(systematic, int | float) and systematic > 0:
+            words.append(f"{systematic:.2f} mas systematic error in each position error")
+    scale = frame_scale(data)
+    if scale is not None:
+        words.append(f"{scale * 1000:.2f} mas a pixel of the master frame")
     return " · ".join(words)
