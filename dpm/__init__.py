@@ -1,7 +1,7 @@
 """dpm: distributed photometry and proper motions from dithered JWST and HST exposures of star fields.
 
-``dpm.open(path)`` opens a run folder or a configuration; the other public names are listed in ``dpm.__all__``.  Nothing heavy
-is imported before it is used.
+``dpm.open(path)`` opens a run folder or a configuration; the other public names are listed in ``dpm.__all__``. Nothing
+heavy is imported before it is used.
 """
 
 from __future__ import annotations

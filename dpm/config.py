@@ -25,7 +25,7 @@ EXPECTED = {
     "int_from_float": "a whole number",
     "string_type": "text in quotes",
     "bool_type": "true or false",
-    "tuple_type": "a list, such as [\"*_cal.fits\"]",
+    "tuple_type": 'a list, such as ["*_cal.fits"]',
     "dict_type": "a table of name = value",
 }
 
@@ -49,8 +49,8 @@ def load_options(path: Path | str, check_files: bool = True) -> Options:
     Raises
     ------
     ConfigError
-        If the file is missing, is not TOML, or has an unknown key, a bad value, a pattern that matches nothing or a file that
-        does not exist.
+        If the file is missing, is not TOML, or has an unknown key, a bad value, a pattern that matches nothing or a
+        file that does not exist.
     """
     path = Path(path)
     try:
@@ -73,7 +73,9 @@ def open_run(path: Path | str, check_files: bool = False) -> tuple[RunFolder, Op
     path = Path(path)
     if path.is_dir():
         if not (path / "config.toml").is_file():
-            raise ConfigError(f"{path}: not a run folder, there is no config.toml in it; `dpm run field.toml` makes one")
+            raise ConfigError(
+                f"{path}: not a run folder, there is no config.toml in it; `dpm run field.toml` makes one"
+            )
         options = load_options(path / "config.toml", check_files)
         # A run folder may have been moved since its configuration was written.
         options = replace(options, run=replace(options.run, directory=str(path.resolve())))
@@ -108,7 +110,10 @@ def parse_options(data: dict[str, Any], source: str, base: Path, check_files: bo
         options = TypeAdapter(Options).validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{source}: {_explain(item)}" for item in error.errors())) from None
-    tables = {table.name: _resolve(getattr(options, table.name), table.name, source, base, check_files) for table in fields(options)}
+    tables = {
+        table.name: _resolve(getattr(options, table.name), table.name, source, base, check_files)
+        for table in fields(options)
+    }
     tables["run"] = replace(options.run, directory=str(base / Path(options.run.directory).expanduser()))
     return replace(options, **tables)
 
@@ -120,13 +125,17 @@ def _check_keys(data: dict[str, Any], source: str) -> None:
         if name not in tables:
             where = [table for table, make in tables.items() if name in {key.name for key in fields(make())}]  # type: ignore[operator, misc]
             hint = f"; {name} belongs into [{where[0]}]" if where else _closest(name, tables)
-            raise ConfigError(f"{source}: unknown table or key {name!r}{hint}; the tables are {', '.join(f'[{t}]' for t in tables)}")
+            raise ConfigError(
+                f"{source}: unknown table or key {name!r}{hint}; the tables are {', '.join(f'[{t}]' for t in tables)}"
+            )
         if not isinstance(content, dict):
             raise ConfigError(f"{source}: {name} is a table: write [{name}] on a line of its own and its keys below")
         keys = [item.name for item in fields(tables[name]())]  # type: ignore[operator, misc]
         for key in content:
             if key not in keys:
-                raise ConfigError(f"{source}: unknown key {key!r} in [{name}]{_closest(key, keys)}; its keys are {', '.join(keys)}")
+                raise ConfigError(
+                    f"{source}: unknown key {key!r} in [{name}]{_closest(key, keys)}; its keys are {', '.join(keys)}"
+                )
 
 
 def _closest(name: str, known: Any) -> str:
@@ -163,7 +172,10 @@ def _resolve(table: Any, name: str, source: str, base: Path, check_files: bool) 
             path = base / Path(value).expanduser()
             if check_files and not path.exists():
                 words = " or ".join(f'"{word}"' for word in item.metadata["words"])
-                raise ConfigError(f"{where} = {value!r}: no such file or folder: {path}" + (f"; allowed are also {words}" if words else ""))
+                raise ConfigError(
+                    f"{where} = {value!r}: no such file or folder: {path}"
+                    + (f"; allowed are also {words}" if words else "")
+                )
             changes[item.name] = str(path)
     return replace(table, **changes)
 
@@ -173,7 +185,9 @@ def _expand(patterns: tuple[str, ...], where: str, base: Path, check_files: bool
     found: dict[str, None] = {}
     for pattern in patterns:
         full = str(base / Path(pattern).expanduser())
-        matches = [full] if Path(full).is_file() else sorted(p for p in glob.glob(full, recursive=True) if Path(p).is_file())
+        matches = (
+            [full] if Path(full).is_file() else sorted(p for p in glob.glob(full, recursive=True) if Path(p).is_file())
+        )
         if not matches and check_files:
             raise ConfigError(f"{where}: nothing matches {pattern!r} (looked for {full})")
         found.update(dict.fromkeys(matches or [full]))

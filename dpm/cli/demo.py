@@ -38,13 +38,16 @@ source = "build"
 def run_demo(folder: Path, cluster: str | None, workers: int | None) -> None:
     """``dpm demo``."""
     config = folder / "field.toml"
-    if folder.exists() and any(folder.iterdir()) and not config.is_file():
+    if folder.exists() and {path.name for path in folder.iterdir()} - {"exposures", "field.toml", "run"}:
         raise RunError(f"{folder} holds other files: name a new folder, such as `dpm demo my_demo`")
     start = time.perf_counter()
     if not config.is_file():
         _simulate(folder)
         config.write_text(TOML, encoding="utf-8")
-        say(f"simulated    {time.perf_counter() - start:7.1f} s  18 exposures of 512 x 512 pixels in {folder / 'exposures'}")
+        say(
+            f"simulated    {time.perf_counter() - start:7.1f} s  18 exposures of 512 x 512 pixels "
+            f"in {folder / 'exposures'}"
+        )
     run_folder, options = open_run(config, check_files=True)
     result = run_options(run_folder, options, cluster, workers)
     from dpm.io.tables import read_table
@@ -57,8 +60,8 @@ def run_demo(folder: Path, cluster: str | None, workers: int | None) -> None:
         typer.echo(f"\n{name}: found against true")
         typer.echo(_format(table))
     typer.echo(
-        "\nfound: of the true stars in three exposures or more; false: of the catalogue's rows. RMS and pulls are robust\n"
-        "widths of (measured - true), an axis; a pull of 1 means that the catalogue's errors are right.\n"
+        "\nfound: of the true stars in three exposures or more; false: of the catalogue's rows. RMS and pulls are\n"
+        "robust widths of (measured - true), an axis; a pull of 1 means that the catalogue's errors are right.\n"
     )
     for text in result.warnings:
         say(f"warning: {text}")

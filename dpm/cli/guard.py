@@ -26,7 +26,9 @@ def say(text: str) -> None:
 
 
 def guarded(function: Callable[P, Any]) -> Callable[P, None]:
-    """Turn what a command raises into its exit code (DESIGN section 5): 1 error, 2 usage, 3 incomplete, 130 interrupted."""
+    """Turn what a command raises into its exit code (DESIGN section 5): 1 error, 2 usage, 3 incomplete, 130
+    interrupted.
+    """
 
     @functools.wraps(function)
     def command(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -62,7 +64,7 @@ def _fail(error: Exception, code: int, kind: str = "") -> None:
 
 
 def prepare_process() -> None:
-    """Set up the process of a command: SIGTERM interrupts, and Python's warnings go to the log file, not to the screen."""
+    """SIGTERM interrupts, and Python's warnings go to the log file alone, not to the screen."""
     signal.signal(signal.SIGTERM, _interrupt)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(logging.NullHandler())

@@ -53,20 +53,22 @@ def write_config(folder: Path, output: Path) -> None:
 
 
 def _look(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """Patterns that match usable files, and the exposures' rows."""
+    """Patterns that match usable files (the files' names where some do not), and the exposures' rows."""
     from dpm.io.exposure_files import read_exposure_headers
 
     patterns, rows = [], []
-    for pattern in PATTERNS:
-        usable = 0
+    usual = any(True for pattern in PATTERNS for _ in folder.glob(pattern))
+    for pattern in PATTERNS if usual else ("*.fits",):
+        usable, bad = [], False
         for path in sorted(folder.glob(pattern)):
             try:
                 rows += [unit.row for unit in read_exposure_headers(path)]
-                usable += 1
+                usable.append(path.name)
             except InputError as error:
                 say(f"left out: {error}")
+                bad = True
         if usable:
-            patterns.append(pattern)
+            patterns += usable if bad else [pattern]
     return patterns, rows
 
 
@@ -77,13 +79,19 @@ def _options(
     where = os.path.relpath(folder.resolve(), base)
     names = tuple(os.path.normpath(os.path.join(where, pattern)) for pattern in patterns)
     reference = next((name for name in REFERENCES if (folder / name).is_file()), "")
-    libraries = sorted({path.parent for pattern in ("STDPSF_*.fits", "*/STDPSF_*.fits") for path in folder.glob(pattern)})
+    libraries = sorted(
+        {path.parent for pattern in ("STDPSF_*.fits", "*/STDPSF_*.fits") for path in folder.glob(pattern)}
+    )
     targets = [row["target"] for row in rows if row.get("target")]
     name = (targets[0] if targets else "field").lower().replace(" ", "_")
     options = Options(
         run=RunOptions(name=name, directory="run"),
-        input=InputOptions(exposures=names, reference=os.path.normpath(os.path.join(where, reference)) if reference else ""),
+        input=InputOptions(
+            exposures=names, reference=os.path.normpath(os.path.join(where, reference)) if reference else ""
+        ),
         psf=PsfOptions(source=os.path.relpath(libraries[0].resolve(), base) if libraries else "build"),
     )
     fewest = min(groups.values())
-    return replace(options, frame=replace(options.frame, min_exposures=max(1, min(options.frame.min_exposures, fewest))))
+    return replace(
+        options, frame=replace(options.frame, min_exposures=max(1, min(options.frame.min_exposures, fewest)))
+    )

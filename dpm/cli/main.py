@@ -23,7 +23,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-CLUSTER = typer.Option("--cluster", help="auto, none (serial), threads, local, a scheduler's address, or a scheduler file.")
+CLUSTER = typer.Option(
+    "--cluster", help="auto, none (serial), threads, local, a scheduler's address, or a scheduler file."
+)
 WORKERS = typer.Option("--workers", min=1, help="Threads, or processes of a local cluster.")
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or its TOML file.")]
 
@@ -36,7 +38,9 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _top(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an unexpected error came from.")] = False,
 ) -> None:
     from dpm.cli import guard
@@ -96,7 +100,9 @@ def status(run: RunPath) -> None:
 def stage(
     name: Annotated[str, typer.Argument(help="ingest, psf, first_pass or frame.")],
     run: RunPath,
-    partition: Annotated[int | None, typer.Option("--partition", min=0, help="Do only this share of the parts, from 0.")] = None,
+    partition: Annotated[
+        int | None, typer.Option("--partition", min=0, help="Do only this share of the parts, from 0.")
+    ] = None,
     of: Annotated[int | None, typer.Option("--of", min=1, help="Number of shares.")] = None,
     finalise: Annotated[bool, typer.Option("--finalise", help="Close the stage after all partitions.")] = False,
     cluster: Annotated[str | None, CLUSTER] = None,
@@ -124,7 +130,9 @@ def report(run: RunPath) -> None:
 def export(
     run: RunPath,
     output: Annotated[Path, typer.Argument(help="The file to write.")],
-    format: Annotated[str | None, typer.Option("--format", "-f", help="ecsv, votable, fits or parquet; by default from the name.")] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", "-f", help="ecsv, votable, fits or parquet; by default from the name.")
+    ] = None,
 ) -> None:
     """Write the catalogue in another format, with units and UCDs."""
     from dpm.cli.products import export_run
@@ -135,8 +143,13 @@ def export(
 @app.command()
 def simulate(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the files and their truth.")],
-    instrument: Annotated[list[str] | None, typer.Option("--instrument", "-i", help="One or more times: niriss, nircam_a1, acs_wfc, wfc3_uvis ...")] = None,
-    filters: Annotated[str, typer.Option("--filters", help="Filters by commas; the instrument's first two by default.")] = "",
+    instrument: Annotated[
+        list[str] | None,
+        typer.Option("--instrument", "-i", help="One or more times: niriss, nircam_a1, acs_wfc, wfc3_uvis ..."),
+    ] = None,
+    filters: Annotated[
+        str, typer.Option("--filters", help="Filters by commas; the instrument's first two by default.")
+    ] = "",
     dithers: Annotated[int, typer.Option("--dithers", min=1, help="Exposures a filter.")] = 9,
     stars: Annotated[int, typer.Option("--stars", min=1, help="Stars in the field.")] = 5000,
     size: Annotated[int, typer.Option("--size", help="Side of the frames in pixels; 0 for the whole detector.")] = 512,
@@ -151,7 +164,7 @@ def simulate(
 
 def main() -> None:
     """Entry point of the ``dpm`` command; see DESIGN section 5 for its exit codes."""
-    # Parallelism is dpm's own: BLAS threads inside would only get in its way.  This has to stand before numpy is imported.
+    # Parallelism is dpm's own: BLAS threads would only get in its way. This has to stand before numpy is imported.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
         os.environ.setdefault(name, "1")
     from dpm.cli.guard import prepare_process

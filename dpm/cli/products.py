@@ -49,7 +49,10 @@ def export_run(run: Path, output: Path, format: str | None) -> None:
 
     kind = format or SUFFIXES.get(output.suffix.lower(), "")
     if kind not in SUFFIXES.values():
-        raise UsageError(f"{kind or output.name!r}: the formats are {', '.join(sorted(set(SUFFIXES.values())))}; name one with --format")
+        raise UsageError(
+            f"{kind or output.name!r}: the formats are {', '.join(sorted(set(SUFFIXES.values())))}; "
+            "name one with --format"
+        )
     folder = _with_catalog(run)
     export_catalog(folder, kind, output)
     typer.echo(f"catalogue  {output}")
@@ -68,7 +71,9 @@ def simulate_files(
         raise UsageError(f"--epochs {epochs!r}: write years by commas, such as 2006.4,2022.3") from None
     names = tuple(name.strip().upper() for name in filters.split(",") if name.strip())
     visits = tuple(
-        Visit(instrument=instrument, filters=names, epoch=year, n_dithers=dithers) for instrument in instruments for year in years
+        Visit(instrument=instrument, filters=names, epoch=year, n_dithers=dithers)
+        for instrument in instruments
+        for year in years
     )
     simulate_field(output, SimulationOptions(visits=visits, n_pixels=size, n_stars=stars, seed=seed))
     typer.echo(f"files and truth  {output}")

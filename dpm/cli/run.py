@@ -36,7 +36,9 @@ def report_step() -> Finish:
 def _open(path: Path) -> tuple[RunFolder, Options]:
     folder, options = open_run(path, check_files=True)
     if not options.input.exposures:
-        raise ConfigError(f"{path}: [input] exposures is empty: name the files, such as exposures = [\"data/*_cal.fits\"]")
+        raise ConfigError(
+            f'{path}: [input] exposures is empty: name the files, such as exposures = ["data/*_cal.fits"]'
+        )
     return folder, options
 
 
@@ -86,7 +88,9 @@ def _summarise(result: RunResult) -> None:
 
         schema = pq.ParquetFile(folder.catalog)
         bands = sorted(name.removesuffix("_mag") for name in schema.schema_arrow.names if name.endswith("_mag"))
-        typer.echo(f"\n{schema.metadata.num_rows} stars in {', '.join(bands) or 'no band'}, after {result.seconds:.1f} s")
+        typer.echo(
+            f"\n{schema.metadata.num_rows} stars in {', '.join(bands) or 'no band'}, after {result.seconds:.1f} s"
+        )
         typer.echo(f"catalogue  {folder.catalog}")
     if folder.exposures.is_file():
         typer.echo(f"exposures  {folder.exposures}")

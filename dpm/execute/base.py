@@ -72,9 +72,9 @@ class Outcome:
 class Executor(Protocol):
     """Maps a function over tasks.
 
-    ``map`` yields ``(task, Outcome)`` in the order of completion; a task that fails yields its error and the others go on.
-    ``cost`` is the planned work in seconds.  ``prepare`` runs once on every worker of a cluster and returns None, or a name
-    that is common to workers which should wait until one of them has finished a first task (compiling, say).
+    ``map`` yields ``(task, Outcome)`` in the order of completion; a task that fails yields its error and the others go
+    on. ``cost`` is the planned work in seconds. ``prepare`` runs once on every worker of a cluster and returns None, or
+    a name that is common to workers which should wait until one of them has finished a first task (compiling, say).
     ``cancel`` is looked at between completions; once set, `Interrupted` is raised.
     """
 

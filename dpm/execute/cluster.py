@@ -35,10 +35,13 @@ PER_WORKER = 2
 # Seconds between looks at whether the cluster is still alive.
 WATCH_INTERVAL = 5.0
 # One thread for every library in a worker: the parallelism is the workers.
-WORKER_ENVIRONMENT = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
-}
+THREAD_SETTINGS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
 
 
 def _worker_version() -> str:
@@ -58,7 +61,9 @@ def local_size(options: ClusterOptions) -> tuple[int, int]:
     try:
         memory = parse_bytes(options.memory_per_worker)
     except ValueError as error:
-        raise ValueError(f"[cluster] memory_per_worker = {options.memory_per_worker!r} is not an amount such as '1.5GiB'") from error
+        raise ValueError(
+            f"[cluster] memory_per_worker = {options.memory_per_worker!r} is not an amount such as '1.5GiB'"
+        ) from error
     workers = options.workers or max(1, min(usable_cpus(), int(0.9 * MEMORY_LIMIT / memory)))
     return workers, memory
 
@@ -111,7 +116,7 @@ class DistributedExecutor:
                     host="127.0.0.1",
                     dashboard_address=f"127.0.0.1:{_dashboard_port()}",
                     silence_logs=logging.CRITICAL,
-                    env=WORKER_ENVIRONMENT,
+                    env=dict.fromkeys(THREAD_SETTINGS, "1"),
                     preload=["dpm.execute.preload"],
                 )
             except (RuntimeError, OSError) as error:
@@ -169,8 +174,8 @@ class DistributedExecutor:
         Raises
         ------
         ClusterError
-            If no worker comes or stays for ``worker_timeout`` seconds, the scheduler is lost, or the workers run another
-            version of dpm.
+            If no worker comes or stays for ``worker_timeout`` seconds, the scheduler is lost, or the workers run
+            another version of dpm.
         """
         if not tasks:
             return
@@ -189,13 +194,18 @@ class DistributedExecutor:
                 yield (
                     task,
                     Outcome(
-                        error=f"WorkerDied: {_name(task)} killed its worker twice, the second time alone on the cluster; "
-                        f"most likely the worker ran out of memory{limit} or compiled code crashed"
+                        error=f"WorkerDied: {_name(task)} killed its worker twice, the second time alone "
+                        f"on the cluster; most likely the worker ran out of memory{limit} or compiled code crashed"
                     ),
                 )
 
     def _first_tasks(
-        self, function: Function, waiting: list[Any], suspects: list[Any], prepare: Prepare, cancel: threading.Event | None
+        self,
+        function: Function,
+        waiting: list[Any],
+        suspects: list[Any],
+        prepare: Prepare,
+        cancel: threading.Event | None,
     ) -> Iterator[tuple[Any, Outcome]]:
         """One task on one worker of every kind that asks for it, before all others start.
 
@@ -230,7 +240,9 @@ class DistributedExecutor:
                 while todo and len(under_way) < window:
                     index, task = todo.pop()
                     where = None if addresses is None else [addresses[index]]
-                    future = self.client.submit(attempt, function, task, key=f"{_name(task)}-{uuid4().hex[:8]}", pure=False, workers=where)
+                    future = self.client.submit(
+                        attempt, function, task, key=f"{_name(task)}-{uuid4().hex[:8]}", pure=False, workers=where
+                    )
                     under_way[future] = task
                     batch.add(future)
                 while not batch.has_ready():
@@ -273,7 +285,10 @@ class DistributedExecutor:
         self._greeted.update(versions)
         others = {version for version in versions.values() if version != __version__}
         if others:
-            raise ClusterError(f"workers run dpm {', '.join(sorted(others))} and this is {__version__}: install one version in both places")
+            raise ClusterError(
+                f"workers run dpm {', '.join(sorted(others))} and this is {__version__}: "
+                "install one version in both places"
+            )
 
 
 class _Watchdog:
@@ -303,8 +318,9 @@ class _Watchdog:
             self.last_seen = time.monotonic()
         elif now - self.last_seen > self.executor.worker_timeout:
             raise ClusterError(
-                f"the Dask cluster has had no workers for {self.executor.worker_timeout:.0f} s ([cluster] worker_timeout); "
-                "are its jobs still waiting in a queue, or did its workers die? Finished parts are kept"
+                f"the Dask cluster has had no workers for {self.executor.worker_timeout:.0f} s "
+                "([cluster] worker_timeout); are its jobs still waiting in a queue, or did its workers die? "
+                "Finished parts are kept"
             )
         elif not self.told:
             log.info("waiting for workers of %s", client.scheduler.address if client.scheduler else "the cluster")

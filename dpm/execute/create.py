@@ -83,8 +83,9 @@ def create_executor(cluster: Any = "auto", options: ClusterOptions | None = None
     Parameters
     ----------
     cluster : str, Path or distributed.Client
-        ``auto`` (threads below about 30 s of planned work, a local cluster above), ``none`` (serial), ``threads``, ``local``,
-        a scheduler's address (``tcp://host:8786``), a scheduler file, or the caller's own client, which stays open afterwards.
+        ``auto`` (threads below about 30 s of planned work, a local cluster above), ``none`` (serial), ``threads``,
+        ``local``, a scheduler's address (``tcp://host:8786``), a scheduler file, or the caller's own client, which
+        stays open afterwards.
     options : ClusterOptions, optional
         Number and memory of local workers, and how long to wait for workers.
 
@@ -109,12 +110,15 @@ def create_executor(cluster: Any = "auto", options: ClusterOptions | None = None
         return DistributedExecutor.connect(options.worker_timeout, address=text)
     if Path(text).suffix == ".json" or Path(text).is_file():
         if not Path(text).is_file():
-            raise ClusterError(f"{text}: no such scheduler file; is the scheduler running with --scheduler-file {text}?")
+            raise ClusterError(
+                f"{text}: no such scheduler file; is the scheduler running with --scheduler-file {text}?"
+            )
         from dpm.execute.cluster import DistributedExecutor
 
         return DistributedExecutor.connect(options.worker_timeout, scheduler_file=text)
     close = difflib.get_close_matches(text, EXECUTORS, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise ValueError(
-        f"cluster {text!r} is not known{hint}: use {', '.join(EXECUTORS)}, an address such as tcp://host:8786, or a scheduler file"
+        f"cluster {text!r} is not known{hint}: use {', '.join(EXECUTORS)}, "
+        "an address such as tcp://host:8786, or a scheduler file"
     )

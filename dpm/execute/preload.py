@@ -8,6 +8,6 @@ from typing import Any
 
 
 def dask_setup(worker: Any) -> None:
-    """Leave Ctrl-C to the driver: a terminal sends it to the workers too, and they would die in the middle of a write."""
+    """Leave Ctrl-C to the driver: a terminal sends it to workers too, and they would die while they write."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)

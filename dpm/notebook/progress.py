@@ -71,7 +71,8 @@ class NotebookProgress(Observer):
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td><progress max='{max(line['of'], 1)}' value='{line['done']}'></progress></td>"
+            f"<tr><td>{html.escape(name)}</td>"
+            f"<td><progress max='{max(line['of'], 1)}' value='{line['done']}'></progress></td>"
             f"<td>{line['done']} of {line['of']}</td><td>{html.escape(line['text'])}</td></tr>"
             for name, line in self.lines.items()
         )

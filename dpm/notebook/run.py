@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "open_run"]
 
+REPORT_FILES = ("report/index.html",)
+
 
 def open_run(path: str | Path) -> Run:
     """Open a run folder, or the TOML file of a run that need not exist yet.
@@ -177,7 +179,7 @@ class Run:
                         self.folder,
                         options,
                         executor,
-                        last=[("report", write_report, ("report/index.html",))],
+                        last=[("report", write_report, REPORT_FILES)],
                         restart=restart,
                         observer=self._progress,
                         cancel=self._cancel,
@@ -257,7 +259,9 @@ class Run:
         where = "".join(f"<li><code>{html.escape(str(path))}</code></li>" for path in links)
         cubes = "".join(f"<li>cube <code>{html.escape(name)}</code></li>" for name in self.cubes)
         return (
-            f"<div><b>dpm run</b> <code>{html.escape(str(self.folder.root))}</code>, {len(self.options.input.exposures)} files"
-            f"<table><thead><tr><th>stage</th><th>state</th><th></th><th>time</th></tr></thead><tbody>{rows}</tbody></table>"
+            f"<div><b>dpm run</b> <code>{html.escape(str(self.folder.root))}</code>, "
+            f"{len(self.options.input.exposures)} files<table>"
+            "<thead><tr><th>stage</th><th>state</th><th></th><th>time</th></tr></thead>"
+            f"<tbody>{rows}</tbody></table>"
             f"<ul>{cubes}{where}</ul></div>"
         )

@@ -6,7 +6,9 @@ __all__ = ["DiskFullError", "IncompleteError", "LockedError", "RunError", "Stage
 
 
 class RunError(RuntimeError):
-    """A run cannot go on; the text says why and what to do.  ``exit_code`` is what the command ends with (DESIGN section 5)."""
+    """A run cannot go on; the text says why and what to do.  ``exit_code`` is what the command ends with (DESIGN
+    section 5).
+    """
 
     exit_code = 1
 

@@ -42,4 +42,6 @@ def _plain(value: Any) -> Any:
     item = getattr(value, "item", None)
     if callable(item):
         return item()
-    raise TypeError(f"{type(value).__name__} cannot go into a JSON file: stages return text, numbers, lists and dictionaries")
+    raise TypeError(
+        f"{type(value).__name__} cannot go into a JSON file: stages return text, numbers, lists and dictionaries"
+    )

@@ -15,9 +15,9 @@ __all__ = ["InputRegistry"]
 class InputRegistry:
     """Identities of input files, remembered in ``work/inputs.json``.
 
-    A file keeps its identity while its size and time of change stay; a file that was only touched or copied keeps it when its
-    checksum is the one remembered; and a file that was removed after it was read keeps it, so that an archived run folder
-    still knows what is up to date.
+    A file keeps its identity while its size and time of change stay; a file that was only touched or copied keeps it
+    when its checksum is the one remembered; and a file that was removed after it was read keeps it, so that an archived
+    run folder still knows what is up to date.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ class InputRegistry:
         path : Path
             The file.
         with_checksum : bool
-            Take the checksum as the identity of a file seen for the first time (small files); otherwise size and time are,
-            and the checksum is taken while the file is ingested.
+            Take the checksum as the identity of a file seen for the first time (small files); otherwise size and time
+            are, and the checksum is taken while the file is ingested.
 
         Raises
         ------
@@ -59,14 +59,19 @@ class InputRegistry:
                 return record["identity"]
         digest = checksum(path) if with_checksum else None
         identity = digest or f"{path.name}:{status.st_size}:{status.st_mtime_ns}"
-        self.records[str(path)] = {"identity": identity, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
+        self.records[str(path)] = {
+            "identity": identity,
+            "size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "sha256": digest,
+        }
         return identity
 
-    def identities(self, path: Path, with_checksum: bool = True) -> list[str]:
-        """`identity` of a file, or of all files in a folder by name."""
+    def identities(self, path: Path) -> list[str]:
+        """Checksum of a file; of a folder, which may hold a whole library, size and time of every file."""
         if path.is_dir():
-            return [f"{p.name}={self.identity(p, with_checksum)}" for p in sorted(path.iterdir()) if p.is_file()]
-        return [self.identity(path, with_checksum)]
+            return [self.identity(p, with_checksum=False) for p in sorted(path.iterdir()) if p.is_file()]
+        return [self.identity(path, with_checksum=True)]
 
     def add_checksums(self, inputs: dict[str, dict[str, Any]]) -> None:
         """Remember checksums that the workers took while they read the files: ``{path: {"sha256": ...}}``."""

@@ -24,8 +24,9 @@ NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 class Lock:
     """A lock file that names its owner.
 
-    The file is held with ``flock``, which the system lets go when the process dies, so that a lock left by a dead process is
-    taken over.  A lock that names another host is never taken over, since not every network file system passes ``flock`` on.
+    The file is held with ``flock``, which the system lets go when the process dies, so that a lock left by a dead
+    process is taken over. A lock that names another host is never taken over, since not every network file system
+    passes ``flock`` on.
 
     Parameters
     ----------
@@ -112,7 +113,9 @@ class Lock:
         self.acquire()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.release()
 
 

@@ -45,9 +45,11 @@ class WarningList(logging.Handler):
 
 @contextmanager
 def log_file(folder: RunFolder) -> Iterator[WarningList]:
-    """Send dpm's log, and Python's warnings where they are captured, into a new file in ``logs/``; yields the warnings."""
+    """Send dpm's log, and Python's captured warnings, into a new file in ``logs/``; yields dpm's warnings."""
     folder.logs.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder.logs / f"dpm-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log", encoding="utf-8")
+    handler = logging.FileHandler(
+        folder.logs / f"dpm-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log", encoding="utf-8"
+    )
     handler.setFormatter(logging.Formatter(FORMAT))
     handler.setLevel(logging.INFO)
     warnings = WarningList()

@@ -1,4 +1,4 @@
-"""Finished parts of a stage: one small JSON a task in ``work/<stage>/<key>/``, and the call that makes it on a worker."""
+"""Finished parts of a stage: one small JSON a task in ``work/<stage>/<key>/``, and what makes it on a worker."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class Parts:
         self.path = folder.work / stage / key
 
     def begin(self, content: dict[str, Any]) -> None:
-        """Make the folder and drop the checkpoints of any other key: their files in the run folder are about to be replaced.
+        """Make the folder and drop the checkpoints of any other key: their files in the run folder are about to be
+        replaced.
 
         The names of those files are kept, so that `finish` can remove the ones that the new key no longer makes.
         """
@@ -161,7 +162,9 @@ class PartWorker:
         """
         path = Path(self.path)
         if not path.is_dir():
-            raise FileNotFoundError(f"{path}: the worker on {os.uname().nodename} does not see the run folder; use a shared file system")
+            raise FileNotFoundError(
+                f"{path}: the worker on {os.uname().nodename} does not see the run folder; use a shared file system"
+            )
         stage = importlib.import_module(self.module)
         start = time.perf_counter()
         with _Warnings() as warnings:
@@ -181,7 +184,7 @@ class PartWorker:
 
 
 def needs_compiling(module: str) -> Hashable:
-    """None when this machine has run the stage with these kernels before, otherwise what its kind of machine is called."""
+    """None when such a machine has run the stage with these kernels before, otherwise its kind's name."""
     from dpm.kernels.jit import cache_folder
 
     folder = cache_folder()

@@ -196,7 +196,9 @@ class Runner:
             raise StageFailedError(_failure(name, failed, len(tasks), self.folder))
         return done
 
-    def finalise(self, name: str, parts: Parts, tasks: list[Task], done: dict[str, Part], seconds: float) -> dict[str, Any]:
+    def finalise(
+        self, name: str, parts: Parts, tasks: list[Task], done: dict[str, Part], seconds: float
+    ) -> dict[str, Any]:
         """Close a stage whose parts are all done; ``seconds`` were spent on it before."""
         start = time.perf_counter()
         results = [done[task.name].result for task in tasks]
@@ -237,7 +239,11 @@ class Runner:
         seconds = time.perf_counter() - start
         parts.begin({})
         parts.finish({"summary": {}}, [{"files": list(files)}])
-        entry = {"seconds": round(seconds, 3), "finished": time.strftime("%Y-%m-%dT%H:%M:%S"), "warnings": self.warnings.since()}
+        entry = {
+            "seconds": round(seconds, 3),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "warnings": self.warnings.since(),
+        }
         self.provenance.add_stage(name, entry)
         self.observer.stage_finished(name, seconds, {})
 
@@ -384,8 +390,9 @@ def check_partitions(folder: RunFolder, but: str = "") -> None:
         owner = live_owner(path)
         if owner is not None:
             raise LockedError(
-                f"run folder {folder.root}: stage {path.parent.name} {path.stem} is at work there, process {owner.get('pid')} on "
-                f"{owner.get('host')} since {owner.get('since')}; wait for it, or remove {path} if it is gone"
+                f"run folder {folder.root}: stage {path.parent.name} {path.stem} is at work there, "
+                f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}; "
+                f"wait for it, or remove {path} if it is gone"
             )
 
 
@@ -402,6 +409,6 @@ def _failure(name: str, failed: dict[str, Outcome], n_parts: int, folder: RunFol
 
 def _disk_full(folder: RunFolder) -> str:
     return (
-        f"no space left on the disk of {folder.root} (or the quota is used up); finished parts are kept and nothing half-written "
-        "counts as done: free some space and run the same command again"
+        f"no space left on the disk of {folder.root} (or the quota is used up); finished parts are kept and nothing "
+        "half-written counts as done: free some space and run the same command again"
     )

@@ -37,7 +37,8 @@ class Provenance:
         self._path = folder.provenance
         before = read_json(self._path) or {}
         self.data: dict[str, Any] = {
-            "versions": {"dpm": __version__, "python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+            "versions": {"dpm": __version__, "python": platform.python_version()}
+            | {name: _version(name) for name in PACKAGES},
             "platform": platform.platform(),
             "cpu": _cpu(),
             "cpus": usable_cpus(),

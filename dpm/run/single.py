@@ -71,7 +71,8 @@ def run_partition(
     stages: Sequence[Stage] | None = None,
     observer: Observer | None = None,
 ) -> int:
-    """Do every ``count``-th part of a stage, from ``index``; returns the number of parts that are done in this partition.
+    """Do every ``count``-th part of a stage, from ``index``; returns the number of parts that are done in this
+    partition.
 
     The first partition that comes makes the plan, and the others wait for it.
 
@@ -83,9 +84,13 @@ def run_partition(
     if not 0 <= index < count:
         raise UsageError(f"--partition {index} --of {count}: partitions count from 0 to {count - 1}")
     if live_owner(folder.lock) is not None:
-        raise LockedError(f"run folder {folder.root} is in use by a `dpm run` ({live_owner(folder.lock)}); wait for it or stop it")
+        raise LockedError(
+            f"run folder {folder.root} is in use by a `dpm run` ({live_owner(folder.lock)}); wait for it or stop it"
+        )
     place = folder.work / name
-    lock = Lock(place / f"partition-{index}-of-{count}.lock", f"partition {index} of {count} of stage {name} in {folder.root}")
+    lock = Lock(
+        place / f"partition-{index}-of-{count}.lock", f"partition {index} of {count} of stage {name} in {folder.root}"
+    )
     check_partitions(folder, but=f"-of-{count}.lock")
     runner = Runner(folder, options, executor, stages, observer)
     _check_name(name, runner, partitioned=True)

@@ -26,7 +26,8 @@ class StageState:
     name : str
         The stage.
     state : str
-        ``complete``, ``partial`` (some parts are done), ``stale`` (done for another configuration or input) or ``absent``.
+        ``complete``, ``partial`` (some parts are done), ``stale`` (done for another configuration or input) or
+        ``absent``.
     reason : str
         Why it is stale or how far it is, in words.
     parts, done : int

@@ -45,8 +45,8 @@ def compare_catalog(
     -------
     Table
         One row a bin: ``mag`` (middle), ``n_true``, ``found`` (fraction), ``false`` (rows of the catalogue without a
-        counterpart over all rows), ``position_rms`` (mas, an axis), ``position_pull``, ``mag_rms``, ``mag_pull`` (robust
-        widths).
+        counterpart over all rows), ``position_rms`` (mas, an axis), ``position_pull``, ``mag_rms``, ``mag_pull``
+        (robust widths).
 
     Raises
     ------
@@ -124,7 +124,10 @@ def _tangent_plane(catalog: Table, ra0: float, dec0: float) -> NDArray[np.float6
 
 
 def _match(
-    expected: NDArray[np.float64], true_mag: NDArray[np.float64], measured: NDArray[np.float64], mag: NDArray[np.float64]
+    expected: NDArray[np.float64],
+    true_mag: NDArray[np.float64],
+    measured: NDArray[np.float64],
+    mag: NDArray[np.float64],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
     """The true star of every row (-1 for none), the offset of position, and what to add to the magnitudes.
 

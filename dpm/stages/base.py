@@ -36,15 +36,15 @@ class Task:
 class Stage(Protocol):
     """A module (or package) of `dpm.stages` with these names at its top level.
 
-    ``REVISION`` grows whenever the same input would give other results; ``CONFIG`` names the tables of `Options` that the
-    results depend on, whole (``"find"``) or single keys (``"input.reference"``); ``UPSTREAM`` names the stages whose files it
-    reads; ``PARTITIONED`` says whether job-array partitions may run it.
+    ``REVISION`` grows whenever the same input would give other results; ``CONFIG`` names the tables of `Options` that
+    the results depend on, whole (``"find"``) or single keys (``"input.reference"``); ``UPSTREAM`` names the stages
+    whose files it reads; ``PARTITIONED`` says whether job-array partitions may run it.
 
     ``work`` writes its part under a temporary name, renames it when whole, and returns a small dictionary that JSON can
-    hold.  A ``"files"`` entry there (paths inside the run folder) makes the part count as done only while these files exist.
-    ``finalise`` gets the parts' dictionaries in the plan's order and returns a summary; its ``"files"`` entry means the same.
-    Files that the stage made under an earlier key and no longer lists are removed.  An ``"inputs"`` entry of the summary
-    (``{path: {"sha256": ...}}``) holds checksums of input files.
+    hold. A ``"files"`` entry there (paths inside the run folder) makes the part count as done only while these files
+    exist. ``finalise`` gets the parts' dictionaries in the plan's order and returns a summary; its ``"files"`` entry
+    means the same. Files that the stage made under an earlier key and no longer lists are removed. An ``"inputs"``
+    entry of the summary (``{path: {"sha256": ...}}``) holds checksums of input files.
     """
 
     __name__: str

@@ -1,4 +1,4 @@
-"""One part an input file: what the file says decides what happens (a number, or slow, fail, die, poison, full)."""
+"""One part an input file: what the file says decides what happens (a number; wait, slow, fail, die, poison, full)."""
 
 import errno
 import os
@@ -16,7 +16,8 @@ UPSTREAM = ()
 
 def plan(folder, options):
     return [
-        Task(NAME, Path(path).stem, {"file": path, "root": str(folder.root)}, cost=0.1) for path in options.input.exposures
+        Task(NAME, Path(path).stem, {"file": path, "root": str(folder.root)}, cost=0.1)
+        for path in options.input.exposures
     ]
 
 
@@ -33,6 +34,9 @@ def work(task):
         os.kill(os.getpid(), 9)
     if "slow" in words:
         time.sleep(0.4)
+    deadline = time.monotonic() + 60
+    while "wait" in words and not (file.parent / "go").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
     name = f"tables/numbers/{task.name}.txt"
     out = Path(task.arguments["root"]) / name
     out.parent.mkdir(exist_ok=True, parents=True)

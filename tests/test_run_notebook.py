@@ -1,0 +1,61 @@
+"""``dpm.open``: work in the background, cancelling, lazy tables, and what a notebook shows."""
+
+import pytest
+
+import dpm
+import dpm.notebook.run
+import dpm.stages
+from dpm.execute import Interrupted
+
+STAGES = ("fake_stages.numbers", "fake_stages.scaled", "fake_stages.total")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run of tiny stages with eight slow parts."""
+    for n in range(8):
+        (tmp_path / f"in_{n}.dat").write_text(f"{n} slow")
+    (tmp_path / "field.toml").write_text('[input]\nexposures = ["in_*.dat"]\n')
+    monkeypatch.setattr(dpm.stages, "STAGES", STAGES)
+    monkeypatch.setattr(dpm.notebook.run, "write_report", lambda folder: None)
+    monkeypatch.setattr(dpm.notebook.run, "REPORT_FILES", ())
+    return dpm.open(tmp_path / "field.toml")
+
+
+def test_background_run_cancel_and_resume(run):
+    assert "numbers absent" in repr(run)
+    with pytest.raises(RuntimeError, match="start"):
+        run.wait()
+    run.start(cluster="none")
+    assert run.running
+    with pytest.raises(RuntimeError, match="going on already"):
+        run.start()
+    while not any(path.exists() for path in run.folder.root.parent.glob("in_*.log")):
+        pass
+    run.cancel()
+    with pytest.raises(Interrupted):
+        run.wait()
+    assert not run.running and "partial" in repr(run)
+    result = run.run(cluster="threads", workers=4)
+    assert result.summaries["total"]["total"] == 140.0
+    assert "<td>complete</td>" in run._repr_html_()
+    assert run.provenance["stages"]["numbers"]["parts"] == 8
+    assert "8 of 8" in run._progress._repr_html_() and "complete" in repr(run._progress)
+
+
+def test_what_is_not_there_says_so(run):
+    with pytest.raises(FileNotFoundError, match=r"catalog.parquet: not there yet"):
+        run.catalog  # noqa: B018
+    with pytest.raises(KeyError, match="no cube 'NIRISS_F090W'; there are none"):
+        run.cube("NIRISS_F090W")
+    with pytest.raises(KeyError, match="no detections"):
+        run.detections_of("nothing")
+    assert run.provenance == {}
+
+
+def test_failures_reach_whoever_waits(run):
+    next(run.folder.root.parent.glob("in_3.dat")).write_text("fail")
+    with pytest.raises(RuntimeError, match="in_3.dat: not a number"):
+        run.run(cluster="none")
+    with pytest.raises(ValueError, match="is not known"):
+        run.run(cluster="cloud")
