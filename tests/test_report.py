@@ -182,6 +182,19 @@ def test_warnings_of_the_stages_are_shown_once(tmp_path: Path) -> None:
     assert summary.count("mixed CAL_VER") == 1 and "noise from ERR" in summary and "different versions" not in summary
 
 
+def test_wrong_errors_are_pointed_out(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", n_stars=200, n_exposures=3, bands=("niriss_f090w",), cubes=False, psf=False)
+    for path in folder.detections.glob("*.parquet"):
+        table = read_table(path)
+        table["chi"] *= 4.0
+        for name in ("x_error", "y_error"):
+            table[name] /= 5.0
+        write_table(path, table)
+    summary = Page(write_report(folder)).section("summary")
+    assert "Half of the fits in F090W have a chi above 4.0" in summary
+    assert "Positions of well-measured stars in F090W scatter" in summary
+
+
 def test_thinning_keeps_whole_stars(full_run: RunFolder) -> None:
     everything, thinned = load_run(full_run), load_run(full_run, max_rows=800)
     first, second = everything.samples["niriss_f090w"], thinned.samples["niriss_f090w"]

@@ -45,6 +45,7 @@ COLORS = {
     "purple": "#CC79A7",
     "grey": "#8a929b",
     "ink": "#1d2733",
+    "tint": "#f2d5c4",
 }
 MAX_POINTS = 15_000
 _DPI = 190

@@ -43,6 +43,7 @@ def write_report(folder: RunFolder | str | os.PathLike[str], max_rows: int = MAX
 
     from dpm.report import summary
     from dpm.report.figures import style
+    from dpm.report.notices import collect_warnings
     from dpm.report.sections import build_sections
 
     run = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
@@ -60,7 +61,7 @@ def write_report(folder: RunFolder | str | os.PathLike[str], max_rows: int = MAX
         version=__version__,
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         figures=summary.key_figures(data),
-        warnings=summary.collect_warnings(data),
+        warnings=collect_warnings(data),
         sections=sections,
         has_catalog=data.catalog is not None,
         settings=summary.settings(data),

@@ -354,7 +354,7 @@ def _harmonic_note(name: str, phase: NDArray, residual: NDArray, half: float) ->
     design = np.stack([np.ones_like(angle), np.sin(angle), np.cos(angle)], axis=1)
     solution, *_ = np.linalg.lstsq(design, residual[inside], rcond=None)
     error = robust_width(residual[inside]) * np.sqrt(2.0 / inside.sum())
-    return f"first harmonic in {name}: {np.hypot(solution[1], solution[2]):.4f} ± {error:.4f} pixel"
+    return f"first harmonic in {name}: {np.hypot(solution[1], solution[2]):.5f} ± {error:.5f} pixel"
 
 
 def _width_against(mag: NDArray, values: NDArray) -> tuple[NDArray, NDArray]:

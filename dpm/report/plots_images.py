@@ -169,7 +169,7 @@ def _show(
 ) -> None:
     from matplotlib import colormaps
 
-    colors = colormaps["gray_r"].with_extremes(bad="#f2d5c4")
+    colors = colormaps["gray_r"].with_extremes(bad=COLORS["tint"])
     axes.imshow(np.ma.masked_invalid(_stretch(pixels, background)), cmap=colors, vmin=0, vmax=1, extent=extent)
     axes.grid(False)
     axes.set_xlabel("x raw [pixels]")
