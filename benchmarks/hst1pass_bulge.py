@@ -89,7 +89,7 @@ def measure(folder: Path) -> dict[str, np.ndarray | float]:
     if groups != [list(range(len(units)))]:
         raise ValueError(f"the lists in {folder} do not match: {groups}")
     solve_group(units, MATCH_RADIUS, 3.5)
-    links = link_field(units, MATCH_RADIUS, 3, 1.0, PIXEL_SCALE)
+    links = link_field(units, MATCH_RADIUS, 3, PIXEL_SCALE)
     rows = np.flatnonzero(links.star >= 0)
     star, unit = links.star[rows], links.unit[rows]
     instrumental = np.concatenate([u.instrumental for u in units])[rows]

@@ -71,11 +71,13 @@ class DistortionOptions:
 class FrameOptions:
     """``[frame]``: scale (arcsec per pixel; the finest detector's when None) and the exposures that a star must be in.
 
-    ``max_offset`` is how far off (arcsec) the headers' pointing may be.
+    ``max_offset`` is how far off (arcsec) the headers' pointing may be.  ``match_radius`` is in pixels of the coarsest
+    detector of an epoch.  A star must be in ``min_exposures`` exposures, and in ``min_fraction`` of those of one band that could show it.
     """
 
     scale: Annotated[float, Gt(0)] | None = None
     min_exposures: Annotated[int, Ge(1)] = 3
+    min_fraction: Annotated[float, Ge(0)] = 0.4
     max_offset: Annotated[float, Gt(0)] = 5.0
     match_radius: Annotated[float, Gt(0)] = 0.5
     clip_sigma: Annotated[float, Gt(0)] = 3.5

@@ -22,7 +22,7 @@ from dpm.stages.frame.field import reference_points
 from dpm.stages.frame.link import Links
 from dpm.stages.frame.match import fit_pairs, mutual_pairs
 from dpm.stages.frame.photometry import WEIGHTLESS, Band, average_band, band_names
-from dpm.stages.frame.units import NOT_CLEAN, Unit, by_unit, epoch_groups, gather
+from dpm.stages.frame.units import NOT_CLEAN, Unit, by_unit, epoch_groups, gather, match_radius
 
 __all__ = ["Result", "build_catalog"]
 
@@ -114,16 +114,18 @@ def build_catalog(
     positions = _positions(units, links, rows, discrepant[rows], options.clip_sigma)
     epochs = [float(np.mean([units[k].epoch for k in members])) for members in epoch_groups(units)]
     _age(positions, links, epochs)
-    radius = options.match_radius * min(unit.pixel_scale for unit in units) / frame.scale
+    radius = match_radius([units[k] for k in epoch_groups(units)[-1]], options.match_radius, frame.scale)
     extra = _systematic(positions, links, frame, reference, epochs[-1], radius, options.clip_sigma)
     positions.xx += extra[0]
     positions.yy += extra[1]
     systematic = float(np.sqrt(np.median(0.5 * (extra[0] + extra[1])))) if links.n_stars else 0.0
+    coverage = [_coverage(band, units, positions, links) for band in bands]
+    often = _often_enough(bands, coverage, links, options.min_fraction) & np.isfinite(positions.x)
     order = np.lexsort((positions.x, np.round(-positions.y, 9)))
-    keep = order[np.isfinite(positions.x[order])]
+    keep = order[often[order]]
     catalog = _star_columns(units, links, rows, positions, discrepant, keep, frame, epochs, options)
-    for band in bands:
-        _band_columns(catalog, band, units, links, positions, keep, exposures)
+    for band, (count, _) in zip(bands, coverage):
+        _band_columns(catalog, band, units, links, count, keep, exposures)
     catalog.meta.update(
         {
             "master_frame": frame.to_meta(),
@@ -133,9 +135,10 @@ def build_catalog(
             "position_systematic_mas": systematic * frame.scale * 1000,
         }
     )
-    table = _exposure_columns(units, links, names, exposures, frame, positions)
     matches = _matches(units, links, rows, positions, bands, keep)
-    summary = {"stars": len(catalog), "matched": len(rows), "position_systematic_mas": systematic * frame.scale * 1000}
+    table = _exposure_columns(units, names, exposures, frame, [len(match) for match in matches])
+    matched = sum(len(match) for match in matches)
+    summary = {"stars": len(catalog), "matched": matched, "position_systematic_mas": systematic * frame.scale * 1000}
     return Result(catalog, table, matches, summary)
 
 
@@ -308,7 +311,7 @@ def _band_columns(
     band: Band,
     units: Sequence[Unit],
     links: Links,
-    positions: _Positions,
+    covered: Ints,
     keep: Ints,
     exposures: Table,
 ) -> None:
@@ -347,16 +350,20 @@ def _band_columns(
         table[f"{name}_{column}"] = value[keep]
         if column in _MEANS:
             table[f"{name}_{column}"].unit = flux_unit
-    table[f"{name}_n_exposures"] = np.maximum(_coverage(band, units, positions, links), n)[keep]
+    table[f"{name}_n_exposures"] = np.maximum(covered, n)[keep]
     table[f"{name}_n_good"] = n[keep]
     flags = gather(band.rows, links.unit, links.starts, units, "flags").astype(np.int64)
     saturated = np.bincount(star, values.used & ((flags & int(StarFlag.SATURATED)) != 0), links.n_stars)
     table[f"{name}_saturated"] = ((saturated == n) & (n > 0))[keep]
 
 
-def _coverage(band: Band, units: Sequence[Unit], positions: _Positions, links: Links) -> Ints:
-    """Exposures of the band whose array holds the star."""
+def _coverage(band: Band, units: Sequence[Unit], positions: _Positions, links: Links) -> tuple[Ints, Ints]:
+    """Exposures of the band whose array holds the star, and how many of these go as deep as those that found it."""
     count = np.zeros(links.n_stars, dtype=np.int64)
+    expected = np.zeros(links.n_stars, dtype=np.int64)
+    depth = np.array([_depth(unit) for unit in units])
+    needed = np.zeros(links.n_stars)
+    np.maximum.at(needed, links.star[band.rows], depth[links.unit[band.rows]])
     for k in band.units:
         unit = units[k]
         if unit.transform is None:
@@ -372,20 +379,35 @@ def _coverage(band: Band, units: Sequence[Unit], positions: _Positions, links: L
         x_low, x_high, y_low, y_high = unit.bounds
         inside = (raw_x > x_low - 0.5) & (raw_x < x_high + 0.5) & (raw_y > y_low - 0.5) & (raw_y < y_high + 0.5)
         count[near[inside]] += 1
-    return count
+        expected[near[inside]] += depth[k] <= 1.3 * needed[near[inside]]
+    return count, expected
+
+
+def _depth(unit: Unit) -> float:
+    """Flux of the faint end of a unit's detections."""
+    positive = unit.flux[unit.flux > 0]
+    return float(np.percentile(positive, 10)) if len(positive) else 0.0
+
+
+def _often_enough(
+    bands: list[Band], coverage: list[tuple[Ints, Ints]], links: Links, fraction: float
+) -> NDArray[np.bool_]:
+    """Stars found in the stated fraction of the exposures that could show them, in one band at least.
+
+    What the ePSF's errors leave around bright stars comes back now and then, real stars in most exposures.
+    """
+    keep = np.zeros(links.n_stars, dtype=bool)
+    for band, (_, expected) in zip(bands, coverage):
+        found = np.bincount(links.star[band.rows], minlength=links.n_stars)
+        keep |= (found > 0) & (found >= fraction * expected)
+    return keep
 
 
 def _exposure_columns(
-    units: Sequence[Unit],
-    links: Links,
-    names: list[str],
-    exposures: Table,
-    frame: MasterFrame,
-    positions: _Positions,
+    units: Sequence[Unit], names: list[str], exposures: Table, frame: MasterFrame, matched: list[int]
 ) -> Table:
     """The exposure table with the solution; NaN where a unit was left out."""
     table = exposures.copy()
-    matched = np.bincount(links.unit[links.star >= 0], minlength=len(units))
     table["band"] = names
     table["n_detections"] = [len(unit) for unit in units]
     table["n_matched"] = matched

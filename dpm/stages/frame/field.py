@@ -17,7 +17,7 @@ from dpm.models.transform import LinearTransform
 from dpm.stages.frame.match import align
 from dpm.stages.frame.register import Points, apply_transform, header_transform, register
 from dpm.stages.frame.solve import mean_stars, solve_group
-from dpm.stages.frame.units import Unit, epoch_groups, stack
+from dpm.stages.frame.units import Unit, epoch_groups, match_radius, stack
 
 __all__ = ["bright_points", "reference_points", "solve_field"]
 
@@ -36,7 +36,6 @@ def solve_field(
     frame: MasterFrame,
     options: FrameOptions,
     reference: ReferenceCatalog | None,
-    pixel: float,
 ) -> dict[str, float]:
     """Set ``unit.transform`` of every unit that belongs to the field; the others get a warning and none.
 
@@ -50,26 +49,25 @@ def solve_field(
         ``[frame]``.
     reference : ReferenceCatalog, optional
         Reference; without it the units' own WCS counts.
-    pixel : float
-        Master pixels per pixel of the finest detector.
 
     Returns
     -------
     dict
-        ``n_reference``: reference stars that the registration rests on (0 without a reference), ``reference_epochs``.
+        ``n_reference``: reference stars that the registration rests on (0 without a reference).
 
     Raises
     ------
     InputError
         If nothing matches, or the reference does not.
     """
-    offset, radius = options.max_offset / frame.scale, options.match_radius * pixel
+    offset = options.max_offset / frame.scale
     epochs = epoch_groups(units)
     summary = {"n_reference": 0.0}
     latest: Points | None = None
     # The latest epoch first: without a reference the others are tied to it.
     for members in reversed(epochs):
         group_units = [units[k] for k in members]
+        radius = match_radius(group_units, options.match_radius, frame.scale)
         groups = align(group_units, offset, radius, options.clip_sigma)
         groups = _set_aside(group_units, groups, frame, reference is not None)
         for number, group in enumerate(groups):

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from dpm.kernels.matching import assign_units, grouped_median, link_units
 from dpm.models.flags import StarFlag
 from dpm.stages.frame.match import mutual_pairs
-from dpm.stages.frame.units import Unit, epoch_groups, stack
+from dpm.stages.frame.units import Unit, epoch_groups, match_radius, stack
 
 __all__ = ["Links", "link_field"]
 
@@ -56,19 +56,17 @@ class Links:
     n_epochs: int
 
 
-def link_field(units: Sequence[Unit], radius: float, needed: int, pixel: float, scale: float) -> Links:
+def link_field(units: Sequence[Unit], pixels: float, needed: int, scale: float) -> Links:
     """Link the detections of solved units into stars.
 
     Parameters
     ----------
     units : sequence of Unit
         Solved units, sorted; those without a transform take no part.
-    radius : float
-        Match radius, master pixels.
+    pixels : float
+        Match radius in pixels of the coarsest detector of an epoch.
     needed : int
         Units that a star must be in, over all epochs.
-    pixel : float
-        Master pixels per pixel of the finest detector.
     scale : float
         Master pixel in arcsec.
     """
@@ -88,9 +86,11 @@ def link_field(units: Sequence[Unit], radius: float, needed: int, pixel: float, 
         rows = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in members]) if members else np.zeros(0, np.int64)
         local = np.concatenate([[0], np.cumsum([starts[k + 1] - starts[k] for k in members])]).astype(np.int64)
         floor = needed if len(groups) == 1 else min(needed, 2, max(len(members), 1))
+        radius = match_radius([units[k] for k in members], pixels, scale) if members else 0.0
         star[rows], position = _link_epoch(x[rows], y[rows], local, evidence[rows], radius, min(floor, len(members)))
         lists.append(position)
         parts.append(rows)
+    pixel = min(unit.pixel_scale for unit in units) / scale
     n_stars = _join_epochs(units, groups, lists, parts, star, pixel, scale)
     epoch = epoch_of_unit[unit_of]
     n_stars = _drop_rare(star, evidence, n_stars, min(needed, sum(unit.transform is not None for unit in units)))

@@ -39,12 +39,11 @@ def solve_and_write(folder: RunFolder, options: Options) -> dict[str, Any]:
     exposures = exposures[np.lexsort((exposures["detector"], exposures["exposure"], exposures["epoch"]))]
     frame = make_frame(folder, exposures, options.frame.scale)
     units = load_units(folder, exposures, frame, options)
-    pixel = float(np.min(exposures["pixel_scale"])) / frame.scale
     reference = read_reference(options.input.reference) if options.input.reference else None
-    registration = solve_field(units, frame, options.frame, reference, pixel)
+    registration = solve_field(units, frame, options.frame, reference)
     solved = sum(unit.transform is not None for unit in units)
     needed = min(options.frame.min_exposures, solved)
-    links = link_field(units, options.frame.match_radius * pixel, needed, pixel, frame.scale)
+    links = link_field(units, options.frame.match_radius, needed, frame.scale)
     result = build_catalog(units, links, exposures, frame, options.frame, options.photometry, reference)
     files = _write(folder, result, sorted({name for name in band_names(units)}))
     warnings = [text for unit in units for text in unit.warnings]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dpm.models.flags import StarFlag
 from dpm.models.transform import LinearFit, LinearTransform
 
-__all__ = ["EPOCH_GAP", "NOT_CLEAN", "Unit", "by_unit", "epoch_groups", "gather", "stack"]
+__all__ = ["EPOCH_GAP", "NOT_CLEAN", "Unit", "by_unit", "epoch_groups", "gather", "match_radius", "stack"]
 
 Floats = NDArray[np.float64]
 
@@ -146,6 +146,21 @@ def epoch_groups(units: Sequence[Unit]) -> list[list[int]]:
         else:
             groups.append([k])
     return groups
+
+
+def match_radius(units: Sequence[Unit], pixels: float, scale: float) -> float:
+    """A radius in pixels of the units' coarsest detector, whose positions scatter most, as master pixels.
+
+    Parameters
+    ----------
+    units : sequence of Unit
+        Units of one epoch.
+    pixels : float
+        ``[frame] match_radius``.
+    scale : float
+        Arcsec per master pixel.
+    """
+    return pixels * max(unit.pixel_scale for unit in units) / scale
 
 
 def stack(parts: Sequence[NDArray]) -> tuple[NDArray, NDArray[np.int64]]:
