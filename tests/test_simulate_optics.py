@@ -1,7 +1,11 @@
 """The simulator's ePSFs and how stars are put into pixels."""
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from dpm.simulate.instruments import INSTRUMENTS
 from dpm.simulate.optics import OVERSAMPLE, EpsfGrid, WavefrontModel, couple, make_epsf_grid
@@ -117,3 +121,24 @@ def test_interpixel_capacitance_keeps_the_sum_and_lowers_the_peak(grid: EpsfGrid
     seen = grid.coupled(0.005)
     ratio = seen.values.max() / grid.values.max()
     assert 0.97 < ratio < 0.995
+
+
+def test_hst_epsf_is_as_sharp_as_the_real_ones(shared_data: Path) -> None:
+    for name, filter_name, file in (
+        ("acs_wfc", "F814W", "STDPSF_ACSWFC_F814W_SM4.fits"),
+        ("wfc3_uvis", "F814W", "STDPSF_WFC3UV_F814W.fits"),
+    ):
+        camera = INSTRUMENTS[name]
+        nodes = np.array([0.0, 255.0])
+        made = make_epsf_grid(camera, filter_name, WavefrontModel(camera, np.random.default_rng(1)), nodes, nodes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            real = fits.getdata(shared_data / "real" / "stdpsf" / file).astype(float)
+        peak = np.median(real.max(axis=(1, 2)))
+        assert made.values.max() == pytest.approx(peak, rel=0.15)
+        # the library is normalised inside its own array: compare the light within 3 pixels to that within 10
+        offset = np.arange(-50, 51) / 4
+        radius = np.hypot(*np.meshgrid(offset, offset))
+        ours, theirs = made.crop(13, 2)[0, 0, 2:-2, 2:-2], np.median(real, axis=0)
+        share, expected = (e[radius < 3].sum() / e[radius < 10].sum() for e in (ours, theirs))
+        assert share == pytest.approx(expected, abs=0.06)

@@ -114,15 +114,15 @@ def one_over_f(shape: tuple[int, int], rms: float, vertical: bool, generator: np
     frequency[0] = np.inf
     spectrum = (generator.normal(size=frequency.size) + 1j * generator.normal(size=frequency.size)) / np.sqrt(frequency)
     spectrum[frequency > 1 / 64] = 0  # faster changes are the white read noise, which has its own plane
-    series = np.asarray(fft.irfft(spectrum, n))
-    series *= rms / series.std()
-    lines = series.reshape(shape[1], shape[0]).T if vertical else series.reshape(shape)
-    return lines.astype(np.float64)
+    series: Floats = np.array(fft.irfft(spectrum, n), dtype=np.float64)
+    series *= float(rms / series.std())
+    lines: Floats = series.reshape(shape[1], shape[0]).T if vertical else series.reshape(shape)
+    return lines
 
 
 def _noisy(model: Floats, factor: float, generator: np.random.Generator) -> Floats:
     """Counts with the variance ``factor * model``."""
-    return factor * generator.poisson(np.maximum(model, 0) / factor)
+    return np.multiply(generator.poisson(np.maximum(model, 0) / factor), factor, dtype=np.float64)
 
 
 def read_ramp(

@@ -277,7 +277,8 @@ def _light(scene: _Scene, shot: _Shot, chip: _Chip) -> tuple[Floats, dict[str, N
     renderer.add(image, x[near], y[near], counts[near], halves[near], origin)
     if len(scene.galaxies.table):
         _add_galaxies(image, scene, shot, chip, renderer, electrons, band.zero_point)
-    found = {"id": np.asarray(stars["id"])[near], "x": x[near], "y": y[near], "counts": counts[near]}
+    on = near & (left >= -0.5) & (left < distortion.nx - 0.5) & (low >= -0.5) & (low < distortion.ny - 0.5)
+    found = {"id": np.asarray(stars["id"])[on], "x": x[on], "y": y[on], "counts": counts[on]}
     return image, found
 
 
@@ -364,7 +365,9 @@ def _make_visit(
     table = scene.stars.copy()
     table.meta["epoch"] = scene.visit.epoch
     write_table(table, scene.truth_folder / "stars.ecsv")
-    write_table(scene.galaxies.table, scene.truth_folder / "galaxies.ecsv")
+    galaxies = scene.galaxies.table.copy()
+    galaxies["re"] = galaxies["radius"] / scene.camera.pixel_scale
+    write_table(galaxies, scene.truth_folder / "galaxies.ecsv")
 
 
 def simulate_field(

@@ -143,10 +143,10 @@ INSTRUMENTS: dict[str, Instrument] = {
     "nircam_b1": _nircam("B"),
     "acs_wfc": Instrument(
         "acs_wfc", "HST", "ACS", ("WFC1", "WFC2"), "WFC", "j", (2048, 4096), 0.0498, 15e-4,
-        1.0, 4.5, 1.0, 80000.0, "annulus", 2.4, 30.0, 6.0, 0.30, "ACSWFC", _ACS,
+        1.0, 4.5, 1.0, 80000.0, "annulus", 2.4, 30.0, 6.0, 0.36, "ACSWFC", _ACS,
     ),
     "wfc3_uvis": Instrument(
         "wfc3_uvis", "HST", "WFC3", ("UVIS1", "UVIS2"), "UVIS", "i", (2051, 4096), 0.0396, 15e-4,
-        1.0, 3.1, 1.0, 68000.0, "annulus", 2.4, 30.0, 6.0, 0.30, "WFC3UV", _UVIS,
+        1.0, 3.1, 1.0, 68000.0, "annulus", 2.4, 40.0, 6.0, 0.36, "WFC3UV", _UVIS,
     ),
 }  # fmt: skip

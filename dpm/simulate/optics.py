@@ -194,15 +194,24 @@ def _to_samples(transform: NDArray[np.complex128], samples: int, dx: float, dy: 
     return np.asarray(fft.ifft2(np.fft.ifftshift(padded)).real) * (m / n) ** 2 * samples**2
 
 
-def _centring(epsf: NDArray[np.float64]) -> tuple[float, float]:
-    """Shift (dx, dy) in pixels that makes the values half a pixel either side alike, to first order."""
-    c, h = epsf.shape[0] // 2, OVERSAMPLE // 2
+def _centring(transform: NDArray[np.complex128], samples: int) -> tuple[float, float]:
+    """Offset (dx, dy) in pixels from the window's middle about which the values half a pixel either side are alike."""
+    frequency = np.fft.fftfreq(transform.shape[0], 1 / samples)
 
-    def along(profile: NDArray[np.float64]) -> float:
-        slope = (profile[c + h + 1] - profile[c + h - 1] - profile[c - h + 1] + profile[c - h - 1]) / 2 * OVERSAMPLE
-        return float(-(profile[c + h] - profile[c - h]) / slope)
+    def step(spectrum: NDArray[np.complex128], place: float) -> float:
+        at = np.array([place + WINDOW + 0.5, place + WINDOW - 0.5])
+        waves = np.exp(2j * np.pi * np.outer(at, frequency))
+        values, slopes = (waves @ spectrum).real, (waves @ (2j * np.pi * frequency * spectrum)).real
+        return float(-(values[0] - values[1]) / (slopes[0] - slopes[1]))
 
-    return along(epsf[c, :]), along(epsf[:, c])
+    dx = dy = 0.0
+    for _ in range(8):
+        step_x = step(np.exp(2j * np.pi * frequency * (dy + WINDOW)) @ transform, dx)
+        step_y = step(transform @ np.exp(2j * np.pi * frequency * (dx + WINDOW)), dy)
+        dx, dy = dx + step_x, dy + step_y
+        if max(abs(step_x), abs(step_y)) < 1e-7:
+            break
+    return dx, dy
 
 
 def _one_epsf(
@@ -218,14 +227,7 @@ def _one_epsf(
         transform = _through_pixel(intensity, samples, camera.diffusion) / len(WAVELENGTHS)
         total = transform if total is None else total + transform
     assert total is not None
-    dx = dy = 0.0
-    for _ in range(6):
-        epsf = _to_samples(total, samples, dx, dy)
-        step_x, step_y = _centring(epsf)
-        dx, dy = dx + step_x, dy + step_y
-        if max(abs(step_x), abs(step_y)) < 1e-6:
-            break
-    return epsf[1:, 1:]
+    return _to_samples(total, samples, *_centring(total, samples))[1:, 1:]
 
 
 def make_epsf_grid(

@@ -190,7 +190,7 @@ class SimulationOptions:
     keep_offset: bool = False
     n_stars: int = 5000
     magnitudes: tuple[float, float] = (15.5, 26.5)
-    slope: float = 0.22
+    slope: float = 0.28
     cluster_fraction: float = 0.5
     cluster_radius: float = 12.0
     cluster_motion: tuple[float, float] = (1.9, 0.3)
