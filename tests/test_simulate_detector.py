@@ -131,7 +131,7 @@ def test_saturated_ccd_pixels_are_flagged() -> None:
 def test_trails_keep_the_charge_and_grow_with_the_row() -> None:
     charge = np.zeros((400, 3))
     charge[[50, 300], 1] = 1000.0
-    trail(charge, 0.2, 400.0, 0.2)
+    trail(charge, 1.0, 0, 0.2)
     assert charge.sum() == pytest.approx(2000.0, rel=1e-6)
     assert charge[51, 1] > 0 and charge[301, 1] > 4 * charge[51, 1] and charge[49, 1] == 0
 

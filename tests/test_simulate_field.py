@@ -212,6 +212,21 @@ def test_two_chips_in_one_file(tmp_path: Path) -> None:
         assert hdus[0].header["JPSFY01"] == 977 and hdus[0].header["JPSFY04"] == 977 + 2048
 
 
+def test_subarray_says_where_it_lies(tmp_path: Path) -> None:
+    visit = Visit("nircam_b1", ("F115W",), n_dithers=1)
+    options = replace(SMALL, visits=(visit,), n_pixels=64, psf_grid=2, keep_offset=True, wcs="tan")
+    field = simulate_field(tmp_path, options)
+    with fits.open(field.exposures[0]) as hdus:
+        primary = hdus[0].header
+        assert (primary["SUBSTRT1"], primary["SUBSTRT2"], primary["SUBSIZE1"]) == (993, 993, 64)
+        assert (primary["DETECTOR"], primary["FILTER"], primary["CHANNEL"]) == ("NRCB1", "F115W", "SHORT")
+        assert hdus["SCI"].header["CTYPE1"] == "RA---TAN" and hdus["SCI"].header["CRPIX1"] == 32.5
+    with np.load(tmp_path / "truth" / "epsf_F115W.npz") as true:
+        assert true["nodes"].tolist() == [992, 992 + 63]
+    with np.load(next((tmp_path / "truth").glob("jw*.npz"))) as found:
+        assert found["x"].min() > 991 and found["x"].max() < 1056
+
+
 def test_reference_is_the_bright_stars_with_errors(small: SimulatedField) -> None:
     reference = Table.read(small.reference)
     stars = Table.read(small.folder / "truth" / "stars.ecsv")

@@ -222,14 +222,16 @@ def bleed(charge: Floats, full_well: float) -> None:
 
 
 @njit(cache=True, nogil=True)
-def trail(charge: Floats, loss: float, transfers: float, decay: float) -> None:
-    """Charge left behind on the way to row 0: of every pixel a fraction trails upwards, exponentially, in place."""
+def trail(charge: Floats, loss: float, first_row: int, decay: float) -> None:
+    """Move a share of every pixel's charge into an exponential trail towards higher rows, in place.
+
+    The share is ``loss`` per 2048 transfers to row 0; ``first_row`` is the chip's row of the first one here.
+    """
     ny, nx = charge.shape
     for i in range(nx):
         carried = 0.0
         for j in range(ny):
-            fraction = loss * (j + 1) / transfers
-            lost = fraction * charge[j, i]
+            lost = loss * (first_row + j + 1) / 2048 * charge[j, i]
             out = carried * (1 - decay)
             charge[j, i] += out - lost
             carried = carried - out + lost
@@ -243,10 +245,12 @@ def read_ccd(
     effects: Effects,
     generator: np.random.Generator,
     row_start: int = 0,
+    read_upwards: bool = False,
 ) -> Frame:
     """A CCD exposure: one read, bleeding, cosmic rays that nobody flags; see `read_ramp`.
 
-    ``row_start`` is the chip's row of the first row, for the number of transfers.
+    ``row_start`` counts the chip's rows between its amplifiers and the first row read; ``read_upwards`` says that the
+    amplifiers lie above (the upper chip of a pair).
     """
     shape = model.shape
     light = brighter_fatter(model, effects.brighter_fatter) if effects.brighter_fatter else model
@@ -259,7 +263,7 @@ def read_ccd(
         bleed(charge, camera.saturation)
         dq[charge >= 0.999 * camera.saturation] |= CCD_SATURATED
     if effects.cte_trails:
-        trail(charge, effects.cte_trails * (1 + row_start / 2048), 2048.0, 0.2)
+        trail(charge[::-1] if read_upwards else charge, effects.cte_trails, row_start, 0.2)
     if effects.interpixel_capacitance:
         charge = couple(charge, effects.interpixel_capacitance)
     counts = charge + pattern.read_noise * generator.normal(size=shape)

@@ -30,7 +30,7 @@ from dpm.simulate.options import SimulationOptions, Visit
 from dpm.simulate.population import Galaxies, make_galaxies, make_reference, make_stars, write_table
 from dpm.simulate.render import StarRenderer
 
-__all__ = ["SimulatedField", "generator_for", "simulate_field"]
+__all__ = ["SimulatedField", "frame_shape", "generator_for", "simulate_field"]
 
 logger = logging.getLogger(__name__)
 
@@ -318,7 +318,8 @@ def _take(scene: _Scene, shot: _Shot, chips: list[_Chip]) -> list[dict[str, Any]
         if camera.is_jwst:
             frame = read_ramp(model, exposure.exptime, camera, chip.pattern, effects, chance)
         else:
-            frame = read_ccd(model, exposure.exptime, camera, chip.pattern, effects, chance, start[1])
+            upper = chip.name.endswith("1")
+            frame = read_ccd(model, exposure.exptime, camera, chip.pattern, effects, chance, start[1], upper)
         wcs = wcs_header(chip.distortion, shot.believed, scene.plane, options.wcs == "sip" or not camera.is_jwst)
         planes.append((chip.name, frame, chip.area, wcs, start))
         name = shot.tag if len(chips) == 1 else f"{shot.tag}_{chip.name}"

@@ -24,7 +24,7 @@ from scipy.interpolate import RectBivariateSpline
 
 from dpm.simulate.options import Effects
 
-__all__ = ["Distortion", "Polynomial", "Pointing", "SkyPlane", "load_polynomial"]
+__all__ = ["Distortion", "Polynomial", "Pointing", "SkyPlane", "load_polynomial", "make_small_terms"]
 
 Floats = NDArray[np.float64]
 

@@ -118,7 +118,8 @@ class Effects:
         Amplitude in nm rms of a slow change of focus from exposure to exposure; 0 for none.  The true ePSF that is
         written is that of no change; the change in every exposure stands in scene.json.
     cte_trails : float
-        Fraction of the charge that trails behind per 2048 parallel transfers (HST alone); 0 for none.
+        Fraction of the charge that trails behind per 2048 parallel transfers (HST alone); 0 for none.  Not in the true
+        ePSF.
     """
 
     galaxies: int = 40
