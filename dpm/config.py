@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import json
+import os
 import re
 import tomllib
 from dataclasses import fields, is_dataclass, replace
@@ -114,7 +115,7 @@ def parse_options(data: dict[str, Any], source: str, base: Path, check_files: bo
         table.name: _resolve(getattr(options, table.name), table.name, source, base, check_files)
         for table in fields(options)
     }
-    tables["run"] = replace(options.run, directory=str(base / Path(options.run.directory).expanduser()))
+    tables["run"] = replace(options.run, directory=os.path.normpath(base / Path(options.run.directory).expanduser()))
     return replace(options, **tables)
 
 
@@ -169,7 +170,7 @@ def _resolve(table: Any, name: str, source: str, base: Path, check_files: bool) 
         if isinstance(value, tuple):
             changes[item.name] = _expand(value, where, base, check_files)
         else:
-            path = base / Path(value).expanduser()
+            path = Path(os.path.normpath(base / Path(value).expanduser()))
             if check_files and not path.exists():
                 words = " or ".join(f'"{word}"' for word in item.metadata["words"])
                 raise ConfigError(
@@ -184,7 +185,7 @@ def _expand(patterns: tuple[str, ...], where: str, base: Path, check_files: bool
     """Files that the patterns match, sorted by name, each once."""
     found: dict[str, None] = {}
     for pattern in patterns:
-        full = str(base / Path(pattern).expanduser())
+        full = os.path.normpath(base / Path(pattern).expanduser())
         matches = (
             [full] if Path(full).is_file() else sorted(p for p in glob.glob(full, recursive=True) if Path(p).is_file())
         )

@@ -67,6 +67,8 @@ def prepare_process() -> None:
     """SIGTERM interrupts, and Python's warnings go to the log file alone, not to the screen."""
     signal.signal(signal.SIGTERM, _interrupt)
     logging.captureWarnings(True)
+    # A log file on a full disk must not fill the screen: the error itself says what is wrong.
+    logging.raiseExceptions = False
     logging.getLogger("py.warnings").addHandler(logging.NullHandler())
     logging.getLogger("dpm").addHandler(logging.NullHandler())
 

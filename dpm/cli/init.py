@@ -76,7 +76,7 @@ def _options(
     folder: Path, base: Path, patterns: list[str], rows: list[dict[str, Any]], groups: Counter[tuple[str, str]]
 ) -> Options:
     """Defaults, with the files found and what fits their number."""
-    where = os.path.relpath(folder.resolve(), base)
+    where = _place(folder, base)
     names = tuple(os.path.normpath(os.path.join(where, pattern)) for pattern in patterns)
     reference = next((name for name in REFERENCES if (folder / name).is_file()), "")
     libraries = sorted(
@@ -89,9 +89,15 @@ def _options(
         input=InputOptions(
             exposures=names, reference=os.path.normpath(os.path.join(where, reference)) if reference else ""
         ),
-        psf=PsfOptions(source=os.path.relpath(libraries[0].resolve(), base) if libraries else "build"),
+        psf=PsfOptions(source=_place(libraries[0], base) if libraries else "build"),
     )
     fewest = min(groups.values())
     return replace(
         options, frame=replace(options.frame, min_exposures=max(1, min(options.frame.min_exposures, fewest)))
     )
+
+
+def _place(folder: Path, base: Path) -> str:
+    """A folder as the TOML file should name it: relative when it lies below the file's folder, otherwise absolute."""
+    folder = folder.resolve()
+    return str(folder.relative_to(base)) if folder.is_relative_to(base) else str(folder)

@@ -44,7 +44,7 @@ class LineProgress(Observer):
     def part_finished(self, name: str, part: str, error: str | None) -> None:
         """See `Observer`."""
         if error is not None:
-            say(f"{name:12s} part {part} failed: {error}")
+            say(f"{name:12s} part {part} failed")
 
     def stage_finished(self, name: str, seconds: float, summary: dict[str, Any]) -> None:
         """See `Observer`."""

@@ -1,0 +1,73 @@
+"""``dpm run`` on real exposures, from the TOML file to the catalogue and the report."""
+
+import json
+
+import numpy as np
+import pytest
+from astropy.table import QTable
+from typer.testing import CliRunner
+
+import dpm
+from dpm.cli.main import app
+
+
+def dpm_command(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def write_field(folder, exposures, source="build", min_exposures=3):
+    path = folder / "field.toml"
+    path.write_text(
+        f'[input]\nexposures = ["{exposures}"]\n[psf]\nsource = "{source}"\n[frame]\nmin_exposures = {min_exposures}\n'
+    )
+    return path
+
+
+def test_three_dithered_uvis_exposures(shared_data, tmp_path):
+    """Full of cosmic rays: what lies in all three comes out, with consistent magnitudes, and the cosmic rays do not."""
+    real = shared_data / "real"
+    path = write_field(tmp_path, real / "wfc3uvis_f814w_3dithers/*_flc.fits", real / "stdpsf/STDPSF_WFC3UV_F814W.fits")
+    code, output = dpm_command("run", path, "--cluster", "threads")
+    assert code == 0, output
+    run = dpm.open(path)
+    catalog = run.catalog
+    assert 9 <= len(catalog) <= 14
+    assert np.all(catalog["wfc3uv_f814w_n_exposures"] == 3) and np.all(catalog["wfc3uv_f814w_n_good"] >= 2)
+    bright = catalog["wfc3uv_f814w_mag_error"] < 0.03
+    assert np.sum(bright) >= 5
+    assert np.median(catalog["wfc3uv_f814w_mag_rms"][bright]) < 0.03
+    assert run.report.stat().st_size > 50_000
+    provenance = json.loads(run.folder.provenance.read_text())
+    assert all(record["sha256"] for record in provenance["inputs"].values())
+    assert {"ingest", "psf", "first_pass", "frame", "report"} <= set(provenance["stages"])
+    assert run.cube(run.cubes[0]).sizes["exposure"] == 3
+
+    code, output = dpm_command("run", path)
+    assert code == 0 and output.count("up to date") == 5
+    assert dpm_command("status", run.folder.root)[0] == 0
+    assert dpm_command("export", run.folder.root, tmp_path / "catalog.ecsv")[0] == 0
+    assert len(QTable.read(tmp_path / "catalog.ecsv")) == len(catalog)
+
+
+@pytest.mark.slow
+def test_same_bits_on_threads_and_on_a_local_cluster(shared_data, tmp_path):
+    real = shared_data / "real"
+    source = real / "stdpsf/STDPSF_WFC3UV_F814W.fits"
+    catalogs = []
+    for cluster in ("threads", "local"):
+        (tmp_path / cluster).mkdir()
+        path = write_field(tmp_path / cluster, real / "wfc3uvis_f814w_3dithers/*_flc.fits", source)
+        code, output = dpm_command("run", path, "--cluster", cluster, "--workers", 2)
+        assert code == 0, output
+        catalogs.append(dpm.open(path).catalog)
+    for name in catalogs[0].colnames:
+        np.testing.assert_array_equal(np.asarray(catalogs[0][name]), np.asarray(catalogs[1][name]), err_msg=name)
+
+
+def test_one_nicmos_frame_without_a_library(shared_data, tmp_path):
+    path = write_field(tmp_path, shared_data / "real/nicmos_bulge/*_cal.fits", min_exposures=1)
+    code, output = dpm_command("run", path, "--cluster", "none")
+    assert code == 0, output
+    # The frame has 131 local maxima above 20 times its clipped scatter.
+    assert np.sum(dpm.open(path).catalog["nicmos_f160w_mag_error"] < 0.05) >= 131
