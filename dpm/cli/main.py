@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -173,8 +174,8 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        if end.code == 130:
-            # Threads may still be inside a part; they must not hold up an interrupted command.
+        if end.code == 130 and any(thread.name.startswith("dpm") for thread in threading.enumerate()):
+            # Threads are still inside a part; they must not hold up an interrupted command.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(130)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack
+from multiprocessing import resource_tracker
 from typing import Any
 from uuid import uuid4
 
@@ -78,6 +81,38 @@ def _dashboard_port() -> int:
     return 8787
 
 
+def _start_resource_tracker() -> None:
+    """Start the process that tidies up after killed workers, without a warning on the screen each time it has to."""
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
+
+
+def _local_cluster(workers: int, memory: int) -> LocalCluster:
+    """Worker processes on this machine.
+
+    With no failure allowed the first death of a worker is reported at once; the retry alone is made here.
+    """
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=memory,
+            host="127.0.0.1",
+            dashboard_address=f"127.0.0.1:{_dashboard_port()}",
+            silence_logs=logging.CRITICAL,
+            env=dict.fromkeys(THREAD_SETTINGS, "1"),
+            preload=["dpm.execute.preload"],
+        )
+
+
 class DistributedExecutor:
     """Maps over the workers of a Dask cluster.
 
@@ -105,29 +140,29 @@ class DistributedExecutor:
     def start_local(cls, options: ClusterOptions) -> DistributedExecutor:
         """A cluster of worker processes on this machine, one thread and a memory limit each."""
         workers, memory = local_size(options)
-        # With no failure allowed the first death is reported at once; the retry alone is made here.
-        with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        # A terminal sends Ctrl-C to all processes. It is the driver's alone: processes started while it is blocked
+        # never see it. Python's resource tracker would unblock it when it starts, so it has to run before.
+        _start_resource_tracker()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        executor = None
+        try:
+            cluster = _local_cluster(workers, memory)
+            executor = cls(Client(cluster), options.worker_timeout)
+            executor.memory_limit = options.memory_per_worker
+            executor._owned.callback(cluster.close, timeout=10)
+            executor._owned.callback(executor.client.close, timeout=5)
+        except (RuntimeError, OSError) as error:
+            raise ClusterError(
+                f"the local cluster did not start ({error}): in a script of your own, call dpm below "
+                'if __name__ == "__main__"; otherwise use --cluster threads'
+            ) from error
+        finally:
             try:
-                cluster = LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    memory_limit=memory,
-                    host="127.0.0.1",
-                    dashboard_address=f"127.0.0.1:{_dashboard_port()}",
-                    silence_logs=logging.CRITICAL,
-                    env=dict.fromkeys(THREAD_SETTINGS, "1"),
-                    preload=["dpm.execute.preload"],
-                )
-            except (RuntimeError, OSError) as error:
-                raise ClusterError(
-                    f"the local cluster did not start ({error}): in a script of your own, call dpm below "
-                    'if __name__ == "__main__"; otherwise use --cluster threads'
-                ) from error
-        executor = cls(Client(cluster), options.worker_timeout)
-        executor.memory_limit = options.memory_per_worker
-        executor._owned.callback(cluster.close, timeout=10)
-        executor._owned.callback(executor.client.close, timeout=5)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            except KeyboardInterrupt:
+                if executor is not None:
+                    executor.close()
+                raise
         return executor
 
     @classmethod

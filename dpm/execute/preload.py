@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import logging
 from typing import Any
 
 
 def dask_setup(worker: Any) -> None:
-    """Leave Ctrl-C to the driver: a terminal sends it to workers too, and they would die while they write."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Keep Python's warnings off the driver's screen; what matters comes back with each part."""
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(logging.NullHandler())
