@@ -369,12 +369,12 @@ def fit_star(
     result[Y_ERROR] = np.sqrt(inverse[1, 1] + s2 * v1 * v1)
     result[XY_COVARIANCE] = inverse[0, 1] + s2 * v0 * v1
     result[FLUX_ERROR] = np.sqrt(inverse[2, 2] + s2 * v2 * v2)
-    assess_fit(pixels, value, held[WINDOW_HALF], iy, ix, outer, half, n_par, result)
+    assess_fit(pixels, value, held[WINDOW_HALF], iy, ix, outer, half, n_par, max(CHI_MODEL_ERROR, 3.0 * model_error), result)
     return status
 
 
 @kernel
-def assess_fit(pixels, value, value_half, iy, ix, outer, half, n_par, result):
+def assess_fit(pixels, value, value_half, iy, ix, outer, half, n_par, allowed_error, result):
     """Fill in chi, QFIT and its expectation, RADXS, the peak and what neighbours contribute (DESIGN section 4).
 
     Parameters
@@ -383,6 +383,8 @@ def assess_fit(pixels, value, value_half, iy, ix, outer, half, n_par, result):
         From `gather_pixels`, half-width ``outer``.
     value : ndarray
         psi on a box of half-width ``value_half`` about the same pixel.
+    allowed_error : float
+        Error of the ePSF, relative to the light, that CHI_ROBUST allows for.
     """
     x, y, flux, sky = result[X], result[Y], result[FLUX], result[SKY]
     shift = value_half - outer
@@ -410,7 +412,7 @@ def assess_fit(pixels, value, value_half, iy, ix, outer, half, n_par, result):
             if abs(j - outer) <= half and abs(i - outer) <= half:
                 used += 1
                 chi2 += r * r / variance
-                floor = CHI_MODEL_ERROR * (star + other)
+                floor = allowed_error * (star + other)
                 chi2_robust += r * r / (variance + floor * floor)
                 absolute += abs(r)
                 expected += np.sqrt(variance)

@@ -67,15 +67,36 @@ def _table_size(n):
 
 
 @kernel
-def _match_unit(start, stop, x, y, cell, radius, limit, hash_keys, hash_heads, mask, next_star, star_x, star_y, taken,
-                owner, owner_distance, best_star, best_distance, star_of, passes):
+def _match_unit(
+    start,
+    stop,
+    x,
+    y,
+    cell,
+    radius,
+    limit,
+    hash_keys,
+    hash_heads,
+    mask,
+    next_star,
+    star_x,
+    star_y,
+    taken,
+    owner,
+    owner_distance,
+    best_star,
+    best_distance,
+    star_of,
+    passes,
+):
     """One-to-one pairs of one unit's detections with stars below `limit`: mutual nearest, then again among the rest."""
-    for turn in range(passes):
+    for _ in range(passes):
         for k in range(start, stop):
             if star_of[k] >= 0:
                 continue
-            star, distance = _nearest(x[k], y[k], cell, radius, limit, hash_keys, hash_heads, mask, next_star, star_x,
-                                      star_y, taken)
+            star, distance = _nearest(
+                x[k], y[k], cell, radius, limit, hash_keys, hash_heads, mask, next_star, star_x, star_y, taken
+            )
             best_star[k - start], best_distance[k - start] = star, distance
             if star >= 0 and (owner[star] == -1 or distance < owner_distance[star]):
                 owner[star], owner_distance[star] = k, distance
@@ -130,8 +151,28 @@ def link_units(x, y, starts, radius):
     n_stars = 0
     for unit in range(starts.size - 1):
         start, stop = starts[unit], starts[unit + 1]
-        _match_unit(start, stop, x, y, cell, radius, n_stars, hash_keys, hash_heads, mask, next_star, star_x, star_y,
-                    taken, owner, owner_distance, best_star, best_distance, star_of, 2)
+        _match_unit(
+            start,
+            stop,
+            x,
+            y,
+            cell,
+            radius,
+            n_stars,
+            hash_keys,
+            hash_heads,
+            mask,
+            next_star,
+            star_x,
+            star_y,
+            taken,
+            owner,
+            owner_distance,
+            best_star,
+            best_distance,
+            star_of,
+            2,
+        )
         for k in range(start, stop):
             star = star_of[k]
             if star >= 0:
@@ -144,7 +185,9 @@ def link_units(x, y, starts, radius):
                 n_stars += 1
                 star_of[k] = star
                 star_x[star], star_y[star], members[star] = x[k], y[k], 1
-                _insert(star, int(np.floor(x[k] / cell)), int(np.floor(y[k] / cell)), hash_keys, hash_heads, mask, next_star)
+                _insert(
+                    star, int(np.floor(x[k] / cell)), int(np.floor(y[k] / cell)), hash_keys, hash_heads, mask, next_star
+                )
     return star_of, n_stars
 
 
@@ -176,11 +219,38 @@ def assign_units(x, y, starts, star_x, star_y, radius):
     best_star, best_distance = np.empty(n, np.int64), np.empty(n)
     star_of = np.full(n, -1, np.int64)
     for star in range(m):
-        _insert(star, int(np.floor(star_x[star] / radius)), int(np.floor(star_y[star] / radius)), hash_keys, hash_heads, mask,
-                next_star)
+        _insert(
+            star,
+            int(np.floor(star_x[star] / radius)),
+            int(np.floor(star_y[star] / radius)),
+            hash_keys,
+            hash_heads,
+            mask,
+            next_star,
+        )
     for unit in range(starts.size - 1):
-        _match_unit(starts[unit], starts[unit + 1], x, y, radius, radius, m, hash_keys, hash_heads, mask, next_star, star_x,
-                    star_y, taken, owner, owner_distance, best_star, best_distance, star_of, 3)
+        _match_unit(
+            starts[unit],
+            starts[unit + 1],
+            x,
+            y,
+            radius,
+            radius,
+            m,
+            hash_keys,
+            hash_heads,
+            mask,
+            next_star,
+            star_x,
+            star_y,
+            taken,
+            owner,
+            owner_distance,
+            best_star,
+            best_distance,
+            star_of,
+            3,
+        )
     return star_of
 
 
@@ -202,7 +272,7 @@ def grouped_median(values, starts):
     """
     out = np.full(starts.size - 1, np.nan)
     for group in range(starts.size - 1):
-        part = values[starts[group]:starts[group + 1]]
+        part = values[starts[group] : starts[group + 1]]
         part = np.sort(part[np.isfinite(part)])
         if part.size:
             out[group] = 0.5 * (part[(part.size - 1) // 2] + part[part.size // 2])

@@ -50,6 +50,7 @@ class StarFlag(IntFlag):
     NOISE_FALLBACK = 4096
     FEW_EXPOSURES = 8192
     CLIPPED = 16384
+    NOISE_RAISED = 32768
 
 
 STAR_FLAG_MEANINGS: dict[StarFlag, str] = {
@@ -67,6 +68,7 @@ STAR_FLAG_MEANINGS: dict[StarFlag, str] = {
     StarFlag.SHARP: "sharper than the ePSF (RADXS): likely a cosmic ray or a hot pixel",
     StarFlag.NOISE_FALLBACK: "errors rest on a gain and read noise guess, since the file has no usable variances",
     StarFlag.FEW_EXPOSURES: "fewer exposures than asked for: the scatter over exposures says little",
+    StarFlag.NOISE_RAISED: "the sky about the star scatters more than the file's noise planes say: errors were raised to match",
     StarFlag.CLIPPED: "at least one exposure was left out of the average as discrepant",
 }
 

@@ -91,6 +91,7 @@ def _flags(image: ExposureImage, epsf: GriddedEPSF, measured: StarMeasurements, 
     mark(StarFlag.SKY_UNCERTAIN, measured.sky_pixels == 0)
     mark(StarFlag.EPSF_EXTRAPOLATED, np.full(len(rows), epsf.approximate))
     mark(StarFlag.NOISE_FALLBACK, np.full(len(rows), image.noise_fallback))
+    mark(StarFlag.NOISE_RAISED, measured.noise_raised)
     radxs, error = rows[:, columns.RADXS], rows[:, columns.RADXS_ERROR]
     mark(StarFlag.EXTENDED, (radxs > SHAPE_LIMIT) & (radxs > SHAPE_SIGMA * error))
     mark(StarFlag.SHARP, (radxs < -SHAPE_LIMIT) & (radxs < -SHAPE_SIGMA * error))

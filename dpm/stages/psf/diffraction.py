@@ -19,7 +19,6 @@ __all__ = ["diffraction_epsf", "filter_wavelength"]
 APERTURES = {"HST": (2.4, 0.33), "JWST": (6.5, 0.11)}  # diameter in metres, obscured fraction of it
 BAND_HALF_WIDTH = 0.1  # of the wavelength: the mean half-width of wide filters
 FINE = 5  # points per sample while integrating over the pixel
-JITTER_SIGMA = 0.2  # pixels; charge diffusion and jitter blur every detector about this much
 RAD_TO_ARCSEC = 206264.806
 
 
@@ -40,7 +39,7 @@ def filter_wavelength(filter_name: str, telescope: str) -> float:
     return number / 100.0
 
 
-def diffraction_epsf(filter_name: str, telescope: str, pixel_scale: float) -> NDArray[np.float64]:
+def diffraction_epsf(filter_name: str, telescope: str, pixel_scale: float, blur: float) -> NDArray[np.float64]:
     """A diffraction ePSF on the STDPSF grid, normalised to 1 on it.
 
     Parameters
@@ -50,6 +49,8 @@ def diffraction_epsf(filter_name: str, telescope: str, pixel_scale: float) -> ND
         ``HST`` or ``JWST``.
     pixel_scale : float
         Arcsec.
+    blur : float
+        Gaussian sigma in pixels of everything but diffraction: jitter, charge diffusion, small aberrations.
 
     Returns
     -------
@@ -65,7 +66,7 @@ def diffraction_epsf(filter_name: str, telescope: str, pixel_scale: float) -> ND
         v = np.maximum(np.pi * diameter * radius / (wavelength * factor * 1e-6), 1e-9)
         amplitude = 2 * j1(v) / v - obscured**2 * 2 * j1(obscured * v) / (obscured * v)
         fine += (amplitude / (1 - obscured**2)) ** 2 / factor**2
-    fine = ndimage.gaussian_filter(fine, JITTER_SIGMA * FINE * OVERSAMPLING, mode="nearest")
+    fine = ndimage.gaussian_filter(fine, blur * FINE * OVERSAMPLING, mode="nearest")
     # A pixel is FINE * OVERSAMPLING = 20 points wide: the even box is the mean of the two odd-centred ones.
     width = FINE * OVERSAMPLING
     kernel = np.ones(width + 1)

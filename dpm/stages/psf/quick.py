@@ -1,6 +1,7 @@
 """A single ePSF made quickly from bright isolated stars, for data without a library.
 
-Starts from the diffraction pattern of the telescope, fits the stars, averages the normalised residuals on the 4 x grid with
+Starts from the diffraction pattern of the telescope with the blur that fits the stars best (where the pixels undersample it, the
+iteration stays near its start, so the start matters), fits the stars, averages the normalised residuals on the 4 x grid with
 clipping and smoothing that grows outwards, adds them, centres, and repeats on the same stamps (after Anderson & King 2000; here positions
 come from the same exposures, so pixel-phase errors are not fully broken: the result is flagged as approximate).
 """
@@ -30,6 +31,8 @@ from dpm.stages.psf.diffraction import diffraction_epsf
 __all__ = ["QuickEPSF", "build_quick_epsf", "load_images"]
 
 STAMP_HALF = 12
+BLURS = tuple(np.arange(0.0, 0.81, 0.05))  # pixels, Gaussian sigma beside diffraction
+FIRST_BLUR = 0.3  # pixels; good enough to find the stars with
 NORMALISATION_RADIUS = 5.0  # pixels
 MIN_SIGNAL_TO_NOISE = 40.0
 MAX_STARS = 400
@@ -37,9 +40,10 @@ FEW_STARS = 20
 ROUNDS = 15
 CONVERGED = 5e-4  # of the peak
 CLIP = 4.0  # sigma, of a residual
-CORE_RADIUS = 2.5  # pixels; smoothing kernels grow outwards
+CORE_TAPER = (4.5, 6.5)  # pixels; the stars decide inside, diffraction outside
 SMOOTHING = ((0.0, 0.6), (1.0, 0.8), (2.5, 1.8), (5.0, 3.5), (8.0, 6.0))  # radius in pixels, sigma in samples
 PRIOR_STARS = 1.0  # the diffraction pattern counts as this many stars of median weight
+MIN_MODEL_ERROR = 0.002  # relative; no quick ePSF is better
 QUALITY_SIGMA = 4.0  # outliers in QFIT and RADXS among the stars are not used
 
 
@@ -91,7 +95,7 @@ def build_quick_epsf(images: Iterable[ExposureImage], filter_name: str, pixel_sc
         With no usable star the diffraction pattern itself, and a warning that says so.
     """
     telescope = "JWST" if find_detector(detector).instrument in ("NIRISS", "NIRCAM", "MIRI") else "HST"
-    samples = _normalise(diffraction_epsf(filter_name, telescope, pixel_scale))
+    samples = _normalise(diffraction_epsf(filter_name, telescope, pixel_scale, FIRST_BLUR))
     node = np.zeros(1)
     first = GriddedEPSF(samples[None, None], node, node, source="diffraction", approximate=True)
     parts = [part for part in (_collect(image, first) for image in images) if part is not None]
@@ -99,12 +103,13 @@ def build_quick_epsf(images: Iterable[ExposureImage], filter_name: str, pixel_sc
         text = "no bright isolated star to make an ePSF from: the diffraction pattern of the telescope is used as it is"
         return QuickEPSF(_as_epsf(samples, "diffraction", 0.1), 0, 1.0, "diffraction pattern, no stars", (text,))
     stamps = _brightest(parts)
+    samples = _best_blur(stamps, filter_name, telescope, pixel_scale)
     change = 1.0
     results = stamps.start
     for _ in range(ROUNDS):
         results, residuals, weights = _fit(stamps, samples)
         correction = _average_residuals(results, residuals, weights)
-        new = _normalise(centre_samples(np.maximum(samples + correction, _floor(samples)))[0])
+        new = _normalise(centre_samples(np.maximum(samples + correction * _core_share(), _floor(samples)))[0])
         change = float(np.abs(new - samples).max() / new.max())
         samples = new
         stamps.start = np.where(np.isfinite(results[:, columns.CHI : columns.CHI + 1]), results, stamps.start)
@@ -118,6 +123,13 @@ def build_quick_epsf(images: Iterable[ExposureImage], filter_name: str, pixel_sc
         warnings.append(f"quick ePSF made from {used} stars only: its shape leans on the diffraction pattern")
     text = f"quick ePSF from {used} stars, last change {change:.1e} of the peak, model error {error:.3f}"
     return QuickEPSF(_as_epsf(samples, "quick", error), used, change, text, tuple(warnings))
+
+
+def _best_blur(stamps: _Stamps, filter_name: str, telescope: str, pixel_scale: float) -> NDArray[np.float64]:
+    """The blurred diffraction pattern with the smallest median chi of the stars."""
+    trials = [_normalise(diffraction_epsf(filter_name, telescope, pixel_scale, blur)) for blur in BLURS]
+    chi = [float(np.nanmedian(_fit(stamps, trial)[0][:, columns.CHI])) for trial in trials]
+    return trials[int(np.nanargmin(chi))]
 
 
 def _as_epsf(samples: NDArray[np.float64], source: str, error: float) -> GriddedEPSF:
@@ -137,6 +149,12 @@ def _normalise(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     inside = radius <= NORMALISATION_RADIUS
     taper = np.clip((12.0 - radius) / 0.5, 0.0, 1.0)
     return np.asarray(samples * taper / (samples[inside].sum() / OVERSAMPLING**2))
+
+
+def _core_share() -> NDArray[np.float64]:
+    """1 in the core, 0 in the wings: there neighbours and the sky weigh more than the stars, and diffraction stands."""
+    inner, outer = CORE_TAPER
+    return np.asarray(np.clip((outer - _radius()) / (outer - inner), 0.0, 1.0))
 
 
 def _floor(samples: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -255,15 +273,17 @@ def _smooth(top: NDArray, bottom: NDArray, prior: float) -> NDArray[np.float64]:
 
 
 def _model_error(results: NDArray, residuals: NDArray, weights: NDArray, samples: NDArray) -> float:
-    """Scatter of the core's residuals beyond the noise, relative to psi: the median over pixels within 1.5 pixels."""
+    """Scatter of the core's residuals beyond the noise, relative to psi, over the pixels within 1.5 pixels of the stars."""
     side = residuals.shape[1]
     pixel = np.arange(side)
-    distance = np.hypot(pixel[None, None, :] - results[:, columns.X][:, None, None], pixel[None, :, None] - results[:, columns.Y][:, None, None])
-    core = (distance < 1.5) & (weights > 0)
-    if core.sum() < 9:
-        return 0.1
-    row = np.clip(np.rint((distance[core]) * OVERSAMPLING).astype(int), 0, 49)
-    profile = np.array([samples[(_radius() * OVERSAMPLING).astype(int) == k].mean() for k in range(50)])
-    psi = np.maximum(profile[row], 1e-3)
-    excess = residuals[core] ** 2 - 1.0 / weights[core]
-    return float(np.sqrt(max(np.median(residuals[core] ** 2 / psi**2) / 0.4549 - np.median(1.0 / (weights[core] * psi**2)), 1e-6))) if excess.size else 0.1
+    dx = pixel[None, None, :] - results[:, columns.X][:, None, None]
+    dy = pixel[None, :, None] - results[:, columns.Y][:, None, None]
+    core = (np.hypot(dx, dy) < 1.5) & (weights > 0)
+    half = (SAMPLES - 1) // 2
+    row = np.rint(np.broadcast_to(dy, core.shape)[core] * OVERSAMPLING).astype(int) + half
+    column = np.rint(np.broadcast_to(dx, core.shape)[core] * OVERSAMPLING).astype(int) + half
+    psi2 = samples[row, column] ** 2
+    # The median of a squared unit normal is 0.455.
+    total = np.median(residuals[core] ** 2 / psi2) / 0.455
+    noise = np.median(1.0 / (weights[core] * psi2))
+    return float(np.sqrt(max(total - noise, MIN_MODEL_ERROR**2)))

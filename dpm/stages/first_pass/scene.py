@@ -1,0 +1,166 @@
+"""Working state of one exposure: the residual image, its sky and noise, and the stars found so far."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dpm.kernels import fit as columns
+from dpm.kernels.find import local_maxima, significance_image
+from dpm.kernels.scene import TOUCH_CELL, fit_candidates, refine_stars, remove_stars
+from dpm.kernels.sky import expand_mesh, fill_empty_cells, mesh_sky
+from dpm.models.epsf import GriddedEPSF
+from dpm.models.exposure import ExposureImage
+from dpm.models.flags import PixelFlag
+
+__all__ = ["Scene", "pixel_block"]
+
+MESH_CELL = 32  # pixels a side of a cell of the sky mesh
+LARGE_IMAGE = 1024 * 1024  # pixels; from here the mesh looks at every third pixel on both axes
+MIN_DISTANCE = 0.8  # pixels; closer pairs cannot be told from one star and its residual
+NOISE_DEAD_ZONE = 1.3  # ratio of variances; the mesh's own scatter and the wings of unseen stars stay below
+
+
+class Scene:
+    """Working state of one exposure: the residual image and the stars found so far."""
+
+    def __init__(self, image: ExposureImage, epsf: GriddedEPSF) -> None:
+        ny, nx = image.shape
+        self.good = (image.dq & int(PixelFlag.BAD)) == 0
+        self.scene = np.where(self.good, image.sci, np.float32(0.0)).astype(np.float32)
+        self.image = image
+        self.noise_planes = (image.var_read, image.poisson_factor, image.flat_variance)
+        self.epsf = epsf
+        self.origin = (float(image.x_origin), float(image.y_origin))
+        self.psf_arrays = (epsf.coefficients, np.asarray(epsf.node_x, float), np.asarray(epsf.node_y, float))
+        shape = (max(1, -(-ny // MESH_CELL)), max(1, -(-nx // MESH_CELL)))
+        self.level = np.empty(shape, np.float32)
+        self.scatter = np.empty(shape, np.float32)
+        self.sky = np.empty((ny, nx), np.float32)
+        self.sky_scatter = np.empty((ny, nx), np.float32)
+        self.residual = self.scene.copy()
+        self.noise_raised = np.zeros(shape, bool)
+        self.update_sky()
+        self.noise = float(np.median(self.scatter))
+        self.occupied = np.zeros((ny, nx), np.int32)
+        self.count = 0
+        self.touched = np.zeros((-(-ny // TOUCH_CELL), -(-nx // TOUCH_CELL)), np.int32)
+        self.allocate(max(4096, ny * nx // 128))
+
+    def allocate(self, capacity: int) -> None:
+        """Grow the star arrays to a capacity."""
+        rows = np.empty((capacity, columns.RESULT_SIZE))
+        half = np.zeros(capacity, np.int64)
+        fit_half = np.zeros(capacity, np.int64)
+        status = np.zeros(capacity, np.int64)
+        touch = np.zeros(capacity, np.int64)
+        sky_rms = np.full(capacity, np.nan)
+        sky_pixels = np.zeros(capacity, np.int64)
+        if self.count:
+            n = self.count
+            rows[:n], half[:n], fit_half[:n], status[:n] = self.rows[:n], self.half[:n], self.fit_half[:n], self.status[:n]
+            touch[:n] = self.touch[:n]
+            sky_rms[:n], sky_pixels[:n] = self.sky_rms[:n], self.sky_pixels[:n]
+        self.rows, self.half, self.fit_half, self.status = rows, half, fit_half, status
+        self.sky_rms, self.sky_pixels, self.touch = sky_rms, sky_pixels, touch
+
+    def update_sky(self) -> None:
+        """Sky mesh of the residual image, and its value at every pixel."""
+        stride = 3 if self.residual.size >= LARGE_IMAGE else 1
+        mesh_sky(self.residual, self.good, MESH_CELL, stride, self.level, self.scatter)
+        fill_empty_cells(self.level, self.scatter)
+        expand_mesh(self.level, MESH_CELL, self.sky)
+        expand_mesh(self.scatter, MESH_CELL, self.sky_scatter)
+        self._raise_noise()
+
+    def _raise_noise(self) -> None:
+        """Where the sky scatters clearly more than the noise planes say, add the difference to them.
+
+        Flat residuals, charge-transfer corrections and unresolved stars are noise that no plane of the file holds; an error bar
+        without them would be too small.
+        """
+        var_read, poisson_factor, flat_variance = self.image.var_read, self.image.poisson_factor, self.image.flat_variance
+        formal = _cell_median(var_read, self.level.shape) + _cell_median(poisson_factor, self.level.shape) * np.maximum(self.level, 0.0)
+        ratio = ndimage.median_filter(self.scatter**2 / formal, size=3, mode="nearest")
+        self.noise_raised = ratio > NOISE_DEAD_ZONE
+        if not self.noise_raised.any():
+            self.noise_planes = (var_read, poisson_factor, flat_variance)
+            return
+        excess = np.where(self.noise_raised, (ratio - 1.0) * formal, 0.0).astype(np.float32)
+        plane = np.empty_like(var_read)
+        expand_mesh(excess, MESH_CELL, plane)
+        self.noise_planes = (var_read + plane, poisson_factor, flat_variance)
+
+    def noise_raised_at(self, y: NDArray, x: NDArray) -> NDArray[np.bool_]:
+        """Whether the noise planes were raised at these pixels."""
+        rows = np.clip(y.astype(int) // MESH_CELL, 0, self.noise_raised.shape[0] - 1)
+        cols = np.clip(x.astype(int) // MESH_CELL, 0, self.noise_raised.shape[1] - 1)
+        return np.asarray(self.noise_raised[rows, cols])
+
+    def candidates(self, threshold: float, model_error: float) -> tuple[NDArray, NDArray, NDArray]:
+        """Rows, columns and significances of local maxima, most significant first."""
+        significance = np.empty_like(self.residual)
+        var_read, poisson_factor, _ = self.noise_planes
+        significance_image(
+            self.residual, self.scene, self.sky, var_read, poisson_factor, self.good, self.epsf.matched_profile, model_error, significance
+        )
+        capacity = max(1024, self.residual.size // 16)
+        rows, cols, values = np.empty(capacity, np.int64), np.empty(capacity, np.int64), np.empty(capacity)
+        found = min(local_maxima(significance, threshold, rows, cols, values), capacity)
+        order = np.argsort(-values[:found], kind="stable")
+        return rows[:found][order], cols[:found][order], values[:found][order]
+
+    def fit_new(self, y: NDArray, x: NDArray, flux: NDArray, half: NDArray, threshold: float) -> None:
+        """Fit candidates in the order given and subtract those that are stars."""
+        if self.count + y.size > self.rows.shape[0]:
+            self.allocate(self.count + y.size)
+        self.count = fit_candidates(
+            y.astype(float), x.astype(float), flux.astype(float), half.astype(np.int64), self.residual, self.scene, self.sky, self.good,
+            *self.noise_planes, *self.psf_arrays, *self.origin, self.epsf.envelope, self.noise, threshold,
+            self.epsf.model_error, MIN_DISTANCE, self.rows, self.half, self.fit_half, self.status, self.touch, self.count,
+            self.occupied, self.touched,
+        )  # fmt: skip
+
+    def refine(self, fit_sky: bool, annulus: NDArray) -> None:
+        """One sweep over all stars in whose surroundings something changed, block by block, bright to faint in each."""
+        before, self.touched = self.touched, np.zeros_like(self.touched)
+        rows = self.rows[: self.count]
+        order = np.lexsort((-rows[:, columns.FLUX], pixel_block(rows[:, columns.Y], rows[:, columns.X])))
+        refine_stars(
+            order, self.residual, self.scene, self.sky, self.sky_scatter, self.good, *self.noise_planes, *self.psf_arrays, *self.origin,
+            self.epsf.envelope, self.noise, fit_sky, self.epsf.model_error, annulus, self.rows, self.half, self.fit_half, self.status, self.touch,
+            self.sky_rms, self.sky_pixels, before, self.touched,
+        )  # fmt: skip
+
+    def keep(self, mask: NDArray[np.bool_]) -> None:
+        """Put back the light of the stars outside the mask and forget them."""
+        gone = np.flatnonzero(~mask)
+        if gone.size:
+            remove_stars(gone, self.residual, *self.psf_arrays, *self.origin, self.rows, self.half, self.epsf.envelope, self.noise, self.touched)
+            for array in (self.rows, self.half, self.fit_half, self.status, self.touch, self.sky_rms, self.sky_pixels):
+                array[: int(mask.sum())] = array[: self.count][mask]
+            self.count = int(mask.sum())
+        self.mark_occupied()
+
+    def mark_occupied(self) -> None:
+        """Note each star's peak pixel."""
+        self.occupied[:] = 0
+        ny, nx = self.occupied.shape
+        y = np.clip(np.floor(self.rows[: self.count, columns.Y] + 0.5).astype(int), 0, ny - 1)
+        x = np.clip(np.floor(self.rows[: self.count, columns.X] + 0.5).astype(int), 0, nx - 1)
+        self.occupied[y[::-1], x[::-1]] = np.arange(self.count, 0, -1)
+
+
+def _cell_median(plane: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Median of every eighth pixel in the cells of the sky mesh."""
+    step = 8
+    padded = np.pad(plane[::step, ::step], [(0, -(-MESH_CELL * n // step) - len(range(0, size, step))) for n, size in zip(shape, plane.shape)], mode="edge")
+    side = MESH_CELL // step
+    blocks = padded.reshape(shape[0], side, shape[1], side).transpose(0, 2, 1, 3).reshape(*shape, -1)
+    return np.asarray(np.median(blocks, axis=2), np.float32)
+
+
+def pixel_block(y: NDArray, x: NDArray) -> NDArray[np.int64]:
+    """Number of the 64 x 64 pixel block of a position: neighbours in turn find their pixels in the processor's cache."""
+    return np.asarray((y // 64).astype(np.int64) * 65536 + (x // 64).astype(np.int64))
