@@ -126,3 +126,14 @@ def test_init_writes_a_file_that_loads(shared_data, tmp_path, monkeypatch):
     assert len(options.input.exposures) == 3 and options.frame.min_exposures == 3
     assert dpm_command("init", shared_data / "real" / "wfc3uvis_f814w_3dithers", "-o", "new.toml").exit_code == 1
     assert dpm_command("init", tmp_path).exit_code == 1
+
+
+@pytest.mark.slow
+def test_demo_ends_with_a_table_and_the_report(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = dpm_command("demo", "new")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("found against true") == 2
+    assert (tmp_path / result.output.split()[-1]).name == "index.html" and (tmp_path / result.output.split()[-1]).is_file()
+    again = dpm_command("demo", "new")
+    assert again.exit_code == 0 and again.output.count("up to date") == 5

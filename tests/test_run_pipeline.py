@@ -114,6 +114,17 @@ def test_inputs_removed_after_the_run_leave_it_complete(field):
     assert {state.state for state in stage_states(RunFolder(field / "run"), options, STAGES)} == {"complete"}
 
 
+def test_plan_that_fails_costs_nothing(field, monkeypatch):
+    run(field)
+    with monkeypatch.context() as patch:
+        patch.setattr(scaled, "plan", lambda *a: (_ for _ in ()).throw(ValueError("no")))
+        with pytest.raises(ValueError, match="no"):
+            run(field, options=options_of(field, find=FindOptions(threshold=2.0)))
+    result, recorder = run(field)
+    assert recorder.parts == [] and result.summaries["total"]["total"] == 75.0
+    assert "numbers" in recorder.skipped and "scaled" not in recorder.skipped
+
+
 def test_lost_product_is_made_again(field):
     run(field)
     (field / "run" / "tables" / "numbers" / "in_2.txt").unlink()

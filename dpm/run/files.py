@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
 from pathlib import Path
@@ -12,14 +13,17 @@ __all__ = ["read_json", "write_json"]
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write under a temporary name in the same folder, then rename.
+    """Write under a temporary name in the same folder, then rename; NaN and infinity become null.
 
     Raises
     ------
     TypeError
         If something in it is neither what JSON can hold, nor a path, nor a numpy scalar.
     """
-    text = json.dumps(data, indent=1, default=_plain)
+    try:
+        text = json.dumps(data, indent=1, default=_plain, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(json.loads(json.dumps(data, default=_plain))), indent=1)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -36,12 +40,20 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def _finite(value: Any) -> Any:
+    """The same with None for every number that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    item = getattr(value, "item", None)
-    if callable(item):
-        return item()
+    if getattr(value, "shape", None) == ():
+        return value.item()
     raise TypeError(
         f"{type(value).__name__} cannot go into a JSON file: stages return text, numbers, lists and dictionaries"
     )

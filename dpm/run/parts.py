@@ -55,6 +55,19 @@ class Parts:
         self.stage = stage
         self.path = folder.work / stage / key
 
+    def suspend_others(self) -> None:
+        """Planning is about to change files: what was planned and finished under other keys no longer stands.
+
+        Their parts stay until `begin`, so that a plan that fails costs nothing.
+        """
+        for other in self.path.parent.glob("*"):
+            if other.is_dir() and other != self.path:
+                finished = read_json(other / FINISHED)
+                if finished is not None:
+                    write_json(other / OBSOLETE, finished.get("files", []))
+                (other / FINISHED).unlink(missing_ok=True)
+                (other / PLAN).unlink(missing_ok=True)
+
     def begin(self, content: dict[str, Any]) -> None:
         """Make the folder and drop the checkpoints of any other key: their files in the run folder are about to be
         replaced.

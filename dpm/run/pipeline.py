@@ -139,6 +139,7 @@ class Runner:
         parts = self.parts(name)
         tasks = parts.plan()
         if tasks is None:
+            parts.suspend_others()
             tasks = self.stages[name].plan(self.folder, self.options)
             parts.begin(self.keys[name].content)
             parts.save_plan(tasks)
