@@ -134,6 +134,7 @@ def test_demo_ends_with_a_table_and_the_report(tmp_path, monkeypatch):
     result = dpm_command("demo", "new")
     assert result.exit_code == 0, result.output
     assert result.output.count("found against true") == 2
-    assert (tmp_path / result.output.split()[-1]).name == "index.html" and (tmp_path / result.output.split()[-1]).is_file()
+    report = tmp_path / result.output.split()[-1]
+    assert report.name == "index.html" and report.is_file()
     again = dpm_command("demo", "new")
     assert again.exit_code == 0 and again.output.count("up to date") == 5

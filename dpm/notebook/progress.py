@@ -52,7 +52,7 @@ class NotebookProgress(Observer):
 
     def stage_finished(self, name: str, seconds: float, summary: dict[str, Any]) -> None:
         """See `Observer`."""
-        self.lines[name]["text"] = f"{seconds:.1f} s"
+        self.lines[name] |= {"text": f"{seconds:.1f} s", "done": self.lines[name]["of"]}
         self._update(now=True)
 
     def stopped(self, text: str) -> None:
