@@ -2,10 +2,11 @@
 
 usage: python benchmarks/hst1pass_bulge.py FOLDER
 
-FOLDER holds the lists ``*.uvwXYMpq`` and ``MATCHUP_XYMEEE_final``.  dpm starts from the lists' distortion-corrected u, v and
-magnitudes w, without any offsets.  The file's xsig, ysig are standard deviations (n - 1) of the Ng measurements that its
-author kept: for Ng = 4, applying the file's own transforms to the lists gives them back to the last digit.  So where Ng = 4
-dpm's standard deviation of all four is compared, and where Ng = 3 that of the best three (magnitudes: always of all four).
+FOLDER holds the lists ``*.uvwXYMpq`` and ``MATCHUP_XYMEEE_final``.  dpm starts from the lists' distortion-corrected u,
+v and magnitudes w, without any offsets.  The file's xsig, ysig are standard deviations (n - 1) of the Ng measurements
+that its author kept: for Ng = 4, applying the file's own transforms to the lists gives them back to the last digit.  So
+where Ng = 4 dpm's standard deviation of all four is compared, and where Ng = 3 that of the best three (magnitudes:
+always of all four).
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def measure(folder: Path) -> dict[str, np.ndarray | float]:
     Returns
     -------
     dict
-        ``x, y, mag`` (n, 4) single measurements of the stars in all four lists, ``mean_x, mean_y, mean_mag`` their means,
-        ``n_all`` and ``n_three`` numbers of stars, ``seconds``.
+        ``x, y, mag`` (n, 4) single measurements of the stars in all four lists, ``mean_x, mean_y, mean_mag`` their
+        means, ``n_all`` and ``n_three`` numbers of stars, ``seconds``.
     """
     units = [read_unit(path) for path in sorted(folder.glob("*.uvwXYMpq"))]
     began = time.perf_counter()
@@ -147,7 +148,9 @@ def compare(folder: Path) -> dict[str, float]:
         rest = spread(ours[name][i]) if name == "mag" else spread_without_worst(ours[name][i])
         for good, scatter in ((4, spread(ours[name][i])), (3, rest)):
             k = rows[:, 7] == good
-            ratios["mag" if name == "mag" else "position"].append((scatter / rows[:, column])[k & (rows[:, column] > 0)])
+            ratios["mag" if name == "mag" else "position"].append(
+                (scatter / rows[:, column])[k & (rows[:, column] > 0)]
+            )
             for low, high in ((-99, -9), (-9, -7), (-7, 99)):
                 m = k & (rows[:, 2] >= low) & (rows[:, 2] < high)
                 label = f"{name}, {good} of 4 used by the file, mag {low} to {high} ({m.sum()})"

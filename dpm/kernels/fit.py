@@ -39,7 +39,8 @@ CONVERGED, NOT_CONVERGED, FAILED = 0, 1, 2
 MAX_ITERATIONS = 12
 MAX_RECENTRES = 4
 MAX_STEP = 0.5  # pixels a Gauss-Newton step may move the star
-STEP_TOLERANCE = 0.05  # of the error: Gauss-Newton's next step would be a small part of it
+FIRST_TOLERANCE = 0.5  # of the error, for stars that will be fitted again
+FINE_TOLERANCE = 0.05  # of the error: Gauss-Newton's next step would be a small part of it
 RADXS_INNER2, RADXS_OUTER2 = 1.0, 6.25  # squared radii of the ring of RADXS, pixels (DESIGN section 4)
 CHI_MODEL_ERROR = 0.05  # of the light, allowed as ePSF error where a fit is judged star or not
 MEAN_ABSOLUTE_NORMAL = 0.7978845608028654  # sqrt(2 / pi)
@@ -239,7 +240,7 @@ def normal_equations(pixels, margin, side, value, slope_x, slope_y, flux, sky, m
 def fit_star(
     residual, scene, good, variance_read, poisson_factor, flat_variance,
     coefficients, node_x, node_y, x_origin, y_origin,
-    x_old, y_old, flux_old, half_old, x_start, y_start, flux_start, sky, sky_error, fit_sky, half, model_error,
+    x_old, y_old, flux_old, half_old, x_start, y_start, flux_start, sky, sky_error, fit_sky, half, model_error, tolerance,
     window, held, old_value, value, slope_x, slope_y, pixels, scratch, result,
 ):
     """Fit one star; the rest of the scene is taken as subtracted.
@@ -266,6 +267,8 @@ def fit_star(
         Half-width of the fit box.
     model_error : float
         Error of the ePSF relative to the light it predicts; joins the variances as (model_error * light)^2.
+    tolerance : float
+        A step below this part of the errors ends the fit.
     window, held, old_value, value, slope_x, slope_y, pixels, scratch : ndarray
         Work space (`workspace`).
     result : ndarray (RESULT_SIZE,)
@@ -344,11 +347,8 @@ def fit_star(
             if abs(x - ix) > 0.7 or abs(y - iy) > 0.7:
                 moved_out = True
                 break
-            tolerance = STEP_TOLERANCE * np.sqrt(inverse[0, 0])
-            if (
-                abs(step[0]) < tolerance and abs(step[1]) < tolerance
-                and abs(step[2]) < STEP_TOLERANCE * np.sqrt(inverse[2, 2])
-            ):
+            limit = tolerance * np.sqrt(inverse[0, 0])
+            if abs(step[0]) < limit and abs(step[1]) < limit and abs(step[2]) < tolerance * np.sqrt(inverse[2, 2]):
                 status = CONVERGED
                 break
         if not moved_out:

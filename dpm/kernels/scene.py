@@ -6,6 +6,8 @@ import numpy as np
 
 from dpm.kernels.fit import (
     FAILED,
+    FINE_TOLERANCE,
+    FIRST_TOLERANCE,
     FLUX,
     FLUX_ERROR,
     MAX_HALF,
@@ -20,12 +22,12 @@ from dpm.kernels.fit import (
     workspace,
 )
 from dpm.kernels.jit import kernel
-from dpm.kernels.sky import MIN_SKY_PIXELS, annulus_sky
+from dpm.kernels.sky import MIN_SKY_PIXELS, annulus_sky, interpolate_mesh
 
 MIN_RENDER_HALF = 3
 TOUCH_CELL = 4  # pixels a side of the cells in which changes of the scene are counted
 TOUCH_LEVEL = 0.1  # of the pixel noise: a smaller change of the light moves no neighbour
-NEW = -2  # in star_touch: not swept yet
+NOT_SWEPT = -1  # in star_sky_pixels
 MIN_FIT_PIXELS = 6  # position, flux and two to spare
 
 
@@ -110,7 +112,7 @@ def fit_candidates(
     stars : ndarray (capacity, RESULT_SIZE), changed in place
         Rows n_stars onwards are filled.
     star_half, star_fit_half, star_status, star_touch : ndarray (capacity,)
-        Box in which each star is subtracted, its fit box, its outcome, and NEW.
+        Box in which each star is subtracted, its fit box, its outcome, and how far its light reaches.
     touched : ndarray, int32, changed in place
         Counts of changes of the scene in cells of TOUCH_CELL pixels.
 
@@ -129,7 +131,7 @@ def fit_candidates(
         status = fit_star(
             residual, scene, good, variance_read, poisson_factor, flat_variance,
             coefficients, node_x, node_y, x_origin, y_origin,
-            0.0, 0.0, 0.0, 0, columns[k], rows[k], fluxes[k], sky, 0.0, False, halves[k], model_error,
+            0.0, 0.0, 0.0, 0, columns[k], rows[k], fluxes[k], sky, 0.0, False, halves[k], model_error, FIRST_TOLERANCE,
             window, held, old_value, value, slope_x, slope_y, pixels, scratch, result,
         )
         if status == FAILED or not result[FLUX] > threshold * result[FLUX_ERROR] or result[N_PIXELS] < MIN_FIT_PIXELS:
@@ -154,8 +156,8 @@ def fit_candidates(
         star_half[n_stars] = half
         star_fit_half[n_stars] = halves[k]
         star_status[n_stars] = status
-        star_touch[n_stars] = NEW
-        touch(touched, result[X], result[Y], touch_half(result[FLUX], envelope, noise), 1)
+        star_touch[n_stars] = touch_half(result[FLUX], envelope, noise)
+        touch(touched, result[X], result[Y], star_touch[n_stars], 1)
         occupied[iy, ix] = n_stars + 1
         n_stars += 1
         add_star(
@@ -167,8 +169,8 @@ def fit_candidates(
 
 @kernel
 def refine_stars(
-    order, residual, scene, sky_image, scatter_image, good, variance_read, poisson_factor, flat_variance,
-    coefficients, node_x, node_y, x_origin, y_origin, envelope, noise, fit_sky, model_error, sky_offsets,
+    order, residual, scene, sky_image, scatter_mesh, mesh_cell, good, variance_read, poisson_factor, flat_variance,
+    coefficients, node_x, node_y, x_origin, y_origin, envelope, noise, fit_sky, model_error, sky_spans, everyone,
     stars, star_half, star_fit_half, star_status, star_touch, star_sky_rms, star_sky_pixels, touched_before, touched,
 ):
     """One sweep: each star again, with its sky from the annulus and all others subtracted.
@@ -177,15 +179,20 @@ def refine_stars(
     ----------
     order : ndarray of int
         Order of the stars, from bright to faint.
-    sky_offsets : ndarray (n, 2)
-        Pixels of the sky annulus (`dpm.kernels.sky.annulus_offsets`).
+    scatter_mesh : ndarray (my, mx)
+        Scatter of the sky in cells of ``mesh_cell`` pixels.
+    sky_spans : ndarray (n, 3)
+        Pixels of the sky annulus (`dpm.kernels.sky.annulus_spans`).
+    everyone : bool
+        Also fit stars that no sweep has fitted yet; otherwise only where another star changed something.
     star_touch : ndarray (capacity,), int
-        How far each star's own change reached in the sweep before (-1: nowhere, NEW: not swept yet); updated.
+        How far each star's own last change reached (-1: nowhere); updated.
     touched_before, touched : ndarray, int32
         Changes of the scene since the last sweep began, and those of this sweep (filled).  A star in whose fit box no other star
         changed anything is left as it is: its fit would give the same.
     star_sky_rms, star_sky_pixels : ndarray (capacity,)
-        Filled; a star whose annulus has too few clean pixels takes the mesh's sky and gets 0 pixels.
+        Filled; NOT_SWEPT pixels before the first sweep; a star whose annulus has too few clean pixels takes the mesh's sky and
+        gets 0 pixels.
 
     Notes
     -----
@@ -193,14 +200,17 @@ def refine_stars(
     """
     window, held, old_value, value, slope_x, slope_y, pixels, scratch = workspace()
     result = np.empty(RESULT_SIZE)
-    sample = np.empty(sky_offsets.shape[0], np.float32)
+    n_annulus = 0
+    for k in range(sky_spans.shape[0]):
+        n_annulus += sky_spans[k, 2] - sky_spans[k, 1] + 1
+    sample = np.empty(n_annulus, np.float32)
     ny, nx = residual.shape
     for m in range(order.shape[0]):
         k = order[m]
         x = stars[k, X]
         y = stars[k, Y]
         flux = stars[k, FLUX]
-        if star_touch[k] != NEW and not (
+        if not (everyone and star_sky_pixels[k] == NOT_SWEPT) and not (
             changed_by_others(touched_before, x, y, star_fit_half[k], x, y, star_touch[k])
             or changed_by_others(touched, x, y, star_fit_half[k], x, y, -1)
         ):
@@ -208,10 +218,11 @@ def refine_stars(
             continue
         iy = min(max(int(np.floor(y + 0.5)), 0), ny - 1)
         ix = min(max(int(np.floor(x + 0.5)), 0), nx - 1)
-        sky, sky_rms, n_sky = annulus_sky(residual, good, iy, ix, sky_offsets, sky_image[iy, ix], scatter_image[iy, ix], sample)
+        scatter = interpolate_mesh(scatter_mesh, mesh_cell, iy, ix)
+        sky, sky_rms, n_sky = annulus_sky(residual, good, iy, ix, sky_spans, sky_image[iy, ix], scatter, sample)
         if n_sky < MIN_SKY_PIXELS:
             sky = sky_image[iy, ix]
-            sky_rms = scatter_image[iy, ix]
+            sky_rms = scatter
             n_sky = 0
         sky_error = sky_rms / np.sqrt(max(n_sky, MIN_SKY_PIXELS))
         star_sky_rms[k] = sky_rms
@@ -219,7 +230,7 @@ def refine_stars(
         status = fit_star(
             residual, scene, good, variance_read, poisson_factor, flat_variance,
             coefficients, node_x, node_y, x_origin, y_origin,
-            x, y, flux, star_half[k], x, y, flux, sky, sky_error, fit_sky, star_fit_half[k], model_error,
+            x, y, flux, star_half[k], x, y, flux, sky, sky_error, fit_sky, star_fit_half[k], model_error, FINE_TOLERANCE,
             window, held, old_value, value, slope_x, slope_y, pixels, scratch, result,
         )
         if status == FAILED or not result[FLUX] > 0.0:

@@ -174,28 +174,6 @@ def expand_mesh(mesh, cell, out):
 
 
 @kernel
-def annulus_offsets(inner, outer):
-    """Pixel offsets (dy, dx) with inner <= r < outer, as an int array (n, 2)."""
-    reach = int(np.ceil(outer))
-    count = 0
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            r = np.sqrt(dy * dy + dx * dx)
-            if inner <= r < outer:
-                count += 1
-    out = np.empty((count, 2), np.int64)
-    count = 0
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            r = np.sqrt(dy * dy + dx * dx)
-            if inner <= r < outer:
-                out[count, 0] = dy
-                out[count, 1] = dx
-                count += 1
-    return out
-
-
-@kernel
 def clipped_mean(values, n, center, spread):
     """Sigma-clipped mean and scatter of the first n entries, from a first guess of both; no sorting.
 
@@ -225,7 +203,8 @@ def clipped_mean(values, n, center, spread):
             return center, spread, 0
         shift = total / count
         new_sigma = np.sqrt(max(square / count - shift * shift, 0.0)) / CUT_NORMAL_SIGMA
-        settled = count == used
+        # Half a per cent in sigma moves the mean by less than a hundredth of its error.
+        settled = abs(new_sigma - sigma) < 0.005 * sigma and abs(shift) < 0.01 * sigma
         used = count
         mean += shift
         sigma = new_sigma
@@ -235,13 +214,43 @@ def clipped_mean(values, n, center, spread):
 
 
 @kernel
-def annulus_sky(residual, good, iy, ix, offsets, guess, guess_scatter, sample):
+def annulus_spans(inner, outer):
+    """The pixels with inner <= r < outer as spans of rows: an int array (n, 3) of (dy, first dx, last dx)."""
+    reach = int(np.ceil(outer))
+    out = np.empty((2 * (2 * reach + 1), 3), np.int64)
+    n = 0
+    for dy in range(-reach, reach + 1):
+        start = reach + 1
+        for dx in range(-reach, reach + 2):
+            r = np.sqrt(dy * dy + dx * dx)
+            inside = inner <= r < outer and dx <= reach
+            if inside and start > reach:
+                start = dx
+            elif not inside and start <= reach:
+                out[n, 0] = dy
+                out[n, 1] = start
+                out[n, 2] = dx - 1
+                n += 1
+                start = reach + 1
+    return out[:n].copy()
+
+
+@kernel
+def annulus_sky(residual, good, iy, ix, spans, guess, guess_scatter, sample):
     """Clipped sky about a pixel from an image whose stars are subtracted.
 
     Parameters
     ----------
+    residual, good : ndarray (ny, nx)
+        Image minus all stars, and the pixels with weight.
+    iy, ix : int
+        The pixel.
+    spans : ndarray (n, 3)
+        The annulus (`annulus_spans`).
     guess, guess_scatter : float
         Sky and scatter to start from, say the mesh's.
+    sample : ndarray
+        Work space for all pixels of the annulus.
 
     Returns
     -------
@@ -252,12 +261,16 @@ def annulus_sky(residual, good, iy, ix, offsets, guess, guess_scatter, sample):
     """
     ny, nx = residual.shape
     n = 0
-    for k in range(offsets.shape[0]):
-        y = iy + offsets[k, 0]
-        x = ix + offsets[k, 1]
-        if 0 <= y < ny and 0 <= x < nx and good[y, x]:
-            sample[n] = residual[y, x]
-            n += 1
+    for k in range(spans.shape[0]):
+        y = iy + spans[k, 0]
+        if y < 0 or y >= ny:
+            continue
+        row = residual[y]
+        valid = good[y]
+        for x in range(max(ix + spans[k, 1], 0), min(ix + spans[k, 2], nx - 1) + 1):
+            if valid[x]:
+                sample[n] = row[x]
+                n += 1
     level, sigma, used = clipped_mean(sample, n, guess, guess_scatter)
     if 2 * used < n or n == 0:
         return clipped_statistics(sample, n)

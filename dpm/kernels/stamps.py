@@ -7,6 +7,7 @@ import numpy as np
 from dpm.kernels.fit import (
     CHI,
     FAILED,
+    FINE_TOLERANCE,
     FLUX,
     SKY,
     X,
@@ -83,7 +84,7 @@ def fit_stamps(values, mask, read, poisson, flat, coefficients, node_x, node_y, 
         sky = start[k, SKY]
         status = fit_star(
             values[k], values[k], mask[k], read[k], poisson[k], flat[k], coefficients, node_x, node_y, centre_x[k], centre_y[k],
-            0.0, 0.0, 0.0, 0, start[k, X], start[k, Y], start[k, FLUX], sky, 0.0, False, 2, 0.0,
+            0.0, 0.0, 0.0, 0, start[k, X], start[k, Y], start[k, FLUX], sky, 0.0, False, 2, 0.0, FINE_TOLERANCE,
             window, held, old_value, value, slope_x, slope_y, pixels, scratch, results[k],
         )  # fmt: skip
         if status == FAILED:

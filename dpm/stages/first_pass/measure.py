@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm.kernels import fit as columns
-from dpm.kernels.sky import annulus_offsets
+from dpm.kernels.sky import annulus_spans
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
 from dpm.models.options import FindOptions
@@ -29,8 +29,9 @@ from dpm.stages.first_pass.scene import Scene, pixel_block
 __all__ = ["StarMeasurements", "measure_exposure"]
 
 FIT_HALF = 2  # 5 x 5 pixels at the peak (Anderson & King 2000)
-SKY_ANNULUS = (4.5, 9.0)  # pixels; neighbours and the star itself are subtracted there
-CANDIDATE_FRACTION = 0.75  # candidates are taken from this fraction of the threshold: the filter does not know the pixel phase
+SKY_ANNULUS = (4.5, 8.5)  # pixels; neighbours and the star itself are subtracted there
+CANDIDATE_FRACTION = 0.85  # candidates are taken from this fraction of the threshold: the filter does not know the pixel phase
+KEEP_FRACTION = 0.7  # and stay until the last round with this fraction: neighbours not subtracted yet disturb them
 FINDER_MODEL_ERROR = (0.05, 0.02)  # error of the ePSF that the finder allows for: first rounds, later rounds
 MAX_CHI = 6.0  # with a twentieth of the light allowed as ePSF error, more than this is no star
 SHARP_LIMIT = -0.15  # RADXS of cosmic rays and hot pixels lies below
@@ -92,7 +93,7 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
     StarMeasurements
     """
     scene = Scene(image, epsf)
-    annulus = annulus_offsets(*SKY_ANNULUS)
+    annulus = annulus_spans(*SKY_ANNULUS)
     halo = np.zeros(image.shape, np.float32)
     seeds = saturated_seeds(image, scene.sky)
     if seeds.x.size:
@@ -111,10 +112,10 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
         order = np.lexsort((-flux, pixel_block(y, x), -magnitude))
         half = np.full(y.size, FIT_HALF, np.int64)
         # Neighbours that are not subtracted yet spoil the fit: who is a star is decided after the sweep.
-        scene.fit_new(y[order], x[order], flux[order], half, 0.5 * options.threshold)
+        scene.fit_new(y[order], x[order], flux[order], half, KEEP_FRACTION * options.threshold)
         scene.update_sky()
         for _ in range(FINAL_SWEEPS if last else 1):
-            scene.refine(options.fit_sky, annulus)
+            scene.refine(options.fit_sky, annulus, last)
         scene.keep(_still_stars(scene.rows[: scene.count], scene.fit_half[: scene.count], options.threshold, last))
         if number == 0:
             _raise_halos(scene, halo, options.threshold)
@@ -151,9 +152,9 @@ def _still_stars(rows: NDArray, fit_half: NDArray, threshold: float, last: bool)
 
     Until then a bad shape may come from a neighbour that the next round finds.
     """
-    significant = np.asarray(rows[:, columns.FLUX] > threshold * rows[:, columns.FLUX_ERROR])
     if not last:
-        return significant
+        return np.asarray(rows[:, columns.FLUX] > KEEP_FRACTION * threshold * rows[:, columns.FLUX_ERROR])
+    significant = rows[:, columns.FLUX] > threshold * rows[:, columns.FLUX_ERROR]
     sharp = (rows[:, columns.RADXS] < SHARP_LIMIT) & (rows[:, columns.RADXS] < -SHARP_SIGMA * rows[:, columns.RADXS_ERROR])
     fits = (rows[:, columns.CHI_ROBUST] < MAX_CHI) | (fit_half > FIT_HALF)
     return np.asarray(significant & fits & ~sharp)

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from dpm.kernels import fit as columns
 from dpm.kernels.find import local_maxima, significance_image
-from dpm.kernels.scene import TOUCH_CELL, fit_candidates, refine_stars, remove_stars
+from dpm.kernels.scene import NOT_SWEPT, TOUCH_CELL, fit_candidates, refine_stars, remove_stars
 from dpm.kernels.sky import expand_mesh, fill_empty_cells, mesh_sky
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
@@ -17,7 +17,7 @@ from dpm.models.flags import PixelFlag
 __all__ = ["Scene", "pixel_block"]
 
 MESH_CELL = 32  # pixels a side of a cell of the sky mesh
-LARGE_IMAGE = 1024 * 1024  # pixels; from here the mesh looks at every third pixel on both axes
+LARGE_IMAGE = 1024 * 1024  # pixels; from here the mesh looks at every fourth pixel on both axes
 MIN_DISTANCE = 0.8  # pixels; closer pairs cannot be told from one star and its residual
 NOISE_DEAD_ZONE = 1.3  # ratio of variances; the mesh's own scatter and the wings of unseen stars stay below
 
@@ -38,9 +38,9 @@ class Scene:
         self.level = np.empty(shape, np.float32)
         self.scatter = np.empty(shape, np.float32)
         self.sky = np.empty((ny, nx), np.float32)
-        self.sky_scatter = np.empty((ny, nx), np.float32)
         self.residual = self.scene.copy()
         self.noise_raised = np.zeros(shape, bool)
+        self.cell_noise = (_cell_median(image.var_read, shape), _cell_median(image.poisson_factor, shape))
         self.update_sky()
         self.noise = float(np.median(self.scatter))
         self.occupied = np.zeros((ny, nx), np.int32)
@@ -56,7 +56,7 @@ class Scene:
         status = np.zeros(capacity, np.int64)
         touch = np.zeros(capacity, np.int64)
         sky_rms = np.full(capacity, np.nan)
-        sky_pixels = np.zeros(capacity, np.int64)
+        sky_pixels = np.full(capacity, NOT_SWEPT, np.int64)
         if self.count:
             n = self.count
             rows[:n], half[:n], fit_half[:n], status[:n] = self.rows[:n], self.half[:n], self.fit_half[:n], self.status[:n]
@@ -67,11 +67,10 @@ class Scene:
 
     def update_sky(self) -> None:
         """Sky mesh of the residual image, and its value at every pixel."""
-        stride = 3 if self.residual.size >= LARGE_IMAGE else 1
+        stride = 4 if self.residual.size >= LARGE_IMAGE else 1
         mesh_sky(self.residual, self.good, MESH_CELL, stride, self.level, self.scatter)
         fill_empty_cells(self.level, self.scatter)
         expand_mesh(self.level, MESH_CELL, self.sky)
-        expand_mesh(self.scatter, MESH_CELL, self.sky_scatter)
         self._raise_noise()
 
     def _raise_noise(self) -> None:
@@ -81,7 +80,7 @@ class Scene:
         without them would be too small.
         """
         var_read, poisson_factor, flat_variance = self.image.var_read, self.image.poisson_factor, self.image.flat_variance
-        formal = _cell_median(var_read, self.level.shape) + _cell_median(poisson_factor, self.level.shape) * np.maximum(self.level, 0.0)
+        formal = self.cell_noise[0] + self.cell_noise[1] * np.maximum(self.level, 0.0)
         ratio = ndimage.median_filter(self.scatter**2 / formal, size=3, mode="nearest")
         self.noise_raised = ratio > NOISE_DEAD_ZONE
         if not self.noise_raised.any():
@@ -122,14 +121,14 @@ class Scene:
             self.occupied, self.touched,
         )  # fmt: skip
 
-    def refine(self, fit_sky: bool, annulus: NDArray) -> None:
-        """One sweep over all stars in whose surroundings something changed, block by block, bright to faint in each."""
+    def refine(self, fit_sky: bool, annulus: NDArray, everyone: bool) -> None:
+        """One sweep over the stars in whose surroundings something changed, block by block, bright to faint in each."""
         before, self.touched = self.touched, np.zeros_like(self.touched)
         rows = self.rows[: self.count]
         order = np.lexsort((-rows[:, columns.FLUX], pixel_block(rows[:, columns.Y], rows[:, columns.X])))
         refine_stars(
-            order, self.residual, self.scene, self.sky, self.sky_scatter, self.good, *self.noise_planes, *self.psf_arrays, *self.origin,
-            self.epsf.envelope, self.noise, fit_sky, self.epsf.model_error, annulus, self.rows, self.half, self.fit_half, self.status, self.touch,
+            order, self.residual, self.scene, self.sky, self.scatter, MESH_CELL, self.good, *self.noise_planes, *self.psf_arrays, *self.origin,
+            self.epsf.envelope, self.noise, fit_sky, self.epsf.model_error, annulus, everyone, self.rows, self.half, self.fit_half, self.status, self.touch,
             self.sky_rms, self.sky_pixels, before, self.touched,
         )  # fmt: skip
 
@@ -141,6 +140,7 @@ class Scene:
             for array in (self.rows, self.half, self.fit_half, self.status, self.touch, self.sky_rms, self.sky_pixels):
                 array[: int(mask.sum())] = array[: self.count][mask]
             self.count = int(mask.sum())
+            self.sky_pixels[self.count :] = NOT_SWEPT
         self.mark_occupied()
 
     def mark_occupied(self) -> None:
