@@ -1,8 +1,8 @@
 """Reference catalogues: positions, motions and errors from ECSV, FITS, VOTable or Parquet files, brought to any epoch.
 
-Column names are those of Gaia (``ra, dec, ra_error, dec_error, ref_epoch, pmra, pmdec, pmra_error, pmdec_error``) or of its
-copies in VizieR (``RA_ICRS, DE_ICRS, e_RA_ICRS, pmRA, pmDE, e_pmRA ...``), in any case of letters.  Units of the file are
-obeyed; without them positions are degrees, errors mas, motions mas/yr (with cos dec), epochs Julian years.
+Column names are those of Gaia (``ra, dec, ra_error, dec_error, ref_epoch, pmra, pmdec, pmra_error, pmdec_error``) or of
+its copies in VizieR (``RA_ICRS, DE_ICRS, e_RA_ICRS, pmRA, pmDE, e_pmRA ...``), in any case of letters.  Units of the
+file are obeyed; without them positions are degrees, errors mas, motions mas/yr (with cos dec), epochs Julian years.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import astropy.units as u
 import numpy as np
+from astropy.io.registry import IORegistryError
 from astropy.table import MaskedColumn, Table
 from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
@@ -72,8 +73,8 @@ class ReferenceCatalog:
     ref_epoch : ndarray (n,)
         Julian years; NaN where the positions hold for any epoch (no motions and no epoch given).
     pmra, pmdec, pmra_error, pmdec_error : ndarray (n,)
-        mas/yr, ``pmra`` with cos dec; rows without motions have the median motion of the others (0 where there is none) and
-        their spread as error.
+        mas/yr, ``pmra`` with cos dec; rows without motions have the median motion of the others (0 where there is none)
+        and their spread as error.
     mag : ndarray (n,)
         A magnitude that orders the stars; NaN where there is none.
     """
@@ -149,7 +150,8 @@ def read_reference(path: str | Path) -> ReferenceCatalog:
     path = Path(path)
     table = _read(path)
     names = {name.lower(): name for name in reversed(table.colnames)}
-    found = {key: names[alias] for key, aliases in reversed(_NAMES.items()) for alias in reversed(aliases) if alias in names}
+    # The first alias of each that the file has.
+    found = {key: names[alias] for key, aliases in _NAMES.items() for alias in reversed(aliases) if alias in names}
     for key in ("ra", "dec"):
         if key not in found:
             raise InputError(path, key, f"there is no column {key!r}", f"Name it {key} (the file has: {_some(table)})")
@@ -158,7 +160,7 @@ def read_reference(path: str | Path) -> ReferenceCatalog:
     if not good.any():
         raise InputError(path, found["ra"], "no row has a finite position", "Give another reference catalogue")
     if (np.abs(values["dec"][good]) > 90).any():
-        raise InputError(path, found["dec"], "declinations beyond 90 degrees", "Positions are in degrees, or need a unit")
+        raise InputError(path, found["dec"], "declinations beyond 90 degrees", "Positions are degrees, or need a unit")
     if not good.all():
         log.warning("%s: %d rows without a finite position are left out", path, int((~good).sum()))
     values = {key: value[good] for key, value in values.items()}
@@ -190,9 +192,10 @@ def _read(path: Path) -> Table:
                 return read_table(path)
             kind = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable", ".csv": "ascii.csv"}.get(suffix)
             return Table.read(path, format=kind) if kind else Table.read(path)
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+    except (OSError, ValueError, TypeError, KeyError, IndexError, IORegistryError) as error:
+        reason = str(error).split("\n")[0]
         raise InputError(
-            path, "input.reference", f"cannot be read as a table ({error})", "Use ECSV, FITS, VOTable or Parquet"
+            path, "input.reference", f"cannot be read as a table ({reason})", "Use ECSV, FITS, VOTable or Parquet"
         ) from error
 
 
@@ -251,7 +254,7 @@ def _epochs(path: Path, table: Table, values: dict[str, Floats], n: int) -> Floa
     if "ref_epoch" in values:
         epoch = values["ref_epoch"]
         if not np.isfinite(epoch).any():
-            raise InputError(path, "ref_epoch", "no row has an epoch", "Fill in the epoch of the positions (Julian year)")
+            raise InputError(path, "ref_epoch", "no row has an epoch", "Fill in the positions' epoch (Julian year)")
         if (np.abs(epoch[np.isfinite(epoch)] - 2000) > 300).any():
             raise InputError(path, "ref_epoch", "not a Julian year (J2000 is 2000.0)", "Convert the epoch to years")
         return np.where(np.isfinite(epoch), epoch, np.nanmedian(epoch))

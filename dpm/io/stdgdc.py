@@ -1,9 +1,10 @@
 """STDGDC distortion files: format 1 read and written, format 2 read.
 
-Format 1 has the extensions ``XGC``, ``YGC`` (int32, BSCALE 1e-5: corrected 1-based position of every raw pixel's centre),
-``MGC`` (int16, BSCALE 1e-4: magnitudes to add), and ``XCG``, ``YCG`` (int32, BSCALE 1e-5: raw 1-based position of every
-pixel of the corrected frame, whose first pixel is at ``XGC_0``, ``YGC_0``; -2e9 where there is no detector).  Format 2
-has three layers: corrections in x and y, and magnitudes.  Everything outside this module is 0-based.
+Format 1 has the extensions ``XGC``, ``YGC`` (int32, BSCALE 1e-5: corrected 1-based position of every raw pixel's
+centre), ``MGC`` (int16, BSCALE 1e-4: magnitudes to add), and ``XCG``, ``YCG`` (int32, BSCALE 1e-5: raw 1-based
+position of every pixel of the corrected frame, whose first pixel is at ``XGC_0``, ``YGC_0``; -2e9 where there is no
+detector).  Format 2 has three layers: corrections in x and y, and magnitudes.  Everything outside this module is
+0-based.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ def read_stdgdc(path: str | Path, y_offset: int = 0) -> MapDistortion:
         x, y, magnitude = columns + layers[0], rows + layers[1], layers[2]
     else:
         raise InputError(
-            path, "XGC", f"neither the extensions XGC and YGC nor three layers ({len(layers)} images)", "Give an STDGDC file"
+            path,
+            "XGC",
+            f"neither the extensions XGC and YGC nor three layers ({len(layers)} images)",
+            "Give an STDGDC file",
         )
     if x.shape != y.shape or (magnitude is not None and magnitude.shape != x.shape):
         raise InputError(path, "YGC", "the layers differ in size", "Give an STDGDC file")
@@ -72,7 +76,9 @@ def read_stdgdc(path: str | Path, y_offset: int = 0) -> MapDistortion:
     return MapDistortion(x, y, magnitude, y_offset)
 
 
-def write_stdgdc(path: str | Path, distortion: MapDistortion, header: dict[str, str | float | int] | None = None) -> None:
+def write_stdgdc(
+    path: str | Path, distortion: MapDistortion, header: dict[str, str | float | int] | None = None
+) -> None:
     """Write format 1, atomically.
 
     Parameters

@@ -54,7 +54,10 @@ class MapDistortion:
         u, v = np.asarray(u, dtype=float), np.asarray(v, dtype=float)
         ny, nx = self.x_corrected.shape
         corner_x, corner_y = np.array([0.0, nx - 1.0, 0.0, nx - 1.0]), np.array([0.0, 0.0, ny - 1.0, ny - 1.0])
-        corner_u, corner_v = _bilinear(self.x_corrected, corner_x, corner_y), _bilinear(self.y_corrected, corner_x, corner_y)
+        corner_u, corner_v = (
+            _bilinear(self.x_corrected, corner_x, corner_y),
+            _bilinear(self.y_corrected, corner_x, corner_y),
+        )
         back = fit_linear(corner_u, corner_v, corner_x, corner_y, clip=None).transform
         x, y = back(u, v)
         step_x, step_y = np.full_like(x, np.inf), np.full_like(y, np.inf)
@@ -91,9 +94,9 @@ def _bilinear(values: NDArray, x: Floats, y: Floats) -> Floats:
 class PlaneDistortion:
     """Distortion from a map of raw pixels to the sky.
 
-    The corrected plane is the tangent plane of the master frame, moved to the array's centre, turned (and mirrored where
-    need be) to the detector's axes and measured in nominal pixels, so that a linear transform alone leads to the master
-    frame however far the exposure lies from the tangent point.
+    The corrected plane is the tangent plane of the master frame, moved to the array's centre, turned (and mirrored
+    where need be) to the detector's axes and measured in nominal pixels, so that a linear transform alone leads to the
+    master frame however far the exposure lies from the tangent point.
 
     Parameters
     ----------

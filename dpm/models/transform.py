@@ -1,7 +1,7 @@
 """Linear transforms between two planes, and their weighted, clipped least-squares fits.
 
-``X = a x + b y + x_shift``, ``Y = c x + d y + y_shift``, 0-based pixels or any other unit.  A fit has two parameters (shift),
-four (shift, rotation, scale; orientation kept, so skew stays in the residuals: DESIGN section 6, distortion) or six.
+``X = a x + b y + x_shift``, ``Y = c x + d y + y_shift``, 0-based pixels or any other unit.  A fit has two parameters
+(shift), four (shift, rotation, scale; so skew stays in the residuals: DESIGN section 6, distortion) or six.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class LinearFit:
     sign: float = 1.0
 
     def position_variance(self, x: ArrayLike, y: ArrayLike) -> Floats:
-        """Mean per-axis variance, in the second plane, that the fit's own errors add to a position of the first plane."""
+        """Mean per-axis variance, in the second plane, that the fit's own errors add to a position of the first."""
         u, v = np.asarray(x, dtype=float) - self.centre[0], self.sign * (np.asarray(y, dtype=float) - self.centre[1])
         x_rows, y_rows = _design(u, v, self.n_parameters)
         both = [np.einsum("...i,ij,...j->...", rows, self.covariance, rows) for rows in (x_rows, y_rows)]
@@ -214,7 +214,7 @@ def _is_mirrored(x: Floats, y: Floats, x_to: Floats, y_to: Floats) -> bool:
 def _inside(pull: Floats, used: NDArray[np.bool_], clip: float) -> NDArray[np.bool_]:
     middle = float(np.median(pull[used]))
     width = 1.4826 * float(np.median(np.abs(pull[used] - middle)))
-    return np.abs(pull - middle) <= clip * max(width, 1e-9)
+    return np.abs(pull - middle) <= clip * max(width, 1e-7)
 
 
 def _transform(values: Floats, centre: tuple[float, float], sign: float, parameters: int) -> LinearTransform:

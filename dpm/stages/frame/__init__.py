@@ -1,7 +1,7 @@
 """Frame: detections of all exposures become one master frame and an averaged catalogue (DESIGN section 6).
 
-Reads ``tables/detections``, the cubes' exposure rows and the stored WCS (or STDGDC maps); writes ``tables/catalog.parquet``,
-``tables/exposures.parquet`` and ``tables/matches``.
+Reads ``tables/detections``, the cubes' exposure rows and the stored WCS (or STDGDC maps); writes
+``tables/catalog.parquet``, ``tables/exposures.parquet`` and ``tables/matches``.
 """
 
 from __future__ import annotations

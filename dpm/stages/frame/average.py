@@ -1,10 +1,10 @@
 """Mean positions and fluxes of stars from single measurements: weights, clipping, error floors, calibrated errors.
 
-Every unit has an error floor per quantity, added in quadrature to its formal errors: what distortion, the ePSF and pixel
-phase leave in bright stars.  It is solved for so that the pulls of bright stars' residuals have width 1.  Errors of means
-come from formal errors and floors, and grow where a star's own scatter says so: with chi-square X over f degrees of freedom
-the variance is multiplied by (N + X) / (N + f), N standing for the weight of the field's stars that agree with their
-errors; never below 1.
+Every unit has an error floor per quantity, added in quadrature to its formal errors: what distortion, the ePSF and
+pixel phase leave in bright stars.  It is solved for so that the pulls of bright stars' residuals have width 1.  Errors
+of means come from formal errors and floors, and grow where a star's own scatter says so: with chi-square X over f
+degrees of freedom the variance is multiplied by (N + X) / (N + f), N standing for the weight of the field's stars that
+agree with their errors; never below 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-# Bright stars that a unit's floor rests on: most, fewest; rounds; floor where nothing can be measured (pixels, magnitudes).
+# Bright stars that a unit's floor rests on: most, fewest; rounds; floor where nothing can be measured (pixels, and
+# relative to the flux).
 MOST_BRIGHT = 200
 FEWEST_BRIGHT = 15
 ROUNDS = 5
@@ -91,7 +92,7 @@ class _Groups:
         return grouped_median(np.asarray(values, dtype=float)[self.order], self.edges)
 
     def sum(self, values: NDArray) -> Floats:
-        return np.bincount(self.star, values, self.n_stars)
+        return np.asarray(np.bincount(self.star, values, self.n_stars), dtype=float)
 
 
 def mean_positions(
@@ -185,8 +186,8 @@ def mean_values(
 ) -> MeanValues:
     """Mean fluxes of stars with floors relative to the flux, and clipping.
 
-    Variances are brought from a measurement's own flux to the star's mean, since upward fluctuations otherwise carry less
-    weight and the mean comes out low.
+    Variances are brought from a measurement's own flux to the star's mean, since upward fluctuations otherwise carry
+    less weight and the mean comes out low.
 
     Parameters
     ----------
@@ -281,8 +282,8 @@ def _clip(
 ) -> Bools:
     """Which measurements stay: those near the median of their star, or as near to the mean as their errors allow.
 
-    A star needs three measurements before one can be called discrepant, keeps more than half of them, and is not clipped
-    below its own robust scatter (a variable star is not a row of accidents).
+    A star needs three measurements before one can be called discrepant, keeps more than half of them, and is not
+    clipped below its own robust scatter (a variable star is not a row of accidents).
     """
     star = groups.star
     n = groups.sum(usable)
@@ -314,23 +315,26 @@ def _floors(
 ) -> tuple[Floats, Floats, Ints]:
     """Squared error floor, bright-star scatter and number of bright stars of every unit."""
     rows = np.flatnonzero(sample)
-    rows = rows[np.lexsort((formal[rows], unit[rows]))]
+    rows = rows[np.argsort(unit[rows], kind="stable")]
     edges = np.searchsorted(unit[rows], np.arange(n_units + 1))
-    floor2, rms, number = np.full(n_units, np.nan), np.full(n_units, np.nan), np.zeros(n_units, dtype=np.int64)
+    floor2, rms = np.full(n_units, np.nan), np.full(n_units, np.nan)
+    number: Ints = np.zeros(n_units, dtype=np.int64)
     best: list[Ints] = []
     for k in range(n_units):
         mine = rows[edges[k] : edges[k + 1]]
-        mine = mine[: min(MOST_BRIGHT, max(len(mine) // 2, FEWEST_BRIGHT))]
+        most = min(MOST_BRIGHT, max(len(mine) // 2, FEWEST_BRIGHT))
+        if len(mine) > most:
+            mine = mine[np.argpartition(formal[mine], most)[:most]]
         best.append(mine)
         if len(mine) >= FEWEST_BRIGHT:
             floor2[k], rms[k] = _floor(mine, squares, formal, share)
             number[k] = len(mine)
     lacking = np.flatnonzero(np.isnan(floor2))
-    for k in lacking:
-        for others in (np.flatnonzero(pool == pool[k]), np.arange(n_units)):
+    for lone in lacking:
+        for others in (np.flatnonzero(pool == pool[lone]), np.arange(n_units)):
             together = np.concatenate([best[n] for n in others])
             if len(together) >= min(FEWEST_BRIGHT, 6):
-                floor2[k], rms[k] = _floor(together, squares, formal, share)
+                floor2[lone], rms[lone] = _floor(together, squares, formal, share)
                 break
     if leading:
         # Before the clipping has settled, a floor must not collapse on a lucky unit.

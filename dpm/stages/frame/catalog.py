@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from dpm.io.reference import ReferenceCatalog
 from dpm.kernels.matching import grouped_median
@@ -17,12 +16,10 @@ from dpm.models.flags import StarFlag
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import FrameOptions, PhotometryOptions
 from dpm.models.transform import LinearTransform
-from dpm.stages.frame.average import MEDIAN_CHI2, MeanPositions, mean_positions
-from dpm.stages.frame.field import reference_points
 from dpm.stages.frame.link import Links
-from dpm.stages.frame.match import fit_pairs, mutual_pairs
 from dpm.stages.frame.photometry import WEIGHTLESS, Band, average_band, band_names
-from dpm.stages.frame.units import NOT_CLEAN, Unit, by_unit, epoch_groups, gather, match_radius
+from dpm.stages.frame.positions import Positions, age_positions, average_positions, systematic_variance
+from dpm.stages.frame.units import Unit, by_unit, epoch_groups, gather, match_radius
 
 __all__ = ["Result", "build_catalog"]
 
@@ -31,28 +28,8 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Stars around each star that it is compared with the reference by.
-NEIGHBORS = 25
 _MEDIANS = ("qfit", "radxs", "chi")
 _MEANS = ("sky", "sky_rms")
-
-
-@dataclass
-class _Positions:
-    """Positions of all stars: at their last epoch, and for every detection the mean of its own epoch."""
-
-    x: Floats
-    y: Floats
-    xx: Floats
-    xy: Floats
-    yy: Floats
-    epoch: Ints
-    n_used: Ints
-    n_epochs: Ints
-    used: NDArray[np.bool_]
-    residual_x: Floats
-    residual_y: Floats
-    by_epoch: list[MeanPositions]
 
 
 @dataclass
@@ -111,11 +88,11 @@ def build_catalog(
     discrepant = np.zeros(len(links.star), dtype=bool)
     for band in bands:
         discrepant[band.rows] = ~band.values.used
-    positions = _positions(units, links, rows, discrepant[rows], options.clip_sigma)
+    positions = average_positions(units, links, rows, discrepant[rows], options.clip_sigma)
     epochs = [float(np.mean([units[k].epoch for k in members])) for members in epoch_groups(units)]
-    _age(positions, links, epochs)
+    age_positions(positions, links, epochs)
     radius = match_radius([units[k] for k in epoch_groups(units)[-1]], options.match_radius, frame.scale)
-    extra = _systematic(positions, links, frame, reference, epochs[-1], radius, options.clip_sigma)
+    extra = systematic_variance(positions, links, frame, reference, epochs[-1], radius, options.clip_sigma)
     positions.xx += extra[0]
     positions.yy += extra[1]
     systematic = float(np.sqrt(np.median(0.5 * (extra[0] + extra[1])))) if links.n_stars else 0.0
@@ -142,135 +119,11 @@ def build_catalog(
     return Result(catalog, table, matches, summary)
 
 
-def _positions(
-    units: Sequence[Unit], links: Links, rows: Ints, discrepant: NDArray[np.bool_], clip: float
-) -> _Positions:
-    """Mean positions of every epoch, the latest one of each star, and the residuals of all detections."""
-    n, n_units = links.n_stars, len(units)
-    flags = gather(rows, links.unit, links.starts, units, "flags").astype(np.int64)
-    xx, xy, yy = _covariance(rows, links, units)
-    out = _Positions(
-        *(np.full(n, np.nan) for _ in range(5)),
-        epoch=np.full(n, -1, dtype=np.int64),
-        n_used=np.zeros(n, dtype=np.int64),
-        n_epochs=np.zeros(n, dtype=np.int64),
-        used=np.zeros(len(rows), dtype=bool),
-        residual_x=np.full(len(rows), np.nan),
-        residual_y=np.full(len(rows), np.nan),
-        by_epoch=[],
-    )
-    pool = np.unique([f"{unit.band} {unit.detector}" for unit in units], return_inverse=True)[1]
-    default = 0.01 * float(np.min([u.transform.scale for u in units if u.transform is not None]))
-    for number in range(links.n_epochs):
-        k = np.flatnonzero(links.epoch[rows] == number)
-        part, star, unit = rows[k], links.star[rows[k]], links.unit[rows[k]]
-        # A measurement clipped for its flux is no better for the position, unless nothing would be left.
-        weightless = ((flags[k] & WEIGHTLESS) != 0) | discrepant[k]
-        clean = (flags[k] & NOT_CLEAN) == 0
-        mean = mean_positions(
-            star, unit, links.x[part], links.y[part], (xx[k], xy[k], yy[k]), weightless, clean, n, n_units, pool, clip, default
-        )
-        out.by_epoch.append(mean)
-        here = mean.n_used > 0
-        for name in ("x", "y", "xx", "xy", "yy"):
-            getattr(out, name)[here] = getattr(mean, name)[here]
-        out.epoch[here] = number
-        out.n_used += mean.n_used
-        out.n_epochs += here
-        out.used[k] = mean.used
-        out.residual_x[k], out.residual_y[k] = links.x[part] - mean.x[star], links.y[part] - mean.y[star]
-        for index in np.unique(unit):
-            ratio = units[index].transform.scale if units[index].transform is not None else 1.0
-            units[index].position_floor = float(mean.floor[index]) / ratio
-            units[index].residual_rms = float(mean.rms[index]) / ratio
-    return out
-
-
-def _covariance(rows: Ints, links: Links, units: Sequence[Unit]) -> tuple[Floats, Floats, Floats]:
-    """Formal covariance of each detection on the master frame: the fit's, and that of the unit's transform."""
-    parts: list[tuple[Floats, Floats, Floats]] = []
-    for k, part in by_unit(rows, links.unit):
-        unit = units[k]
-        local = part - links.starts[k]
-        t = unit.transform or unit.start
-        vx, vy = unit.x_error[local] ** 2, unit.y_error[local] ** 2
-        extra = unit.fit.position_variance(unit.u[local], unit.v[local]) if unit.fit is not None else 0.0
-        parts.append(
-            (t.a**2 * vx + t.b**2 * vy + extra, t.a * t.c * vx + t.b * t.d * vy, t.c**2 * vx + t.d**2 * vy + extra)
-        )
-    if not parts:
-        return np.zeros(0), np.zeros(0), np.zeros(0)
-    return tuple(np.concatenate([part[i] for part in parts]) for i in range(3))  # type: ignore[return-value]
-
-
-def _age(positions: _Positions, links: Links, epochs: list[float]) -> None:
-    """Stars not seen at the latest epoch keep their position; their errors grow by the field's motions since then."""
-    latest = positions.by_epoch[-1]
-    for number in range(links.n_epochs - 1):
-        older = positions.by_epoch[number]
-        both = (older.n_used > 0) & (latest.n_used > 0)
-        alone = positions.epoch == number
-        if not alone.any():
-            continue
-        if both.sum() >= 10:
-            shifts = np.concatenate([(latest.x - older.x)[both], (latest.y - older.y)[both]])
-            spread = 1.4826 * float(np.median(np.abs(shifts)))
-        else:
-            spread = 0.5
-        positions.xx[alone] += spread**2
-        positions.yy[alone] += spread**2
-        log.info("%d stars of epoch %.2f are not seen at %.2f", int(alone.sum()), epochs[number], epochs[-1])
-
-
-def _systematic(
-    positions: _Positions,
-    links: Links,
-    frame: MasterFrame,
-    reference: ReferenceCatalog | None,
-    epoch: float,
-    radius: float,
-    clip: float,
-) -> tuple[Floats, Floats]:
-    """Variance (x and y, master pixels squared) against the reference that neither side's errors explain, star by star.
-
-    Distortion that is left in the exposures is common to neighbouring stars and does not average out as the scatter over
-    exposures suggests.  It is measured from the `NEIGHBORS` nearest stars that are in the reference too; zeros where
-    too few are.
-    """
-    none = np.zeros(links.n_stars), np.zeros(links.n_stars)
-    if reference is None:
-        return none
-    target = reference_points(reference, frame, epoch)
-    variance = 0.5 * (positions.xx + positions.yy)
-    chosen = np.flatnonzero((positions.epoch == links.n_epochs - 1) & (positions.n_used >= 2) & np.isfinite(variance))
-    chosen = chosen[variance[chosen] <= 4 * np.median(variance[chosen])] if len(chosen) else chosen
-    i, j = mutual_pairs(positions.x[chosen], positions.y[chosen], target.x, target.y, 2.0 * radius)
-    i = chosen[i]
-    if len(i) < NEIGHBORS:
-        return none
-    formal = variance[i] + target.error[j] ** 2
-    fit = fit_pairs(
-        positions.x[i], positions.y[i], target.x[j], target.y[j], LinearTransform(), np.sqrt(formal), clip
-    )
-    if fit is None:
-        return none
-    x, y = fit.transform(positions.x[i], positions.y[i])
-    tree = cKDTree(np.column_stack([positions.x[i], positions.y[i]]))
-    good = np.flatnonzero(np.isfinite(positions.x))
-    _, near = tree.query(np.column_stack([positions.x[good], positions.y[good]]), k=NEIGHBORS)
-    out = none
-    for square, extra in zip(((x - target.x[j]) ** 2, (y - target.y[j]) ** 2), out):
-        # Robust in units of the errors, so that a wrong pair or a blend among the neighbours does not count.
-        excess = np.median((square / formal)[near], axis=1) / MEDIAN_CHI2 - 1
-        extra[good] = np.maximum(excess, 0.0) * np.median(formal[near], axis=1)
-    return out
-
-
 def _star_columns(
     units: Sequence[Unit],
     links: Links,
     rows: Ints,
-    positions: _Positions,
+    positions: Positions,
     discrepant: NDArray[np.bool_],
     keep: Ints,
     frame: MasterFrame,
@@ -339,7 +192,8 @@ def _band_columns(
     edges = np.searchsorted(star[used], np.arange(links.n_stars + 1))
     parts = by_unit(band.rows, links.unit)
     for column in _MEDIANS + _MEANS:
-        single = np.concatenate([units[k].load(column)[part - links.starts[k]] for k, part in parts]).astype(float)
+        loaded = [units[k].load(column)[part - links.starts[k]] for k, part in parts]
+        single = np.concatenate([np.zeros(0), *loaded])
         if column in _MEDIANS:
             value = grouped_median(single[used], edges)
         else:
@@ -357,7 +211,7 @@ def _band_columns(
     table[f"{name}_saturated"] = ((saturated == n) & (n > 0))[keep]
 
 
-def _coverage(band: Band, units: Sequence[Unit], positions: _Positions, links: Links) -> tuple[Ints, Ints]:
+def _coverage(band: Band, units: Sequence[Unit], positions: Positions, links: Links) -> tuple[Ints, Ints]:
     """Exposures of the band whose array holds the star, and how many of these go as deep as those that found it."""
     count = np.zeros(links.n_stars, dtype=np.int64)
     expected = np.zeros(links.n_stars, dtype=np.int64)
@@ -423,7 +277,7 @@ def _exposure_columns(
 
 
 def _matches(
-    units: Sequence[Unit], links: Links, rows: Ints, positions: _Positions, bands: list[Band], keep: Ints
+    units: Sequence[Unit], links: Links, rows: Ints, positions: Positions, bands: list[Band], keep: Ints
 ) -> list[Table]:
     """Which detection belongs to which star of the catalogue, with residuals in raw pixels."""
     number = np.full(links.n_stars, -1, dtype=np.int64)

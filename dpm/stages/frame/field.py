@@ -86,12 +86,13 @@ def solve_field(
     for unit in units:
         for text in unit.warnings:
             log.warning(text)
-    if all(unit.transform is None for unit in units):
+    placed = sum(unit.transform is not None for unit in units)
+    if placed == 0 or (placed == 1 and len(units) > 1 and reference is None):
         raise InputError(
             "",
             "input.exposures",
-            "no exposure could be placed on the master frame",
-            "Check that the exposures hold stars and show one field; raise [frame] max_offset or lower [find] threshold",
+            "no exposure could be placed on the master frame" if placed == 0 else "no two exposures match",
+            "Check that the exposures show stars of one field; raise [frame] max_offset or lower [find] threshold",
         )
     return summary
 
@@ -141,6 +142,9 @@ def _set_aside(
     an exposure of the largest group, or matched units of its own, and does not overlap what it failed to match.
     """
     main = groups[0]
+    if not sum(len(units[k]) for k in main):
+        _leave_out(units, "it has no detections")
+        return []
     kept = [main]
     exposures = {units[k].exposure for k in main}
     boxes = [_box([units[k]]) for k in main]
@@ -153,7 +157,10 @@ def _set_aside(
         elif with_reference:
             kept.append(group)
         elif max(_overlap(_box([unit]), box) for unit in part for box in boxes) > 0.2:
-            _leave_out(part, "its stars do not match those of the other exposures; if its pointing is off, raise [frame] max_offset")
+            _leave_out(
+                part,
+                "its stars do not match the other exposures'; if its pointing is off, raise [frame] max_offset",
+            )
         elif len(group) > 1 or exposures & {unit.exposure for unit in part}:
             kept.append(group)
         else:
@@ -245,6 +252,8 @@ def _to_epoch(units: Sequence[Unit], latest: Points, offset: float, radius: floa
     stars = bright_points(units, radius, clip)
     found = register(stars, latest, offset, max(3 * radius, 1.0), 3 * radius, clip)
     if found is None:
-        _leave_out(units, "its stars do not match those of the latest epoch; raise [frame] max_offset or give a reference")
+        _leave_out(
+            units, "its stars do not match those of the latest epoch; raise [frame] max_offset or give a reference"
+        )
         return
     apply_transform(units, found[0].transform)

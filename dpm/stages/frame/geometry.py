@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from astropy.table import Row, Table
@@ -17,13 +16,13 @@ from dpm.io.stdgdc import read_stdgdc
 from dpm.io.tables import read_table
 from dpm.io.wcs import read_wcs
 from dpm.models.detectors import find_detector
-from dpm.models.distortion import MapDistortion, PlaneDistortion, PolynomialInverse, map_to_sky
+from dpm.models.distortion import MapDistortion, PlaneDistortion, PolynomialInverse, SkyMap, map_to_sky
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import Options, PhotometryOptions
 from dpm.models.transform import LinearTransform
 from dpm.stages.frame.units import Unit
 
-__all__ = ["find_map", "load_units", "make_frame", "unit_plane"]
+__all__ = ["configured_zero_point", "find_map", "load_units", "make_frame", "unit_plane"]
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +81,9 @@ def find_map(source: str, detector: str, filter_name: str) -> Path | None:
     if not path.is_dir():
         raise InputError(path, "distortion.source", "no such file or folder", 'Give an STDGDC file, a folder, or "wcs"')
     library = find_detector(detector).library or detector
-    wanted = re.compile(rf"STDGDC_({re.escape(detector)}|{re.escape(library)})_{re.escape(filter_name)}([_.].*)?$", re.I)
+    wanted = re.compile(
+        rf"STDGDC_({re.escape(detector)}|{re.escape(library)})_{re.escape(filter_name)}([_.].*)?$", re.I
+    )
     found = sorted(file for file in path.iterdir() if wanted.match(file.name) and ".fits" in file.name.lower())
     if not found:
         raise InputError(
@@ -111,7 +112,7 @@ def unit_plane(
         Distortion map of its detector and filter; the header's own distortion counts when None.
     """
     bounds = _bounds(row)
-    to_sky = read_wcs(folder.wcs_file(str(row["exposure"]), str(row["detector"]))).pixel_to_sky
+    to_sky: SkyMap = read_wcs(folder.wcs_file(str(row["exposure"]), str(row["detector"]))).pixel_to_sky
     if distortion is not None:
         to_sky, _ = map_to_sky(distortion, to_sky, bounds)
     centre = (0.5 * (bounds[0] + bounds[1]), 0.5 * (bounds[2] + bounds[3]))
@@ -213,13 +214,10 @@ def configured_zero_point(photometry: PhotometryOptions, band: str, detector: st
     """
     for key, value in photometry.zero_points.items():
         name, _, suffix = key.partition(".")
-        aliases = {detector, {"NIRISS": "NIS", "NRCAL": "NRCALONG", "NRCBL": "NRCBLONG", "WFC3IR": "IR"}.get(detector, "")}
+        aliases = {
+            detector,
+            {"NIRISS": "NIS", "NRCAL": "NRCALONG", "NRCBL": "NRCBLONG", "WFC3IR": "IR"}.get(detector, ""),
+        }
         if name == band and suffix and suffix.upper() in aliases:
             return float(value)
-    value = photometry.zero_points.get(band)
-    return None if value is None else float(value)
-
-
-def exposure_meta(frame: MasterFrame, extra: dict[str, Any]) -> dict[str, Any]:
-    """Metadata that the catalogue and the exposure table carry."""
-    return {"master_frame": frame.to_meta(), **extra}
+    return float(photometry.zero_points[band]) if band in photometry.zero_points else None

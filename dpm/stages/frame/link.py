@@ -83,7 +83,9 @@ def link_field(units: Sequence[Unit], pixels: float, needed: int, scale: float) 
     for number, members in enumerate(groups):
         epoch_of_unit[members] = number
         members = [k for k in members if units[k].transform is not None]
-        rows = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in members]) if members else np.zeros(0, np.int64)
+        rows = (
+            np.concatenate([np.arange(starts[k], starts[k + 1]) for k in members]) if members else np.zeros(0, np.int64)
+        )
         local = np.concatenate([[0], np.cumsum([starts[k + 1] - starts[k] for k in members])]).astype(np.int64)
         floor = needed if len(groups) == 1 else min(needed, 2, max(len(members), 1))
         radius = match_radius([units[k] for k in members], pixels, scale) if members else 0.0
@@ -169,8 +171,8 @@ def _join_epochs(
 ) -> int:
     """Give the stars of all epochs common numbers, in place; latest epoch first.
 
-    A star of an older epoch is a known one where both are each other's nearest within the reach of motions, and no second
-    candidate competes.
+    A star of an older epoch is a known one where both are each other's nearest within the reach of motions, and no
+    second candidate competes.
     """
     times = [float(np.mean([units[k].epoch for k in members])) for members in groups]
     known_x, known_y, known_t = lists[-1][0].copy(), lists[-1][1].copy(), np.full(len(lists[-1][0]), times[-1])

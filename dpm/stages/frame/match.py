@@ -1,8 +1,8 @@
 """First alignment: matching star lists whose pointing is only known to arcseconds, by voting for the offset.
 
 Every pair of a detection and a star within the largest offset votes for their difference; true pairs agree, the others
-spread out.  The peak that chance explains worst wins (Poisson, counted over the offsets not larger than its own, so that a
-good header needs little evidence).  Where no peak stands out, small rotations are tried as well.
+spread out.  The peak that chance explains worst wins (Poisson, counted over the offsets not larger than its own, so
+that a good header needs little evidence).  Where no peak stands out, small rotations are tried as well.
 """
 
 from __future__ import annotations
@@ -137,7 +137,13 @@ def refine(
 
 
 def fit_pairs(
-    u: Floats, v: Floats, x_to: Floats, y_to: Floats, guess: LinearTransform, errors: Floats | None = None, clip: float = 3.5
+    u: Floats,
+    v: Floats,
+    x_to: Floats,
+    y_to: Floats,
+    guess: LinearTransform,
+    errors: Floats | None = None,
+    clip: float = 3.5,
 ) -> LinearFit | None:
     """Fit as many parameters as the pairs can carry; what is not fitted stays as in the guess.
 
@@ -152,12 +158,18 @@ def fit_pairs(
     x, y = guess(u, v)
     fit = fit_linear(x, y, x_to, y_to, errors, parameters, clip if n >= 5 else None)
     centre = guess.inverse()(*fit.centre)
-    # Re-expressed for (u, v): the covariance of a shift is the same, those of scale and rotation grow by the guess's scale.
+    # Re-expressed for (u, v): a shift's covariance is the same, those of scale and rotation grow by the guess's scale.
     stretch = np.ones(parameters)
     stretch[2:] = guess.scale
     covariance = fit.covariance * stretch[:, None] * stretch[None, :]
     return LinearFit(
-        fit.transform.after(guess), fit.used, fit.rms, parameters, covariance, (float(centre[0]), float(centre[1])), fit.sign
+        fit.transform.after(guess),
+        fit.used,
+        fit.rms,
+        parameters,
+        covariance,
+        (float(centre[0]), float(centre[1])),
+        fit.sign,
     )
 
 
@@ -181,7 +193,8 @@ def match_lists(
     x_to, y_to : ndarray (m,)
         Second list, in the plane of `start`'s image.
     start : LinearTransform
-        Guess of the transform, good but for an offset of up to `max_offset` (second plane) and a rotation of up to a degree.
+        Guess of the transform, good but for an offset of up to `max_offset` (second plane) and a rotation of up to a
+        degree.
     max_offset, cell, match_radius : float
         In units of the second plane.
 
@@ -203,7 +216,9 @@ def match_lists(
     for angle in angles:
         turned = _rotation(np.radians(angle), centre).after(start)
         n = len(x) if angle == 0 else ROTATION_VOTERS
-        vote = vote_offset(*turned(u[:n], v[:n]), x_to[:n] if angle else x_to, y_to[:n] if angle else y_to, max_offset, cell)
+        vote = vote_offset(
+            *turned(u[:n], v[:n]), x_to[:n] if angle else x_to, y_to[:n] if angle else y_to, max_offset, cell
+        )
         if vote is None or vote.chance > (CHANCE if angle == 0 else CHANCE / len(angles)):
             continue
         guess = LinearTransform(x_shift=vote.dx, y_shift=vote.dy).after(turned)
@@ -248,8 +263,8 @@ class _StarList:
 def align(units: Sequence[Unit], max_offset: float, match_radius: float, clip: float = 3.5) -> list[list[int]]:
     """Align units among themselves, starting at the central one and going outwards.
 
-    Sets ``unit.transform`` of all units.  Units that overlap and match are in one group; units of different groups are tied
-    by their headers alone.
+    Sets ``unit.transform`` of all units.  Units that overlap and match are in one group; units of different groups are
+    tied by their headers alone.
 
     Parameters
     ----------
@@ -264,7 +279,7 @@ def align(units: Sequence[Unit], max_offset: float, match_radius: float, clip: f
         Groups of indices into `units`, the largest first.
     """
     centres = np.array([[np.mean(axis) for axis in unit.start(unit.outline_u, unit.outline_v)] for unit in units])
-    sizes = np.array([np.hypot(*(np.ptp(axis) for axis in unit.start(unit.outline_u, unit.outline_v))) for unit in units])
+    sizes = np.array([_diagonal(*unit.start(unit.outline_u, unit.outline_v)) for unit in units])
     left = set(range(len(units)))
     groups: list[list[int]] = []
     while left:
@@ -278,6 +293,10 @@ def align(units: Sequence[Unit], max_offset: float, match_radius: float, clip: f
     return groups
 
 
+def _diagonal(x: Floats, y: Floats) -> float:
+    return float(np.hypot(np.ptp(x), np.ptp(y)))
+
+
 def _grow(
     units: Sequence[Unit],
     seed: int,
@@ -288,17 +307,21 @@ def _grow(
     match_radius: float,
     clip: float,
 ) -> list[int]:
-    """The units of the pool that can be aligned with the seed, one after the other, nearest to what is aligned first."""
+    """Units of the pool that can be aligned with the seed, one after the other, nearest to what is aligned first."""
     units[seed].transform = units[seed].start
     chosen = units[seed].bright(5 * VOTERS)
-    stars = _StarList(*units[seed].start(units[seed].u[chosen], units[seed].v[chosen]), units[seed].instrumental[chosen])
+    stars = _StarList(
+        *units[seed].start(units[seed].u[chosen], units[seed].v[chosen]), units[seed].instrumental[chosen]
+    )
     group = [seed]
     waiting = [k for k in pool if k != seed]
     distance = {k: float(np.hypot(*(centres[k] - centres[seed]))) for k in waiting}
     failed_at: dict[int, int] = {}
     while True:
         # Whoever failed gets another chance each time the group has doubled.
-        open_units = [k for k in waiting if distance[k] < sizes[k] + max_offset and len(group) >= 2 * failed_at.get(k, 0)]
+        open_units = [
+            k for k in waiting if distance[k] < sizes[k] + max_offset and len(group) >= 2 * failed_at.get(k, 0)
+        ]
         if not open_units:
             return group
         k = min(open_units, key=lambda n: (n in failed_at, round(distance[n], 3), n))

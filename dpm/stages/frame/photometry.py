@@ -69,9 +69,7 @@ def band_names(units: Sequence[Unit]) -> list[str]:
         for k in members:
             year_of[k] = year
             seen.setdefault(units[k].band, set()).add(year)
-    return [
-        unit.band if len(seen[unit.band]) == 1 else f"{unit.band}_{year_of[k]}" for k, unit in enumerate(units)
-    ]
+    return [unit.band if len(seen[unit.band]) == 1 else f"{unit.band}_{year_of[k]}" for k, unit in enumerate(units)]
 
 
 def average_band(

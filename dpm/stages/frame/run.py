@@ -45,7 +45,7 @@ def solve_and_write(folder: RunFolder, options: Options) -> dict[str, Any]:
     needed = min(options.frame.min_exposures, solved)
     links = link_field(units, options.frame.match_radius, needed, frame.scale)
     result = build_catalog(units, links, exposures, frame, options.frame, options.photometry, reference)
-    files = _write(folder, result, sorted({name for name in band_names(units)}))
+    files = _write(folder, result, sorted(set(band_names(units))))
     warnings = [text for unit in units for text in unit.warnings]
     if not len(result.catalog):
         warnings.append(f"no star was found in {needed} exposures; the catalogue is empty")

@@ -34,8 +34,8 @@ NOT_CLEAN = int(
 class Unit:
     """Detections of one exposure of one detector.
 
-    Positions ``u, v`` are corrected for distortion, in pixels of the nominal scale from the detector's centre; ``start``
-    takes them to the master frame as the header says, ``transform`` as the solution says (None: not matched).
+    Positions ``u, v`` are corrected for distortion, in pixels of the nominal scale from the detector's centre;
+    ``start`` takes them to the master frame as the header says, ``transform`` as the solution says (None: not matched).
 
     Parameters
     ----------
@@ -179,5 +179,5 @@ def gather(
     rows: NDArray[np.int64], unit: NDArray[np.int64], starts: NDArray[np.int64], units: Sequence[Unit], name: str
 ) -> NDArray:
     """An attribute of the units' detections at rows of the stack (in the order of units)."""
-    parts = [getattr(units[k], name)[part - starts[k]] for k, part in by_unit(rows, unit)]
-    return np.concatenate(parts) if parts else np.zeros(0)
+    empty = getattr(units[0], name)[:0]
+    return np.concatenate([empty, *(getattr(units[k], name)[part - starts[k]] for k, part in by_unit(rows, unit))])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 
 from dpm.kernels.matching import grouped_median
 
@@ -48,22 +50,22 @@ def solve_zero_points(
     Returns
     -------
     zero_point, error : ndarray (n_units,)
-        To be added to instrumental magnitudes, 0 with error 0 for the central unit; the error is NaN where a unit shares
-        no stars with others and rests on the prior alone.
+        To be added to instrumental magnitudes, 0 with error 0 for the central unit; the error is NaN where a unit
+        shares no stars with others and rests on the prior alone.
     """
     keep = np.isfinite(mag) & np.isfinite(mag_error) & (mag_error > 0)
     keep &= _bright(unit, mag, keep, n_units)
-    star, unit, mag, mag_error = star[keep], unit[keep], mag[keep], mag_error[keep]
+    star, unit, mag = star[keep], unit[keep], mag[keep]
     _, star = np.unique(star, return_inverse=True)
     n_stars = int(star.max()) + 1 if len(star) else 0
     zero_point = _chain(star, unit, mag, n_units, n_stars, central, prior)
-    error = np.full(n_units, np.nan)
     order = np.argsort(star, kind="stable")
-    star, unit, mag, mag_error = star[order], unit[order], mag[order], mag_error[order]
+    star, unit, mag = star[order], unit[order], mag[order]
     edges = np.searchsorted(star, np.arange(n_stars + 1))
     several = np.diff(edges)[star] >= 2
     by_unit = np.argsort(unit[several], kind="stable")
     unit_edges = np.searchsorted(unit[several][by_unit], np.arange(n_units + 1))
+    width = np.full(n_units, np.nan)
     for _ in range(ROUNDS):
         level = mag + zero_point[unit]
         residual = (level - grouped_median(level, edges)[star])[several][by_unit]
@@ -71,23 +73,53 @@ def solve_zero_points(
         for k in range(n_units):
             part = residual[unit_edges[k] : unit_edges[k + 1]]
             if len(part) >= FEWEST_COMMON:
-                step[k], error[k] = _clipped_median(part)
+                step[k], width[k] = _clipped_median(part)
         step -= step[central]
         zero_point = zero_point - step
         if np.max(np.abs(step)) < 1e-6:
             break
     zero_point = zero_point - zero_point[central]
-    error[central] = 0.0
+    # Residuals about a mean of m measurements are too small by sqrt(1 - 1/m).
+    members = np.diff(edges)[star[several][by_unit]]
+    shrunk = np.array(
+        [np.mean(1 - 1 / part) if len(part) else 1.0 for part in np.split(members, unit_edges[1:-1])]
+    )  # fmt: skip
+    error = _errors(star[several], unit[several], width / np.sqrt(shrunk), n_stars, n_units, central)
     return zero_point, error
+
+
+def _errors(
+    star: NDArray[np.int64], unit: NDArray[np.int64], sigma: Floats, n_stars: int, n_units: int, central: int
+) -> Floats:
+    """Errors of zero points against the central unit's: the normal matrix of all common stars, inverted.
+
+    A median has 1.57 times the variance of a mean.
+    """
+    weight = np.where(np.isfinite(sigma) & (sigma > 0), 1 / np.maximum(sigma, 1e-6) ** 2, 0.0)
+    table = csr_matrix((weight[unit], (star, unit)), shape=(n_stars, n_units))
+    total = np.asarray(table.sum(axis=1)).ravel()
+    scaled = table.multiply(1 / np.where(total > 0, total, 1.0)[:, None]).tocsr()
+    normal = np.diag(np.asarray(table.sum(axis=0)).ravel()) - (table.T @ scaled).toarray()
+    _, component = connected_components(csr_matrix(np.abs(normal) > 0), directed=False)
+    tied = np.flatnonzero((component == component[central]) & (np.arange(n_units) != central))
+    error = np.full(n_units, np.nan)
+    error[central] = 0.0
+    if len(tied):
+        variance = np.diag(np.linalg.pinv(normal[np.ix_(tied, tied)], hermitian=True))
+        error[tied] = np.sqrt(1.57 * np.maximum(variance, 0.0))
+    return error
 
 
 def _bright(unit: NDArray[np.int64], mag: Floats, keep: NDArray[np.bool_], n_units: int) -> NDArray[np.bool_]:
     chosen = np.zeros(len(unit), dtype=bool)
     rows = np.flatnonzero(keep)
-    rows = rows[np.lexsort((mag[rows], unit[rows]))]
+    rows = rows[np.argsort(unit[rows], kind="stable")]
     edges = np.searchsorted(unit[rows], np.arange(n_units + 1))
     for k in range(n_units):
-        chosen[rows[edges[k] : edges[k + 1]][:MOST_STARS]] = True
+        mine = rows[edges[k] : edges[k + 1]]
+        if len(mine) > MOST_STARS:
+            mine = mine[np.argpartition(mag[mine], MOST_STARS)[:MOST_STARS]]
+        chosen[mine] = True
     return chosen
 
 
@@ -127,7 +159,7 @@ def _chain(
 
 
 def _clipped_median(values: Floats) -> tuple[float, float]:
-    """Median after clipping, and its error."""
+    """Median after clipping, and the scatter of what is left."""
     for _ in range(10):
         middle = float(np.median(values))
         width = max(1.4826 * float(np.median(np.abs(values - middle))), 1e-6)
@@ -136,4 +168,4 @@ def _clipped_median(values: Floats) -> tuple[float, float]:
             break
         values = values[inside]
     scatter = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-    return float(np.median(values)), 1.2533 * scatter / float(np.sqrt(len(values)))
+    return float(np.median(values)), scatter
