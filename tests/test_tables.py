@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.table import MaskedColumn, QTable, Table
 
-from dpm.io.tables import catalog_columns, read_table, write_table
+from dpm.io.tables import catalog_columns, read_columns, read_table, write_table
 from dpm.models.columns import DETECTION_COLUMNS
 
 
@@ -42,6 +42,8 @@ def test_own_metadata_survive_without_registry(tmp_path):
     write_table(tmp_path / "d.parquet", table)
     again = read_table(tmp_path / "d.parquet", columns=["flux", "x"])
     assert again.colnames == ["flux", "x"] and again["flux"].unit == u.mJy
+    plain = read_columns(tmp_path / "d.parquet", ["exposure", "flux"])
+    assert list(plain["exposure"]) == ["a", "bcd"] and plain["flux"].dtype == np.float64
 
 
 def test_empty_table_and_masked_floats(tmp_path):

@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 from astropy.table import Column as TableColumn
 from astropy.table import MaskedColumn, Table
 from astropy.table.meta import get_header_from_yaml, get_yaml_from_table
+from numpy.typing import NDArray
 
 from dpm.models.columns import CATALOG_COLUMNS, CATALOG_FILTER_COLUMNS, Column
 
-__all__ = ["catalog_columns", "read_table", "write_table"]
+__all__ = ["catalog_columns", "read_columns", "read_table", "write_table"]
 
 _YAML_KEY = b"table_meta_yaml"
 _LENGTH_KEY = "table::len::{}"
@@ -116,28 +117,50 @@ def read_table(path: str | os.PathLike[str], columns: Iterable[str] | None = Non
     ValueError
         If the file is not Parquet or lacks a column that was asked for.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such table; run the stage that writes it first")
-    try:
-        schema = pq.read_schema(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: not readable as Parquet ({error}); run the stage that writes it again") from error
-    wanted = list(columns) if columns is not None else None
-    missing = [name for name in wanted or () if name not in schema.names]
-    if missing:
-        raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(schema.names)}")
-    data = pq.ParquetFile(path).read(columns=wanted)
-    header = _header(schema)
+    data = _read(Path(path), columns)
+    header = _header(data.schema)
     table = Table(meta=header.get("meta", {}))
     attributes = {entry["name"]: entry for entry in header.get("datatype", ())}
-    for name in wanted if wanted is not None else schema.names:
+    for name in data.schema.names:
         column = TableColumn(_to_numpy(data[name]), name=name, copy=True)
         for attribute in ("unit", "description", "format", "meta"):
             if attribute in attributes.get(name, {}):
                 setattr(column, attribute, attributes[name][attribute])
         table.add_column(column, copy=False)
     return table
+
+
+def read_columns(path: str | os.PathLike[str], columns: Iterable[str]) -> dict[str, NDArray]:
+    """Plain arrays of some columns, without units and metadata: quick, for the many small tables of a big run.
+
+    Parameters
+    ----------
+    path, columns
+        As in `read_table`, whose errors this raises too.
+
+    Returns
+    -------
+    dict of str to ndarray (n,)
+        May be read-only.
+    """
+    data = _read(Path(path), columns)
+    return {name: _to_numpy(data[name]) for name in data.schema.names}
+
+
+def _read(path: Path, columns: Iterable[str] | None) -> pa.Table:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such table; run the stage that writes it first")
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: not readable as Parquet ({error}); run the stage that writes it again") from error
+    with file:
+        names = file.schema_arrow.names
+        wanted = list(columns) if columns is not None else names
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(names)}")
+        return file.read(columns=wanted).select(wanted)
 
 
 def _registry_entry(path: Path, name: str, columns: tuple[Column, ...] | None) -> Column | None:

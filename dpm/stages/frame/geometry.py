@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dpm.io.errors import InputError
 from dpm.io.run_folder import RunFolder
 from dpm.io.stdgdc import read_stdgdc
-from dpm.io.tables import read_table
+from dpm.io.tables import read_columns
 from dpm.io.wcs import read_wcs
 from dpm.models.detectors import find_detector
 from dpm.models.distortion import MapDistortion, PlaneDistortion, PolynomialInverse, SkyMap, map_to_sky
@@ -55,14 +55,14 @@ def make_frame(folder: RunFolder, exposures: Table, scale: float | None) -> Mast
         corner = wcs.pixel_to_sky(np.array([x_low, x_high, x_high, x_low]), np.array([y_low, y_low, y_high, y_high]))
         ra.append(corner[0])
         dec.append(corner[1])
-    corners = np.column_stack([np.concatenate(ra), np.concatenate(dec)])
+    corner_ra, corner_dec = np.concatenate(ra), np.concatenate(dec)
     # Exposures of other fields must not pull the frame away: those far from the median do not count.
-    middle = np.median(corners, axis=0)
-    stretch = np.array([np.cos(np.radians(middle[1])), 1.0])
-    turned = (corners - middle + 180.0) % 360.0 - 180.0 if np.ptp(corners[:, 0]) > 180 else corners - middle
-    near = np.hypot(*(turned * stretch).T) < 1.0
-    chosen = corners[near] if near.any() else corners
-    return MasterFrame.around(chosen[:, 0], chosen[:, 1], scale or float(np.min(exposures["pixel_scale"])))
+    a, d = np.radians(corner_ra), np.radians(corner_dec)
+    vectors = np.column_stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
+    near = np.linalg.norm(vectors - np.median(vectors, axis=0), axis=1) < np.radians(1.0)
+    near |= not near.any()
+    nominal = scale or float(np.min(exposures["pixel_scale"]))
+    return MasterFrame.around(corner_ra[near], corner_dec[near], nominal)
 
 
 def find_map(source: str, detector: str, filter_name: str) -> Path | None:
@@ -154,10 +154,10 @@ def _load_unit(
 ) -> Unit:
     path = folder.detections_file(str(row["exposure"]), str(row["detector"]))
     names = ["x", "y", "x_error", "y_error", "flux", "flux_error", "area", "flags"]
-    table = read_table(path, names)
+    table = read_columns(path, names)
     plane, start = unit_plane(folder, row, frame, distortion)
     x, y = np.asarray(table["x"], dtype=float), np.asarray(table["y"], dtype=float)
-    finite = np.flatnonzero(np.isfinite(x) & np.isfinite(y) & np.isfinite(np.asarray(table["flux"])))
+    finite = np.flatnonzero(np.isfinite(x) & np.isfinite(y) & np.isfinite(table["flux"]))
     x, y = x[finite], y[finite]
     u, v = plane.forward(x, y) if len(x) else (x, y)
     area = distortion.area(x, y) if distortion is not None else np.asarray(table["area"], dtype=float)[finite]
@@ -166,7 +166,7 @@ def _load_unit(
     outline = plane.forward(*edge)
 
     def load(name: str) -> NDArray:
-        return np.asarray(read_table(path, [name])[name])[finite]
+        return read_columns(path, [name])[name][finite]
 
     def column(name: str) -> Floats:
         return np.asarray(table[name], dtype=float)[finite]
