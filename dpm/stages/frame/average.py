@@ -153,9 +153,7 @@ def mean_positions(
         rx, ry = x - centre[0][star], y - centre[1][star]
         share = np.clip(1 - v_mean[star] / v, 0.05, None)
         sample = bright & used & (groups.sum(used)[star] >= 2)
-        floor2, rms, n_bright = _floors(
-            unit, (rx**2, ry**2), formal, share, sample, n_units, pool, default_floor, leading=turn < 2
-        )
+        floor2, rms, n_bright = _floors(unit, (rx**2, ry**2), formal, share, sample, n_units, pool, default_floor, leading=turn < 2)
         if turn < ROUNDS - 1:
             used = _clip(groups, usable, used, (rx, ry), formal + floor2[unit], middle, (x, y), clip)
     wxx, wxy, wyy = _inverse(xx + floor2[unit], xy, yy + floor2[unit], used)
@@ -225,9 +223,7 @@ def mean_values(
             share = np.clip(1 - v_mean[star] / v, 0.05, None)
             formal_relative = formal / level**2
         sample = bright & used & (groups.sum(used)[star] >= 2) & np.isfinite(relative)
-        floor2, _, _ = _floors(
-            unit, (relative**2,), formal_relative, share, sample, n_units, pool, default_floor, leading=turn < 2
-        )
+        floor2, _, _ = _floors(unit, (relative**2,), formal_relative, share, sample, n_units, pool, default_floor, leading=turn < 2)
         if turn < ROUNDS - 1:
             v = formal + floor2[unit] * level**2
             used = _clip(groups, usable, used, (value - mean[star],), v, [middle], (value,), clip)

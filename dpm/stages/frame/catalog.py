@@ -224,9 +224,7 @@ def _coverage(band: Band, units: Sequence[Unit], positions: Positions, links: Li
             continue
         x, y = positions.x, positions.y
         edge_x, edge_y = unit.outline()
-        near = np.flatnonzero(
-            (x > edge_x.min() - 2) & (x < edge_x.max() + 2) & (y > edge_y.min() - 2) & (y < edge_y.max() + 2)
-        )
+        near = np.flatnonzero((x > edge_x.min() - 2) & (x < edge_x.max() + 2) & (y > edge_y.min() - 2) & (y < edge_y.max() + 2))
         if not len(near):
             continue
         raw_x, raw_y = unit.to_raw(*unit.transform.inverse()(x[near], y[near]))
@@ -243,9 +241,7 @@ def _depth(unit: Unit) -> float:
     return float(np.percentile(positive, 10)) if len(positive) else 0.0
 
 
-def _often_enough(
-    bands: list[Band], coverage: list[tuple[Ints, Ints]], links: Links, fraction: float
-) -> NDArray[np.bool_]:
+def _often_enough(bands: list[Band], coverage: list[tuple[Ints, Ints]], links: Links, fraction: float) -> NDArray[np.bool_]:
     """Stars found in the stated fraction of the exposures that could show them, in one band at least.
 
     What the ePSF's errors leave around bright stars comes back now and then, real stars in most exposures.
@@ -257,9 +253,7 @@ def _often_enough(
     return keep
 
 
-def _exposure_columns(
-    units: Sequence[Unit], names: list[str], exposures: Table, frame: MasterFrame, matched: list[int]
-) -> Table:
+def _exposure_columns(units: Sequence[Unit], names: list[str], exposures: Table, frame: MasterFrame, matched: list[int]) -> Table:
     """The exposure table with the solution; NaN where a unit was left out."""
     table = exposures.copy()
     table["band"] = names
@@ -276,9 +270,7 @@ def _exposure_columns(
     return table
 
 
-def _matches(
-    units: Sequence[Unit], links: Links, rows: Ints, positions: Positions, bands: list[Band], keep: Ints
-) -> list[Table]:
+def _matches(units: Sequence[Unit], links: Links, rows: Ints, positions: Positions, bands: list[Band], keep: Ints) -> list[Table]:
     """Which detection belongs to which star of the catalogue, with residuals in raw pixels."""
     number = np.full(links.n_stars, -1, dtype=np.int64)
     number[keep] = np.arange(1, len(keep) + 1)

@@ -133,9 +133,7 @@ def _leave_out(units: Sequence[Unit], why: str) -> None:
         unit.warnings.append(f"{unit.name}: left out of the master frame: {why}")
 
 
-def _set_aside(
-    units: Sequence[Unit], groups: list[list[int]], frame: MasterFrame, with_reference: bool
-) -> list[list[int]]:
+def _set_aside(units: Sequence[Unit], groups: list[list[int]], frame: MasterFrame, with_reference: bool) -> list[list[int]]:
     """Groups that may stay; the units of the others are left out.
 
     Beside the largest group, one stays if a reference will tie it, or if the headers can: it has another detector of
@@ -252,8 +250,6 @@ def _to_epoch(units: Sequence[Unit], latest: Points, offset: float, radius: floa
     stars = bright_points(units, radius, clip)
     found = register(stars, latest, offset, max(3 * radius, 1.0), 3 * radius, clip)
     if found is None:
-        _leave_out(
-            units, "its stars do not match those of the latest epoch; raise [frame] max_offset or give a reference"
-        )
+        _leave_out(units, "its stars do not match those of the latest epoch; raise [frame] max_offset or give a reference")
         return
     apply_transform(units, found[0].transform)

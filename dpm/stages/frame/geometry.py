@@ -81,9 +81,7 @@ def find_map(source: str, detector: str, filter_name: str) -> Path | None:
     if not path.is_dir():
         raise InputError(path, "distortion.source", "no such file or folder", 'Give an STDGDC file, a folder, or "wcs"')
     library = find_detector(detector).library or detector
-    wanted = re.compile(
-        rf"STDGDC_({re.escape(detector)}|{re.escape(library)})_{re.escape(filter_name)}([_.].*)?$", re.I
-    )
+    wanted = re.compile(rf"STDGDC_({re.escape(detector)}|{re.escape(library)})_{re.escape(filter_name)}([_.].*)?$", re.I)
     found = sorted(file for file in path.iterdir() if wanted.match(file.name) and ".fits" in file.name.lower())
     if not found:
         raise InputError(

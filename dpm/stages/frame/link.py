@@ -83,9 +83,7 @@ def link_field(units: Sequence[Unit], pixels: float, needed: int, scale: float) 
     for number, members in enumerate(groups):
         epoch_of_unit[members] = number
         members = [k for k in members if units[k].transform is not None]
-        rows = (
-            np.concatenate([np.arange(starts[k], starts[k + 1]) for k in members]) if members else np.zeros(0, np.int64)
-        )
+        rows = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in members]) if members else np.zeros(0, np.int64)
         local = np.concatenate([[0], np.cumsum([starts[k + 1] - starts[k] for k in members])]).astype(np.int64)
         floor = needed if len(groups) == 1 else min(needed, 2, max(len(members), 1))
         radius = match_radius([units[k] for k in members], pixels, scale) if members else 0.0
@@ -117,9 +115,7 @@ def _link_epoch(
     return star, (centre_x, centre_y)
 
 
-def _centres(
-    x: Floats, y: Floats, star: Ints, n: int, evidence: NDArray[np.bool_], floor: int
-) -> tuple[Floats, Floats, Ints, int]:
+def _centres(x: Floats, y: Floats, star: Ints, n: int, evidence: NDArray[np.bool_], floor: int) -> tuple[Floats, Floats, Ints, int]:
     """Median positions of the stars with enough detections, and the detections' new star numbers."""
     keep = _enough(star, evidence, n, floor)
     number = np.where(keep, np.cumsum(keep) - 1, -1)
@@ -194,9 +190,7 @@ def _join_epochs(
     return len(known_x)
 
 
-def _unambiguous(
-    x: Floats, y: Floats, known_x: Floats, known_y: Floats, i: Ints, j: Ints, reach: float
-) -> NDArray[np.bool_]:
+def _unambiguous(x: Floats, y: Floats, known_x: Floats, known_y: Floats, i: Ints, j: Ints, reach: float) -> NDArray[np.bool_]:
     """Pairs whose second-nearest candidates, either way, are beyond reach or at least three times as far."""
     if not len(i):
         return np.zeros(0, dtype=bool)

@@ -95,9 +95,7 @@ def vote_offset(x: Floats, y: Floats, x_to: Floats, y_to: Floats, max_offset: fl
     return winner
 
 
-def mutual_pairs(
-    x: Floats, y: Floats, x_to: Floats, y_to: Floats, radius: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def mutual_pairs(x: Floats, y: Floats, x_to: Floats, y_to: Floats, radius: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of mutual nearest neighbours within a radius: indices into the first and into the second list."""
     if not len(x) or not len(x_to):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -216,9 +214,7 @@ def match_lists(
     for angle in angles:
         turned = _rotation(np.radians(angle), centre).after(start)
         n = len(x) if angle == 0 else ROTATION_VOTERS
-        vote = vote_offset(
-            *turned(u[:n], v[:n]), x_to[:n] if angle else x_to, y_to[:n] if angle else y_to, max_offset, cell
-        )
+        vote = vote_offset(*turned(u[:n], v[:n]), x_to[:n] if angle else x_to, y_to[:n] if angle else y_to, max_offset, cell)
         if vote is None or vote.chance > (CHANCE if angle == 0 else CHANCE / len(angles)):
             continue
         guess = LinearTransform(x_shift=vote.dx, y_shift=vote.dy).after(turned)
@@ -310,18 +306,14 @@ def _grow(
     """Units of the pool that can be aligned with the seed, one after the other, nearest to what is aligned first."""
     units[seed].transform = units[seed].start
     chosen = units[seed].bright(5 * VOTERS)
-    stars = _StarList(
-        *units[seed].start(units[seed].u[chosen], units[seed].v[chosen]), units[seed].instrumental[chosen]
-    )
+    stars = _StarList(*units[seed].start(units[seed].u[chosen], units[seed].v[chosen]), units[seed].instrumental[chosen])
     group = [seed]
     waiting = [k for k in pool if k != seed]
     distance = {k: float(np.hypot(*(centres[k] - centres[seed]))) for k in waiting}
     failed_at: dict[int, int] = {}
     while True:
         # Whoever failed gets another chance each time the group has doubled.
-        open_units = [
-            k for k in waiting if distance[k] < sizes[k] + max_offset and len(group) >= 2 * failed_at.get(k, 0)
-        ]
+        open_units = [k for k in waiting if distance[k] < sizes[k] + max_offset and len(group) >= 2 * failed_at.get(k, 0)]
         if not open_units:
             return group
         k = min(open_units, key=lambda n: (n in failed_at, round(distance[n], 3), n))
@@ -349,9 +341,7 @@ def _join(unit: Unit, stars: _StarList, max_offset: float, match_radius: float, 
     first, second = np.flatnonzero(overlap)[:VOTERS], near[:VOTERS]
     # Cells have to take in what linear headers leave of the distortion: about a pixel.
     cell = max(3 * match_radius, 1.0)
-    found = match_lists(
-        u[first], v[first], stars.x[second], stars.y[second], unit.start, max_offset, cell, match_radius, clip
-    )
+    found = match_lists(u[first], v[first], stars.x[second], stars.y[second], unit.start, max_offset, cell, match_radius, clip)
     if found is None:
         return False
     fit, i, j = refine(u, v, x_near, y_near, found[0].transform, (2 * match_radius, match_radius), clip)

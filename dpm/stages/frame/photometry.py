@@ -99,9 +99,7 @@ def average_band(
         mag = -2.5 * np.log10(np.where(flux > 0, flux, np.nan))
         mag_error = 1.0857 * flux_error / flux
     prior = np.array([units[k].zero_point_prior for k in members])
-    zero_point, error = solve_zero_points(
-        star[clean], unit[clean], mag[clean], mag_error[clean], len(members), central, prior
-    )
+    zero_point, error = solve_zero_points(star[clean], unit[clean], mag[clean], mag_error[clean], len(members), central, prior)
     scale = 10 ** (-0.4 * zero_point)
     values = mean_values(
         star,

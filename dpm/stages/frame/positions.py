@@ -51,9 +51,7 @@ class Positions:
     by_epoch: list[MeanPositions]
 
 
-def average_positions(
-    units: Sequence[Unit], links: Links, rows: Ints, discrepant: NDArray[np.bool_], clip: float
-) -> Positions:
+def average_positions(units: Sequence[Unit], links: Links, rows: Ints, discrepant: NDArray[np.bool_], clip: float) -> Positions:
     """Mean positions of every epoch, the latest one of each star, and the residuals of all detections."""
     n, n_units = links.n_stars, len(units)
     flags = gather(rows, links.unit, links.starts, units, "flags").astype(np.int64)
@@ -119,9 +117,7 @@ def _covariance(rows: Ints, links: Links, units: Sequence[Unit]) -> tuple[Floats
         t = unit.transform or unit.start
         vx, vy = unit.x_error[local] ** 2, unit.y_error[local] ** 2
         extra = unit.fit.position_variance(unit.u[local], unit.v[local]) if unit.fit is not None else 0.0
-        parts.append(
-            (t.a**2 * vx + t.b**2 * vy + extra, t.a * t.c * vx + t.b * t.d * vy, t.c**2 * vx + t.d**2 * vy + extra)
-        )
+        parts.append((t.a**2 * vx + t.b**2 * vy + extra, t.a * t.c * vx + t.b * t.d * vy, t.c**2 * vx + t.d**2 * vy + extra))
     if not parts:
         return np.zeros(0), np.zeros(0), np.zeros(0)
     return tuple(np.concatenate([part[i] for part in parts]) for i in range(3))  # type: ignore[return-value]

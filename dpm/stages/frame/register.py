@@ -123,9 +123,7 @@ def register(
     voters = stars.take(np.arange(min(len(stars), VOTERS)))
     # Without magnitudes the reference's order says nothing, and all of it has to vote.
     candidates = near.take(np.arange(min(len(near), VOTERS if np.isfinite(near.mag).any() else 4 * VOTERS)))
-    found = match_lists(
-        voters.x, voters.y, candidates.x, candidates.y, LinearTransform(), max_offset, cell, match_radius, clip
-    )
+    found = match_lists(voters.x, voters.y, candidates.x, candidates.y, LinearTransform(), max_offset, cell, match_radius, clip)
     if found is None and len(near) > len(candidates):
         found = match_lists(voters.x, voters.y, near.x, near.y, LinearTransform(), max_offset, cell, match_radius, clip)
     if found is None:

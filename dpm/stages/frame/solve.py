@@ -49,9 +49,7 @@ def solve_group(units: Sequence[Unit], match_radius: float, clip: float) -> None
     error, _ = stack([np.hypot(unit.x_error[k], unit.y_error[k]) / np.sqrt(2) for unit, k in zip(units, chosen)])
     unit_of = np.repeat(np.arange(len(units)), np.diff(starts))
     scale = np.array([_transform(unit).scale for unit in units])
-    sigma = (
-        np.where(np.isfinite(error), error, np.nanmedian(error) if np.isfinite(error).any() else 0.1) * scale[unit_of]
-    )
+    sigma = np.where(np.isfinite(error), error, np.nanmedian(error) if np.isfinite(error).any() else 0.1) * scale[unit_of]
     floor = np.full(len(units), 0.1 * match_radius)
     for turn in range(ROUNDS):
         x, y = _positions(units, u, v, starts)
@@ -62,17 +60,13 @@ def solve_group(units: Sequence[Unit], match_radius: float, clip: float) -> None
         for k, unit in enumerate(units):
             part = np.arange(starts[k], starts[k + 1])
             part = part[count[star_of[part]] >= 2]
-            fit = fit_pairs(
-                u[part], v[part], mean_x[star_of[part]], mean_y[star_of[part]], _transform(unit), spread[part], clip
-            )
+            fit = fit_pairs(u[part], v[part], mean_x[star_of[part]], mean_y[star_of[part]], _transform(unit), spread[part], clip)
             if fit is None:
                 continue
             before, after = unit.outline(), fit.transform(unit.outline_u, unit.outline_v)
             moved = max(moved, float(np.max(np.hypot(before[0] - after[0], before[1] - after[1]))))
             unit.transform, unit.fit = fit.transform, fit
-            floor[k] = _floor(
-                fit.transform(u[part], v[part]), (mean_x[star_of[part]], mean_y[star_of[part]]), sigma[part]
-            )
+            floor[k] = _floor(fit.transform(u[part], v[part]), (mean_x[star_of[part]], mean_y[star_of[part]]), sigma[part])
         log.debug("frame round %d: largest movement %.5f pixel", turn + 1, moved)
         if turn >= 2 and moved < CONVERGED:
             break

@@ -65,7 +65,6 @@ def solve_zero_points(
     several = np.diff(edges)[star] >= 2
     by_unit = np.argsort(unit[several], kind="stable")
     unit_edges = np.searchsorted(unit[several][by_unit], np.arange(n_units + 1))
-    width = np.full(n_units, np.nan)
     for _ in range(ROUNDS):
         level = mag + zero_point[unit]
         residual = (level - grouped_median(level, edges)[star])[several][by_unit]
@@ -73,29 +72,33 @@ def solve_zero_points(
         for k in range(n_units):
             part = residual[unit_edges[k] : unit_edges[k + 1]]
             if len(part) >= FEWEST_COMMON:
-                step[k], width[k] = _clipped_median(part)
+                step[k] = _clipped_median(part)
         step -= step[central]
         zero_point = zero_point - step
         if np.max(np.abs(step)) < 1e-6:
             break
     zero_point = zero_point - zero_point[central]
-    # Residuals about a mean of m measurements are too small by sqrt(1 - 1/m).
-    members = np.diff(edges)[star[several][by_unit]]
-    shrunk = np.array(
-        [np.mean(1 - 1 / part) if len(part) else 1.0 for part in np.split(members, unit_edges[1:-1])]
-    )  # fmt: skip
-    error = _errors(star[several], unit[several], width / np.sqrt(shrunk), n_stars, n_units, central)
+    error = _errors(star[several], unit[several], (mag + zero_point[unit])[several], n_stars, n_units, central)
     return zero_point, error
 
 
-def _errors(
-    star: NDArray[np.int64], unit: NDArray[np.int64], sigma: Floats, n_stars: int, n_units: int, central: int
-) -> Floats:
+def _errors(star: NDArray[np.int64], unit: NDArray[np.int64], level: Floats, n_stars: int, n_units: int, central: int) -> Floats:
     """Errors of zero points against the central unit's: the normal matrix of all common stars, inverted.
 
     A median has 1.57 times the variance of a mean.
     """
-    weight = np.where(np.isfinite(sigma) & (sigma > 0), 1 / np.maximum(sigma, 1e-6) ** 2, 0.0)
+    members = np.bincount(star, minlength=n_stars)
+    mean = np.bincount(star, level, n_stars) / np.maximum(members, 1)
+    # Residuals about a mean of m measurements are too small by sqrt(1 - 1/m).
+    residual = np.abs(level - mean[star]) / np.sqrt(1 - 1 / np.maximum(members[star], 2))
+    sigma = np.full(n_units, np.nan)
+    for k in range(n_units):
+        mine = residual[unit == k]
+        sigma[k] = 1.4826 * np.median(mine) if len(mine) else np.nan
+    # A few stars may agree by luck.
+    typical = float(np.nanmedian(sigma)) if np.isfinite(sigma).any() else 0.01
+    sigma = np.maximum(sigma, 0.5 * max(typical, 1e-6))
+    weight = np.where(np.isfinite(sigma), 1 / sigma**2, 0.0)
     table = csr_matrix((weight[unit], (star, unit)), shape=(n_stars, n_units))
     total = np.asarray(table.sum(axis=1)).ravel()
     scaled = table.multiply(1 / np.where(total > 0, total, 1.0)[:, None]).tocsr()
@@ -143,7 +146,7 @@ def _chain(
         part = rows[k]
         known = part[count[star[part]] > 0]
         if k != central and linked:
-            zero_point[k] = _clipped_median(total[star[known]] / count[star[known]] - mag[known])[0]
+            zero_point[k] = _clipped_median(total[star[known]] / count[star[known]] - mag[known])
         elif k != central:
             difference = prior[k] - prior[central]
             zero_point[k] = difference if np.isfinite(difference) else 0.0
@@ -158,8 +161,8 @@ def _chain(
         linked = bool(common[k] >= FEWEST_COMMON)
 
 
-def _clipped_median(values: Floats) -> tuple[float, float]:
-    """Median after clipping, and the scatter of what is left."""
+def _clipped_median(values: Floats) -> float:
+    """Median after clipping."""
     for _ in range(10):
         middle = float(np.median(values))
         width = max(1.4826 * float(np.median(np.abs(values - middle))), 1e-6)
@@ -167,5 +170,4 @@ def _clipped_median(values: Floats) -> tuple[float, float]:
         if inside.all():
             break
         values = values[inside]
-    scatter = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-    return float(np.median(values)), scatter
+    return float(np.median(values))
