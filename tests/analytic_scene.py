@@ -78,7 +78,9 @@ def isolated_field(side: int, spacing: int, flux: NDArray | float, seed: int) ->
     gy, gx = np.meshgrid(centres, centres, indexing="ij")
     x = gx.ravel() + rng.uniform(-0.5, 0.5, gx.size)
     y = gy.ravel() + rng.uniform(-0.5, 0.5, gx.size)
-    fluxes = np.broadcast_to(np.asarray(flux, float), x.shape).copy() if np.ndim(flux) == 0 else rng.permutation(np.resize(flux, x.size))
+    fluxes = (
+        np.broadcast_to(np.asarray(flux, float), x.shape).copy() if np.ndim(flux) == 0 else rng.permutation(np.resize(flux, x.size))
+    )
     pixels = observe(render((side, side), x, y, fluxes), seed + 1)
     return Field(exposure(pixels), x, y, fluxes)
 

@@ -17,7 +17,7 @@ DX, DY = RNG.uniform(-4, 4, (2, 2000))
 
 
 def test_value_matches_closed_form() -> None:
-    """Between samples the quintic spline errs by less than 2e-5 of the peak; a cubic one through the same samples by 20 times more."""
+    """The quintic spline errs by less than 2e-5 of the peak; a cubic one through the same samples by ten times more."""
     epsf = gridded_epsf()
     error = np.abs(epsf(5.0, 7.0, DX, DY) - true_epsf(DX, DY))
     peak = true_epsf(np.zeros(1), np.zeros(1))[0]

@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from dpm.io.exposure_files import read_exposure_headers, read_exposure_pixels
 from dpm.io.stdpsf import read_stdpsf
-from dpm.kernels import fit as columns
+from dpm.kernels import quality as columns
 from dpm.models.columns import DETECTION_COLUMNS
 from dpm.models.epsf import GriddedEPSF, centre_samples
 from dpm.models.exposure import ExposureImage

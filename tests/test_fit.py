@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from analytic_scene import READ_NOISE, SKY, Field, cramer_rao, exposure, gridded_epsf, isolated_field, mad_width, observe, render
+from analytic_scene import (
+    READ_NOISE,
+    SKY,
+    Field,
+    cramer_rao,
+    exposure,
+    gridded_epsf,
+    isolated_field,
+    mad_width,
+    observe,
+    render,
+)
 from scipy.spatial import cKDTree
 
-from dpm.kernels import fit as columns
+from dpm.kernels import quality as columns
 from dpm.models.options import FindOptions
 from dpm.stages.first_pass.measure import StarMeasurements, measure_exposure
 
@@ -65,10 +76,14 @@ def test_agrees_with_photutils() -> None:
     field = isolated_field(256, 32, 5000.0, seed=11)
     measured, true, found = measured_stars(field)
     epsf = gridded_epsf()
-    grid = NDData(np.repeat(epsf.samples[0], 4, 0), meta={"grid_xypos": [(0, 0), (255, 0), (0, 255), (255, 255)], "oversampling": 4})
+    grid = NDData(
+        np.repeat(epsf.samples[0], 4, 0), meta={"grid_xypos": [(0, 0), (255, 0), (0, 255), (255, 255)], "oversampling": 4}
+    )
     error = np.sqrt(render(field.image.shape, field.x, field.y, field.flux) + SKY + READ_NOISE**2)
     start = Table({"x": field.x[true], "y": field.y[true], "flux": field.flux[true]})
-    theirs = psf.PSFPhotometry(psf.GriddedPSFModel(grid), (5, 5), aperture_radius=3)(field.image.sci - SKY, error=error, init_params=start)
+    theirs = psf.PSFPhotometry(psf.GriddedPSFModel(grid), (5, 5), aperture_radius=3)(
+        field.image.sci - SKY, error=error, init_params=start
+    )
     rows = measured.rows[found]
     for ours, name, sigma in ((columns.X, "x_fit", columns.X_ERROR), (columns.Y, "y_fit", columns.Y_ERROR)):
         assert np.median(np.abs(rows[:, ours] - theirs[name]) / rows[:, sigma]) < 0.2

@@ -43,7 +43,7 @@ def test_twelve_nodes_round_trip(tmp_path: Path) -> None:
     ],
 )
 def test_real_libraries(shared_data: Path, name: str, shape: tuple[int, int], first: float, last: float) -> None:
-    """Trailing byte, +-0.1 border, one node given twice, mixed-case keys: read, centred, and of unit light within a few per cent."""
+    """Trailing byte, +-0.1 border, one node twice, mixed-case keys: read, centred, and of unit light within a few per cent."""
     epsf = read_stdpsf(shared_data / "real" / "stdpsf" / name)
     assert epsf.samples.shape[:2] == shape
     assert (epsf.node_y[0], epsf.node_y[-1]) == (first, last)
@@ -70,9 +70,7 @@ def test_missing_end_card_and_trailing_byte(tmp_path: Path) -> None:
     raw = (tmp_path / "good.fits").read_bytes()
     end = raw.index(b"END" + b" " * 77)
     (tmp_path / "odd.fits").write_bytes(raw[:end] + b" " * 80 + raw[end + 80 :] + b"\0")
-    assert np.array_equal(
-        read_stdpsf(tmp_path / "odd.fits").samples, read_stdpsf(tmp_path / "good.fits").samples
-    )
+    assert np.array_equal(read_stdpsf(tmp_path / "odd.fits").samples, read_stdpsf(tmp_path / "good.fits").samples)
 
 
 def test_faults_are_named(tmp_path: Path) -> None:

@@ -112,5 +112,6 @@ class RunFolder:
 
     def create(self) -> None:
         """Make the folders that every run has."""
-        for folder in (self.root, self.work, self.logs, self.cubes, self.psf, self.distortion, self.wcs, self.tables, self.detections):
+        calibration = (self.psf, self.distortion, self.wcs)
+        for folder in (self.root, self.work, self.logs, self.cubes, *calibration, self.tables, self.detections):
             folder.mkdir(parents=True, exist_ok=True)

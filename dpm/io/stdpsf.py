@@ -32,7 +32,9 @@ BLOCK = 2880
 CARD = 80
 
 
-def read_stdpsf(path: str | Path, rows: tuple[float, float] | None = None, y_offset: float = 0.0, centre: bool = True) -> GriddedEPSF:
+def read_stdpsf(
+    path: str | Path, rows: tuple[float, float] | None = None, y_offset: float = 0.0, centre: bool = True
+) -> GriddedEPSF:
     """Read an ePSF library.
 
     Parameters
@@ -63,10 +65,14 @@ def read_stdpsf(path: str | Path, rows: tuple[float, float] | None = None, y_off
     if cube.ndim == 2:
         cube = cube[None]
     if cube.ndim == 4:
-        raise InputError(path, "NAXIS4", "this is a focus-dependent library (STDPBF)", "choose one focus level and give its STDPSF file")
+        raise InputError(
+            path, "NAXIS4", "this is a focus-dependent library (STDPBF)", "choose one focus level and give its STDPSF file"
+        )
     if cube.shape != (node_x.size * node_y.size, SAMPLES, SAMPLES):
         raise InputError(
-            path, "NAXIS3", f"array of shape {cube.shape} does not hold {node_x.size} x {node_y.size} ePSFs of 101 x 101 samples",
+            path,
+            "NAXIS3",
+            f"array of shape {cube.shape} does not hold {node_x.size} x {node_y.size} ePSFs of 101 x 101 samples",
             "give a whole STDPSF file",
         )
     samples = _mask_border(cube.reshape(node_y.size, node_x.size, SAMPLES, SAMPLES))
@@ -80,7 +86,9 @@ def read_stdpsf(path: str | Path, rows: tuple[float, float] | None = None, y_off
         for index in np.ndindex(*samples.shape[:2]):
             samples[index] = centre_samples(samples[index])[0]
     approximate = str(header.get("DPMAPPRX", "F")).strip().upper().startswith("T")
-    return GriddedEPSF(samples, node_x, node_y, source=str(path), approximate=approximate, model_error=float(header.get("DPMERROR", 0.0)))
+    return GriddedEPSF(
+        samples, node_x, node_y, source=str(path), approximate=approximate, model_error=float(str(header.get("DPMERROR", 0.0)))
+    )
 
 
 def write_stdpsf(path: str | Path, epsf: GriddedEPSF, comments: tuple[str, ...] = ()) -> None:
@@ -137,10 +145,14 @@ def _read_primary(path: Path) -> tuple[dict[str, object], NDArray[np.float64]]:
         shape = [int(str(header[f"NAXIS{k}"])) for k in range(int(str(header["NAXIS"])), 0, -1)]
         bits = int(str(header["BITPIX"]))
     except KeyError as error:
-        raise InputError(path, str(error.args[0]), "keyword is missing from the primary header", "give a whole STDPSF file") from error
+        raise InputError(
+            path, str(error.args[0]), "keyword is missing from the primary header", "give a whole STDPSF file"
+        ) from error
     kind = {-32: ">f4", -64: ">f8"}.get(bits)
     if kind is None or not shape:
-        raise InputError(path, "BITPIX", f"floating-point samples expected, not BITPIX {bits}, NAXIS {len(shape)}", "check [psf] source")
+        raise InputError(
+            path, "BITPIX", f"floating-point samples expected, not BITPIX {bits}, NAXIS {len(shape)}", "check [psf] source"
+        )
     count = int(np.prod(shape))
     size = count * abs(bits) // 8
     if len(raw) < start + size:
@@ -189,7 +201,9 @@ def _mask_border(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(smooth > 0, samples, 0.0) * smooth
 
 
-def _one_chip(samples: NDArray[np.float64], node_y: NDArray[np.float64], rows: tuple[float, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _one_chip(
+    samples: NDArray[np.float64], node_y: NDArray[np.float64], rows: tuple[float, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Nodes of one chip: where two nodes meet, the lower chip ends at the first and the upper one starts at the second."""
     seam = np.flatnonzero(np.diff(node_y) <= CHIP_GAP)
     if seam.size == 0:

@@ -148,10 +148,38 @@ def evaluate_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y,
     quintic_weights(phase_y, wy, dy)
     width = OVERSAMPLING * (size_x - 1) + TAPS
     c0 = start_x - col0
-    y0, y1, y2, y3, y4, y5 = (np.float32(wy[0]), np.float32(wy[1]), np.float32(wy[2]), np.float32(wy[3]), np.float32(wy[4]), np.float32(wy[5]))
-    d0, d1, d2, d3, d4, d5 = (np.float32(dy[0]), np.float32(dy[1]), np.float32(dy[2]), np.float32(dy[3]), np.float32(dy[4]), np.float32(dy[5]))
-    x0, x1, x2, x3, x4, x5 = (np.float32(wx[0]), np.float32(wx[1]), np.float32(wx[2]), np.float32(wx[3]), np.float32(wx[4]), np.float32(wx[5]))
-    e0, e1, e2, e3, e4, e5 = (np.float32(dx[0]), np.float32(dx[1]), np.float32(dx[2]), np.float32(dx[3]), np.float32(dx[4]), np.float32(dx[5]))
+    y0, y1, y2, y3, y4, y5 = (
+        np.float32(wy[0]),
+        np.float32(wy[1]),
+        np.float32(wy[2]),
+        np.float32(wy[3]),
+        np.float32(wy[4]),
+        np.float32(wy[5]),
+    )
+    d0, d1, d2, d3, d4, d5 = (
+        np.float32(dy[0]),
+        np.float32(dy[1]),
+        np.float32(dy[2]),
+        np.float32(dy[3]),
+        np.float32(dy[4]),
+        np.float32(dy[5]),
+    )
+    x0, x1, x2, x3, x4, x5 = (
+        np.float32(wx[0]),
+        np.float32(wx[1]),
+        np.float32(wx[2]),
+        np.float32(wx[3]),
+        np.float32(wx[4]),
+        np.float32(wx[5]),
+    )
+    e0, e1, e2, e3, e4, e5 = (
+        np.float32(dx[0]),
+        np.float32(dx[1]),
+        np.float32(dx[2]),
+        np.float32(dx[3]),
+        np.float32(dx[4]),
+        np.float32(dx[5]),
+    )
     line = scratch[0]
     line_slope = scratch[1]
     scale = np.float32(-OVERSAMPLING)
@@ -172,8 +200,12 @@ def evaluate_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y,
             value[j, i] = x0 * l0 + x1 * l1 + x2 * l2 + x3 * l3 + x4 * l4 + x5 * l5
             slope_x[j, i] = scale * (e0 * l0 + e1 * l1 + e2 * l2 + e3 * l3 + e4 * l4 + e5 * l5)
             slope_y[j, i] = scale * (
-                x0 * line_slope[k] + x1 * line_slope[k + 1] + x2 * line_slope[k + 2]
-                + x3 * line_slope[k + 3] + x4 * line_slope[k + 4] + x5 * line_slope[k + 5]
+                x0 * line_slope[k]
+                + x1 * line_slope[k + 1]
+                + x2 * line_slope[k + 2]
+                + x3 * line_slope[k + 3]
+                + x4 * line_slope[k + 4]
+                + x5 * line_slope[k + 5]
             )
 
 
@@ -187,8 +219,22 @@ def value_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y, si
     quintic_weights(phase_y, wy, unused)
     width = OVERSAMPLING * (size_x - 1) + TAPS
     c0 = start_x - col0
-    y0, y1, y2, y3, y4, y5 = (np.float32(wy[0]), np.float32(wy[1]), np.float32(wy[2]), np.float32(wy[3]), np.float32(wy[4]), np.float32(wy[5]))
-    x0, x1, x2, x3, x4, x5 = (np.float32(wx[0]), np.float32(wx[1]), np.float32(wx[2]), np.float32(wx[3]), np.float32(wx[4]), np.float32(wx[5]))
+    y0, y1, y2, y3, y4, y5 = (
+        np.float32(wy[0]),
+        np.float32(wy[1]),
+        np.float32(wy[2]),
+        np.float32(wy[3]),
+        np.float32(wy[4]),
+        np.float32(wy[5]),
+    )
+    x0, x1, x2, x3, x4, x5 = (
+        np.float32(wx[0]),
+        np.float32(wx[1]),
+        np.float32(wx[2]),
+        np.float32(wx[3]),
+        np.float32(wx[4]),
+        np.float32(wx[5]),
+    )
     line = scratch[0]
     for j in range(size_y):
         r = start_y - row0 + OVERSAMPLING * j
@@ -202,4 +248,6 @@ def value_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y, si
             line[c] = y0 * a0[c] + y1 * a1[c] + y2 * a2[c] + y3 * a3[c] + y4 * a4[c] + y5 * a5[c]
         for i in range(size_x):
             k = OVERSAMPLING * i
-            value[j, i] = x0 * line[k] + x1 * line[k + 1] + x2 * line[k + 2] + x3 * line[k + 3] + x4 * line[k + 4] + x5 * line[k + 5]
+            value[j, i] = (
+                x0 * line[k] + x1 * line[k + 1] + x2 * line[k + 2] + x3 * line[k + 3] + x4 * line[k + 4] + x5 * line[k + 5]
+            )

@@ -12,8 +12,8 @@ def significance_image(residual, scene, sky, variance_read, poisson_factor, good
     """Significance of a star centred near each pixel, in units of the noise.
 
     ``S = sum(p w d) / sqrt(sum(p^2 w))`` over 3 x 3 pixels, with p the ePSF averaged over the pixel phase, d the residual above
-    the sky and w one over the variance: Poisson and read noise of what the model has, plus (model_error x model)^2 for the ePSF's own
-    error, so that structure of bright stars does not become stars (DESIGN section 6).
+    the sky and w one over the variance: Poisson and read noise of what the model has, plus (model_error x model)^2 for the
+    ePSF's own error, so that structure of bright stars does not become stars (DESIGN section 6).
 
     Parameters
     ----------
@@ -67,14 +67,26 @@ def significance_image(residual, scene, sky, variance_read, poisson_factor, good
         row[nx - 1] = zero
         for x in range(1, nx - 1):
             top = (
-                p[0, 0] * da[x - 1] + p[0, 1] * da[x] + p[0, 2] * da[x + 1]
-                + p[1, 0] * db[x - 1] + p[1, 1] * db[x] + p[1, 2] * db[x + 1]
-                + p[2, 0] * dc[x - 1] + p[2, 1] * dc[x] + p[2, 2] * dc[x + 1]
+                p[0, 0] * da[x - 1]
+                + p[0, 1] * da[x]
+                + p[0, 2] * da[x + 1]
+                + p[1, 0] * db[x - 1]
+                + p[1, 1] * db[x]
+                + p[1, 2] * db[x + 1]
+                + p[2, 0] * dc[x - 1]
+                + p[2, 1] * dc[x]
+                + p[2, 2] * dc[x + 1]
             )
             bottom = (
-                q[0, 0] * wa[x - 1] + q[0, 1] * wa[x] + q[0, 2] * wa[x + 1]
-                + q[1, 0] * wb[x - 1] + q[1, 1] * wb[x] + q[1, 2] * wb[x + 1]
-                + q[2, 0] * wc[x - 1] + q[2, 1] * wc[x] + q[2, 2] * wc[x + 1]
+                q[0, 0] * wa[x - 1]
+                + q[0, 1] * wa[x]
+                + q[0, 2] * wa[x + 1]
+                + q[1, 0] * wb[x - 1]
+                + q[1, 1] * wb[x]
+                + q[1, 2] * wb[x + 1]
+                + q[2, 0] * wc[x - 1]
+                + q[2, 1] * wc[x]
+                + q[2, 2] * wc[x + 1]
             )
             row[x] = top / np.sqrt(bottom) if bottom > zero else zero
 
@@ -107,9 +119,14 @@ def local_maxima(significance, threshold, rows, columns, values):
                 continue
             # Ties go to the first pixel in raster order.
             if (
-                significance[y - 1, x - 1] >= s or significance[y - 1, x] >= s or significance[y - 1, x + 1] >= s
-                or significance[y, x - 1] >= s or significance[y, x + 1] > s
-                or significance[y + 1, x - 1] > s or significance[y + 1, x] > s or significance[y + 1, x + 1] > s
+                significance[y - 1, x - 1] >= s
+                or significance[y - 1, x] >= s
+                or significance[y - 1, x + 1] >= s
+                or significance[y, x - 1] >= s
+                or significance[y, x + 1] > s
+                or significance[y + 1, x - 1] > s
+                or significance[y + 1, x] > s
+                or significance[y + 1, x + 1] > s
             ):
                 continue
             if n < rows.shape[0]:

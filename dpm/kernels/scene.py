@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
-from dpm.kernels.fit import (
-    FAILED,
-    FINE_TOLERANCE,
-    FIRST_TOLERANCE,
-    FLUX,
-    FLUX_ERROR,
-    MAX_HALF,
-    N_PIXELS,
-    NOT_CONVERGED,
-    RESULT_SIZE,
-    X,
-    Y,
-    add_star,
-    fit_star,
-    replace_star,
-    workspace,
-)
+from dpm.kernels.bundles import MAX_HALF, workspace
+from dpm.kernels.fit import FAILED, FINE_TOLERANCE, FIRST_TOLERANCE, NOT_CONVERGED, fit_star
 from dpm.kernels.jit import kernel
+from dpm.kernels.quality import FLUX, FLUX_ERROR, N_PIXELS, RESULT_SIZE, X, Y
+from dpm.kernels.render import add_star, replace_star
 from dpm.kernels.sky import MIN_SKY_PIXELS, annulus_sky, interpolate_mesh
 
 MIN_RENDER_HALF = 3
@@ -29,6 +18,23 @@ TOUCH_CELL = 4  # pixels a side of the cells in which changes of the scene are c
 TOUCH_LEVEL = 0.1  # of the pixel noise: a smaller change of the light moves no neighbour
 NOT_SWEPT = -1  # in star_sky_pixels
 MIN_FIT_PIXELS = 6  # position, flux and two to spare
+
+
+class Stars(NamedTuple):
+    """The stars of an exposure, one entry each, with room for more.
+
+    rows: results (columns of `dpm.kernels.quality`); half: box in which each is subtracted; fit_half: its fit box; status:
+    outcome of its last fit; touch: how far its own last change reached (-1: nowhere); sky_rms; sky_pixels: NOT_SWEPT before its
+    first sweep.
+    """
+
+    rows: Any
+    half: Any
+    fit_half: Any
+    status: Any
+    touch: Any
+    sky_rms: Any
+    sky_pixels: Any
 
 
 @kernel
@@ -92,10 +98,25 @@ def changed_by_others(touched, x, y, half, own_x, own_y, own_half):
 
 
 @kernel
+def is_taken(occupied, stars, x, y, min_distance):
+    """Does a star already stand in this pixel, or within min_distance of this place?"""
+    ny, nx = occupied.shape
+    iy = int(np.floor(y + 0.5))
+    ix = int(np.floor(x + 0.5))
+    if occupied[iy, ix] != 0:
+        return True
+    for v in range(max(iy - 1, 0), min(iy + 2, ny)):
+        for u in range(max(ix - 1, 0), min(ix + 2, nx)):
+            other = occupied[v, u] - 1
+            if other >= 0 and (stars.rows[other, X] - x) ** 2 + (stars.rows[other, Y] - y) ** 2 < min_distance * min_distance:
+                return True
+    return False
+
+
+@kernel
 def fit_candidates(
-    rows, columns, fluxes, halves, residual, scene, sky_image, good, variance_read, poisson_factor, flat_variance,
-    coefficients, node_x, node_y, x_origin, y_origin, envelope, noise, threshold, model_error,
-    min_distance, stars, star_half, star_fit_half, star_status, star_touch, n_stars, occupied, touched,
+    rows, columns, fluxes, halves, planes, library, sky_image, envelope, noise, threshold, model_error, min_distance,
+    stars, n_stars, occupied, touched,
 ):
     """Fit candidates in the order given and subtract those that are significant.
 
@@ -105,14 +126,24 @@ def fit_candidates(
     ----------
     rows, columns, fluxes, halves : ndarray (n,)
         Where to start, and the half-width of each one's fit box.
-    residual : ndarray, changed in place
-        Image minus the stars so far.
+    planes : Planes
+        The exposure; its residual image is changed in place.
+    library : Library
+        The ePSF.
+    sky_image : ndarray (ny, nx)
+        Sky level.
+    envelope, noise : ndarray, float
+        For `render_half`.
+    threshold : float
+        Lowest flux over its error.
+    model_error : float
+        Of the ePSF (`fit_star`).
+    min_distance : float
+        Pixels; a candidate nearer to a star is taken for its residual.
+    stars : Stars
+        Entries from n_stars onwards are filled.
     occupied : ndarray (ny, nx), int32, changed in place
         One plus the index of the star whose peak pixel this is; 0 elsewhere.
-    stars : ndarray (capacity, RESULT_SIZE), changed in place
-        Rows n_stars onwards are filled.
-    star_half, star_fit_half, star_status, star_touch : ndarray (capacity,)
-        Box in which each star is subtracted, its fit box, its outcome, and how far its light reaches.
     touched : ndarray, int32, changed in place
         Counts of changes of the scene in cells of TOUCH_CELL pixels.
 
@@ -121,144 +152,123 @@ def fit_candidates(
     int
         The new number of stars.
     """
-    window, held, old_value, value, slope_x, slope_y, pixels, scratch = workspace()
+    work = workspace()
     result = np.empty(RESULT_SIZE)
-    ny, nx = residual.shape
+    ny, nx = planes.residual.shape
+    nothing = (0.0, 0.0, 0.0)
     for k in range(rows.shape[0]):
-        if n_stars >= stars.shape[0]:
+        if n_stars >= stars.rows.shape[0]:
             break
-        sky = sky_image[min(max(int(rows[k] + 0.5), 0), ny - 1), min(max(int(columns[k] + 0.5), 0), nx - 1)]
-        status = fit_star(
-            residual, scene, good, variance_read, poisson_factor, flat_variance,
-            coefficients, node_x, node_y, x_origin, y_origin,
-            0.0, 0.0, 0.0, 0, columns[k], rows[k], fluxes[k], sky, 0.0, False, halves[k], model_error, FIRST_TOLERANCE,
-            window, held, old_value, value, slope_x, slope_y, pixels, scratch, result,
-        )
+        sky = np.float64(sky_image[min(max(int(rows[k] + 0.5), 0), ny - 1), min(max(int(columns[k] + 0.5), 0), nx - 1)])
+        start = (columns[k], rows[k], fluxes[k], sky)
+        status = fit_star(planes, library, work, nothing, 0, start, 0.0, False, halves[k], model_error, FIRST_TOLERANCE, result)
         if status == FAILED or not result[FLUX] > threshold * result[FLUX_ERROR] or result[N_PIXELS] < MIN_FIT_PIXELS:
             continue
-        # Two rows for one star would share its light.
-        iy = int(np.floor(result[Y] + 0.5))
-        ix = int(np.floor(result[X] + 0.5))
-        if iy < 0 or ix < 0 or iy >= ny or ix >= nx:
+        x, y, flux = result[X], result[Y], result[FLUX]
+        if not (-0.5 <= x < nx - 0.5 and -0.5 <= y < ny - 0.5) or is_taken(occupied, stars, x, y, min_distance):
             continue
-        taken = False
-        for v in range(max(iy - 1, 0), min(iy + 2, ny)):
-            for u in range(max(ix - 1, 0), min(ix + 2, nx)):
-                other = occupied[v, u] - 1
-                if other >= 0:
-                    distance2 = (stars[other, X] - result[X]) ** 2 + (stars[other, Y] - result[Y]) ** 2
-                    if distance2 < min_distance * min_distance:
-                        taken = True
-        if taken or occupied[iy, ix] != 0:
-            continue
-        stars[n_stars] = result
-        half = max(render_half(result[FLUX], envelope, noise), halves[k])
-        star_half[n_stars] = half
-        star_fit_half[n_stars] = halves[k]
-        star_status[n_stars] = status
-        star_touch[n_stars] = touch_half(result[FLUX], envelope, noise)
-        touch(touched, result[X], result[Y], star_touch[n_stars], 1)
-        occupied[iy, ix] = n_stars + 1
+        stars.rows[n_stars] = result
+        stars.half[n_stars] = max(render_half(flux, envelope, noise), halves[k])
+        stars.fit_half[n_stars] = halves[k]
+        stars.status[n_stars] = status
+        stars.touch[n_stars] = touch_half(flux, envelope, noise)
+        touch(touched, x, y, stars.touch[n_stars], 1)
+        occupied[int(np.floor(y + 0.5)), int(np.floor(x + 0.5))] = n_stars + 1
+        add_star(planes.residual, library, work, x, y, -flux, stars.half[n_stars])
         n_stars += 1
-        add_star(
-            residual, coefficients, node_x, node_y, x_origin, y_origin, result[X], result[Y], -result[FLUX], half,
-            window, held, value, scratch,
-        )
     return n_stars
 
 
 @kernel
 def refine_stars(
-    order, residual, scene, sky_image, scatter_mesh, mesh_cell, good, variance_read, poisson_factor, flat_variance,
-    coefficients, node_x, node_y, x_origin, y_origin, envelope, noise, fit_sky, model_error, sky_spans, everyone,
-    stars, star_half, star_fit_half, star_status, star_touch, star_sky_rms, star_sky_pixels, touched_before, touched,
+    order, planes, library, sky_image, scatter_mesh, mesh_cell, envelope, noise, fit_sky, model_error, sky_spans, everyone,
+    stars, touched_before, touched,
 ):
     """One sweep: each star again, with its sky from the annulus and all others subtracted.
+
+    A star whose fit fails keeps its last values, and its status says so.  A star whose annulus has too few clean pixels takes the
+    mesh's sky and gets 0 sky pixels.
 
     Parameters
     ----------
     order : ndarray of int
-        Order of the stars, from bright to faint.
+        Order of the stars.
+    planes : Planes
+        The exposure; its residual image is changed in place.
+    library : Library
+        The ePSF.
+    sky_image : ndarray (ny, nx)
+        Sky level to start from.
     scatter_mesh : ndarray (my, mx)
         Scatter of the sky in cells of ``mesh_cell`` pixels.
+    envelope, noise : ndarray, float
+        For `render_half`.
+    fit_sky, model_error : bool, float
+        See `fit_star`.
     sky_spans : ndarray (n, 3)
         Pixels of the sky annulus (`dpm.kernels.sky.annulus_spans`).
     everyone : bool
         Also fit stars that no sweep has fitted yet; otherwise only where another star changed something.
-    star_touch : ndarray (capacity,), int
-        How far each star's own last change reached (-1: nowhere); updated.
+    stars : Stars
+        Updated.
     touched_before, touched : ndarray, int32
         Changes of the scene since the last sweep began, and those of this sweep (filled).  A star in whose fit box no other star
         changed anything is left as it is: its fit would give the same.
-    star_sky_rms, star_sky_pixels : ndarray (capacity,)
-        Filled; NOT_SWEPT pixels before the first sweep; a star whose annulus has too few clean pixels takes the mesh's sky and
-        gets 0 pixels.
-
-    Notes
-    -----
-    A star whose fit fails keeps its last values, and its status says so.
     """
-    window, held, old_value, value, slope_x, slope_y, pixels, scratch = workspace()
+    work = workspace()
     result = np.empty(RESULT_SIZE)
     n_annulus = 0
     for k in range(sky_spans.shape[0]):
         n_annulus += sky_spans[k, 2] - sky_spans[k, 1] + 1
     sample = np.empty(n_annulus, np.float32)
-    ny, nx = residual.shape
+    ny, nx = planes.residual.shape
     for m in range(order.shape[0]):
         k = order[m]
-        x = stars[k, X]
-        y = stars[k, Y]
-        flux = stars[k, FLUX]
-        if not (everyone and star_sky_pixels[k] == NOT_SWEPT) and not (
-            changed_by_others(touched_before, x, y, star_fit_half[k], x, y, star_touch[k])
-            or changed_by_others(touched, x, y, star_fit_half[k], x, y, -1)
+        x, y, flux = stars.rows[k, X], stars.rows[k, Y], stars.rows[k, FLUX]
+        fit_half = stars.fit_half[k]
+        if not (everyone and stars.sky_pixels[k] == NOT_SWEPT) and not (
+            changed_by_others(touched_before, x, y, fit_half, x, y, stars.touch[k])
+            or changed_by_others(touched, x, y, fit_half, x, y, -1)
         ):
-            star_touch[k] = -1
+            stars.touch[k] = -1
             continue
         iy = min(max(int(np.floor(y + 0.5)), 0), ny - 1)
         ix = min(max(int(np.floor(x + 0.5)), 0), nx - 1)
         scatter = interpolate_mesh(scatter_mesh, mesh_cell, iy, ix)
-        sky, sky_rms, n_sky = annulus_sky(residual, good, iy, ix, sky_spans, sky_image[iy, ix], scatter, sample)
+        sky, sky_rms, n_sky = annulus_sky(planes.residual, planes.good, iy, ix, sky_spans, sky_image[iy, ix], scatter, sample)
         if n_sky < MIN_SKY_PIXELS:
-            sky = sky_image[iy, ix]
+            sky = np.float64(sky_image[iy, ix])
             sky_rms = scatter
             n_sky = 0
         sky_error = sky_rms / np.sqrt(max(n_sky, MIN_SKY_PIXELS))
-        star_sky_rms[k] = sky_rms
-        star_sky_pixels[k] = n_sky
+        stars.sky_rms[k] = sky_rms
+        stars.sky_pixels[k] = n_sky
+        old = (x, y, flux)
+        start = (x, y, flux, sky)
         status = fit_star(
-            residual, scene, good, variance_read, poisson_factor, flat_variance,
-            coefficients, node_x, node_y, x_origin, y_origin,
-            x, y, flux, star_half[k], x, y, flux, sky, sky_error, fit_sky, star_fit_half[k], model_error, FINE_TOLERANCE,
-            window, held, old_value, value, slope_x, slope_y, pixels, scratch, result,
+            planes, library, work, old, stars.half[k], start, sky_error, fit_sky, fit_half, model_error, FINE_TOLERANCE, result
         )
         if status == FAILED or not result[FLUX] > 0.0:
-            star_status[k] = NOT_CONVERGED
-            star_touch[k] = -1
+            stars.status[k] = NOT_CONVERGED
+            stars.touch[k] = -1
             continue
-        half = max(render_half(result[FLUX], envelope, noise), star_fit_half[k])
-        replace_star(
-            residual, coefficients, node_x, node_y, x_origin, y_origin, x, y, flux, star_half[k], result[X], result[Y], result[FLUX], half,
-            window, held, old_value, value, scratch,
-        )
+        half = max(render_half(result[FLUX], envelope, noise), fit_half)
+        replace_star(planes.residual, library, work, x, y, flux, stars.half[k], result[X], result[Y], result[FLUX], half)
         # A shift changes the light by the flux times the ePSF's slope, which is about its value per pixel.
         shift = np.sqrt((result[X] - x) ** 2 + (result[Y] - y) ** 2)
-        star_touch[k] = touch_half(abs(result[FLUX] - flux) + 2.0 * flux * shift, envelope, noise)
-        touch(touched, result[X], result[Y], star_touch[k], 1)
-        stars[k] = result
-        star_half[k] = half
-        star_status[k] = status
+        stars.touch[k] = touch_half(abs(result[FLUX] - flux) + 2.0 * flux * shift, envelope, noise)
+        touch(touched, result[X], result[Y], stars.touch[k], 1)
+        stars.rows[k] = result
+        stars.half[k] = half
+        stars.status[k] = status
 
 
 @kernel
-def remove_stars(which, residual, coefficients, node_x, node_y, x_origin, y_origin, stars, star_half, envelope, noise, touched):
+def remove_stars(which, residual, library, stars, envelope, noise, touched):
     """Put the light of the stars listed in ``which`` back into the residual image, and count the change."""
-    window, held, _, value, _, _, _, scratch = workspace()
+    work = workspace()
     for m in range(which.shape[0]):
         k = which[m]
-        add_star(
-            residual, coefficients, node_x, node_y, x_origin, y_origin, stars[k, X], stars[k, Y], stars[k, FLUX], star_half[k],
-            window, held, value, scratch,
-        )
-        touch(touched, stars[k, X], stars[k, Y], touch_half(stars[k, FLUX], envelope, noise), 1)
+        x, y, flux = stars.rows[k, X], stars.rows[k, Y], stars.rows[k, FLUX]
+        add_star(residual, library, work, x, y, flux, stars.half[k])
+        touch(touched, x, y, touch_half(flux, envelope, noise), 1)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from dpm.kernels import epsf as kernels
+from dpm.kernels.bundles import Library
 from dpm.kernels.epsf_points import evaluate_points
 
 __all__ = ["GriddedEPSF", "centre_samples"]
@@ -96,6 +97,11 @@ class GriddedEPSF:
                 out[j, i] = self(x0, y0, (i - 1) - dx.ravel(), (j - 1) - dy.ravel()).mean()
         return out
 
+    def library(self, x_origin: float = 0.0, y_origin: float = 0.0) -> Library:
+        """The ePSF as the kernels take it, for an array whose first pixel is (x_origin, y_origin) of the detector."""
+        nodes = np.asarray(self.node_x, float), np.asarray(self.node_y, float)
+        return Library(self.coefficients, *nodes, float(x_origin), float(y_origin))
+
     def __call__(self, x: float, y: float, dx: ArrayLike, dy: ArrayLike) -> NDArray[np.float64]:
         """psi at offsets (dx, dy) = pixel minus star for a star at raw position (x, y).
 
@@ -113,18 +119,14 @@ class GriddedEPSF:
         """
         offset_x, offset_y = np.broadcast_arrays(np.asarray(dx, float), np.asarray(dy, float))
         out = np.empty((offset_x.size, 3))
-        evaluate_points(
-            self.coefficients, self.node_x, self.node_y, float(x), float(y), offset_x.ravel(), offset_y.ravel(), out
-        )
+        evaluate_points(self.coefficients, self.node_x, self.node_y, float(x), float(y), offset_x.ravel(), offset_y.ravel(), out)
         return out[:, 0].reshape(offset_x.shape)
 
     def gradient(self, x: float, y: float, dx: ArrayLike, dy: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """d(psi)/d(x) and d(psi)/d(y) by the star's position, at the same arguments as a call."""
         offset_x, offset_y = np.broadcast_arrays(np.asarray(dx, float), np.asarray(dy, float))
         out = np.empty((offset_x.size, 3))
-        evaluate_points(
-            self.coefficients, self.node_x, self.node_y, float(x), float(y), offset_x.ravel(), offset_y.ravel(), out
-        )
+        evaluate_points(self.coefficients, self.node_x, self.node_y, float(x), float(y), offset_x.ravel(), offset_y.ravel(), out)
         return out[:, 1].reshape(offset_x.shape), out[:, 2].reshape(offset_x.shape)
 
 
@@ -144,34 +146,30 @@ def centre_samples(samples: Samples) -> tuple[Samples, tuple[float, float]]:
     """
     coefficients = ndimage.spline_filter(samples, order=SPLINE_ORDER, mode="mirror")
     half = (kernels.SAMPLES - 1) / 2
-    step = 0.5 * kernels.OVERSAMPLING
-
-    def value(row: float, column: float) -> float:
-        return float(
-            ndimage.map_coordinates(coefficients, [[row], [column]], order=SPLINE_ORDER, prefilter=False, mode="mirror")[0]
-        )
-
     column, row = half, half
-    probe = 0.01
     for _ in range(CENTRE_ROUNDS):
-        moves = []
-        for along_x in (True, False):
-
-            def imbalance(delta: float, along_x: bool = along_x) -> float:
-                if along_x:
-                    return value(row, column + delta + step) - value(row, column + delta - step)
-                return value(row + delta + step, column) - value(row + delta - step, column)
-
-            slope = (imbalance(probe) - imbalance(-probe)) / (2 * probe)
-            moves.append(0.0 if slope >= 0 else float(np.clip(-imbalance(0.0) / slope, -2.0, 2.0)))
-        column += moves[0]
-        row += moves[1]
-        if max(abs(m) for m in moves) < CENTRE_TOLERANCE * kernels.OVERSAMPLING:
+        move_x = _balance_step(coefficients, row, column, along_x=True)
+        move_y = _balance_step(coefficients, row, column, along_x=False)
+        column += move_x
+        row += move_y
+        if max(abs(move_x), abs(move_y)) < CENTRE_TOLERANCE * kernels.OVERSAMPLING:
             break
     shift = ((column - half) / kernels.OVERSAMPLING, (row - half) / kernels.OVERSAMPLING)
     if max(abs(s) for s in shift) < CENTRE_TOLERANCE:
         return samples, shift
-    moved = ndimage.shift(
-        coefficients, (half - row, half - column), order=SPLINE_ORDER, prefilter=False, mode="constant", cval=0.0
-    )
+    moved = ndimage.shift(coefficients, (half - row, half - column), order=SPLINE_ORDER, prefilter=False, mode="constant", cval=0.0)
     return moved, shift
+
+
+def _balance_step(coefficients: Samples, row: float, column: float, along_x: bool) -> float:
+    """Newton step in samples towards equal values half a pixel either side of (row, column) along one axis."""
+    probe = 0.01  # samples, for the slope
+    step = 0.5 * kernels.OVERSAMPLING
+    offsets = np.array([-probe, 0.0, probe])
+    zero = np.zeros(6)
+    along = np.concatenate([offsets + step, offsets - step])
+    points = [row + (zero if along_x else along), column + (along if along_x else zero)]
+    values = ndimage.map_coordinates(coefficients, points, order=SPLINE_ORDER, prefilter=False, mode="mirror")
+    before, here, after = values[:3] - values[3:]
+    slope = (after - before) / (2 * probe)
+    return 0.0 if slope >= 0 else float(np.clip(-here / slope, -2.0, 2.0))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm.kernels import fit as columns
+from dpm.kernels import quality as columns
+from dpm.kernels.scene import Stars
 from dpm.kernels.sky import annulus_spans
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
@@ -36,7 +37,9 @@ FINDER_MODEL_ERROR = (0.05, 0.02)  # error of the ePSF that the finder allows fo
 MAX_CHI = 6.0  # with a twentieth of the light allowed as ePSF error, more than this is no star
 SHARP_LIMIT = -0.15  # RADXS of cosmic rays and hot pixels lies below
 SHARP_SIGMA = 4.0  # significance that a lack of light around the core needs
-APPROXIMATE_ERROR = 0.3  # error in the wings of an ePSF made quickly, relative to their light: its rings and spikes are not all there
+APPROXIMATE_ERROR = (
+    0.3  # error in the wings of an ePSF made quickly, relative to their light: its rings and spikes are not all there
+)
 WING_STARS = 5  # brightest stars whose light beyond the ePSF is measured
 WING_SKY_QUANTILE = 0.1  # of the sky mesh: the frame's sky away from halos
 NEAR_FRACTION = 0.3  # of a star's flux that a halo's structure may fake before the star is flagged
@@ -45,7 +48,7 @@ FINAL_SWEEPS = 2
 
 @dataclass(frozen=True)
 class StarMeasurements:
-    """What one exposure gave: a row of `dpm.kernels.fit` columns a star, array pixels, bright to faint.
+    """What one exposure gave: a row of `dpm.kernels.quality` columns a star, array pixels, bright to faint.
 
     Parameters
     ----------
@@ -98,7 +101,7 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
     seeds = saturated_seeds(image, scene.sky)
     if seeds.x.size:
         scene.fit_new(seeds.y, seeds.x, seeds.flux / epsf.envelope[0], seeds.half, 10.0)
-        halo = saturation_halo(image, seeds, scene.rows[: scene.count], epsf)
+        halo = saturation_halo(image, seeds, scene.rows, epsf)
     for number in range(options.passes):
         last = number == options.passes - 1
         model_error = APPROXIMATE_ERROR if epsf.approximate else FINDER_MODEL_ERROR[min(number, 1)]
@@ -116,23 +119,24 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
         scene.update_sky()
         for _ in range(FINAL_SWEEPS if last else 1):
             scene.refine(options.fit_sky, annulus, last)
-        scene.keep(_still_stars(scene.rows[: scene.count], scene.fit_half[: scene.count], options.threshold, last))
+        scene.keep(_still_stars(scene.rows, scene.fit_half, options.threshold, last))
         if number == 0:
             _raise_halos(scene, halo, options.threshold)
             scene.keep(_above_halo(scene, halo))
-    order = np.argsort(-scene.rows[: scene.count, columns.FLUX], kind="stable")
+    order = np.argsort(-scene.rows[:, columns.FLUX], kind="stable")
     y = np.clip(np.rint(scene.rows[order, columns.Y]).astype(int), 0, image.shape[0] - 1)
     x = np.clip(np.rint(scene.rows[order, columns.X]).astype(int), 0, image.shape[1] - 1)
     near = (halo[y, x] > NEAR_FRACTION * scene.rows[order, columns.FLUX]) & (scene.fit_half[order] == FIT_HALF)
+    stars = Stars(*(array[: scene.count][order] for array in scene.stars))
     return StarMeasurements(
-        scene.rows[order], scene.sky_rms[order], scene.sky_pixels[order], scene.status[order], scene.fit_half[order],
-        scene.half[order], near, scene.noise_raised_at(y, x), scene.residual,
-    )
+        stars.rows, stars.sky_rms, stars.sky_pixels, stars.status, stars.fit_half, stars.half, near,
+        scene.noise_raised_at(y, x), scene.residual,
+    )  # fmt: skip
 
 
 def _raise_halos(scene: Scene, halo: NDArray[np.float32], threshold: float) -> None:
     """Flux limits about the brightest stars, saturated or not, from what they leave beyond the ePSF."""
-    rows = scene.rows[: scene.count]
+    rows = scene.rows
     brightest = rows[np.argsort(-rows[:, columns.FLUX], kind="stable")[:WING_STARS]]
     wings = measured_wings(scene.residual, scene.good, float(np.quantile(scene.level, WING_SKY_QUANTILE)), brightest)
     smallest = threshold * scene.noise / float(scene.epsf.matched_profile[1, 1])
@@ -141,10 +145,10 @@ def _raise_halos(scene: Scene, halo: NDArray[np.float32], threshold: float) -> N
 
 def _above_halo(scene: Scene, halo: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Stars that the halo, spikes and bleed columns of brighter ones do not explain."""
-    rows = scene.rows[: scene.count]
+    rows = scene.rows
     y = np.clip(np.rint(rows[:, columns.Y]).astype(int), 0, halo.shape[0] - 1)
     x = np.clip(np.rint(rows[:, columns.X]).astype(int), 0, halo.shape[1] - 1)
-    return np.asarray((rows[:, columns.FLUX] > halo[y, x]) | (scene.fit_half[: scene.count] > FIT_HALF))
+    return np.asarray((rows[:, columns.FLUX] > halo[y, x]) | (scene.fit_half > FIT_HALF))
 
 
 def _still_stars(rows: NDArray, fit_half: NDArray, threshold: float, last: bool) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dpm.kernels import fit as columns
+from dpm.kernels import quality as columns
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag
@@ -82,7 +82,9 @@ def saturated_seeds(image: ExposureImage, sky: NDArray[np.float32]) -> Saturated
         flux.append((peak - float(sky[int(yc), int(xc)])) * max(1.0, radius) ** 2)
         half.append(int(min(np.ceil(radius) + WING_PIXELS, MAX_FIT_HALF)))
     order = np.argsort(-np.array(flux), kind="stable") if flux else np.zeros(0, int)
-    return SaturatedSeeds(np.array(y, float)[order], np.array(x, float)[order], np.array(flux, float)[order], np.array(half, np.int64)[order])
+    return SaturatedSeeds(
+        np.array(y, float)[order], np.array(x, float)[order], np.array(flux, float)[order], np.array(half, np.int64)[order]
+    )
 
 
 def saturation_halo(image: ExposureImage, seeds: SaturatedSeeds, stars: NDArray, epsf: GriddedEPSF) -> NDArray[np.float32]:
@@ -138,7 +140,9 @@ def raise_halo(
         yy, xx = np.mgrid[y0:y1, x0:x1]
         r = np.hypot(yy - yc, xx - xc)
         edge = envelope[EPSF_EDGE - 1]
-        profile = np.where(r < EPSF_EDGE, np.interp(r, radii, envelope), edge * (np.maximum(r, EPSF_EDGE) / EPSF_EDGE) ** HALO_SLOPE)
+        profile = np.where(
+            r < EPSF_EDGE, np.interp(r, radii, envelope), edge * (np.maximum(r, EPSF_EDGE) / EPSF_EDGE) ** HALO_SLOPE
+        )
         structure = HALO_FRACTION * profile
         if wings is not None:
             structure = np.maximum(structure, SPIKE_CONTRAST * np.interp(r, np.arange(wings.size), wings, right=0.0))
@@ -172,12 +176,18 @@ def measured_wings(residual: NDArray[np.float32], good: NDArray[np.bool_], sky: 
     ny, nx = residual.shape
     for k, row in enumerate(stars):
         yc, xc = int(row[columns.Y]), int(row[columns.X])
-        window = (slice(max(yc - HALO_RADIUS, 0), min(yc + HALO_RADIUS + 1, ny)), slice(max(xc - HALO_RADIUS, 0), min(xc + HALO_RADIUS + 1, nx)))
+        window = (
+            slice(max(yc - HALO_RADIUS, 0), min(yc + HALO_RADIUS + 1, ny)),
+            slice(max(xc - HALO_RADIUS, 0), min(xc + HALO_RADIUS + 1, nx)),
+        )
         yy, xx = np.mgrid[window]
         ring = np.rint(np.hypot(yy - row[columns.Y], xx - row[columns.X])).astype(int)
         use = good[window] & (ring >= EPSF_EDGE) & (ring <= HALO_RADIUS)
         values = (residual[window][use] - sky) / row[columns.FLUX]
-        profiles[k, EPSF_EDGE:] = [max(np.median(part), 0.0) if part.size else 0.0 for part in (values[ring[use] == r] for r in range(EPSF_EDGE, HALO_RADIUS + 1))]
+        profiles[k, EPSF_EDGE:] = [
+            max(np.median(part), 0.0) if part.size else 0.0
+            for part in (values[ring[use] == r] for r in range(EPSF_EDGE, HALO_RADIUS + 1))
+        ]
     profile = np.median(profiles, axis=0) if len(stars) else np.zeros(HALO_RADIUS + 1)
     # Other stars' light makes bumps; a halo falls outwards.
     profile[EPSF_EDGE:] = np.minimum.accumulate(profile[EPSF_EDGE:])

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dpm.kernels import fit as columns
+from dpm.kernels import quality as columns
+from dpm.kernels.bundles import Planes
 from dpm.kernels.find import local_maxima, significance_image
-from dpm.kernels.scene import NOT_SWEPT, TOUCH_CELL, fit_candidates, refine_stars, remove_stars
+from dpm.kernels.scene import NOT_SWEPT, TOUCH_CELL, Stars, fit_candidates, refine_stars, remove_stars
 from dpm.kernels.sky import expand_mesh, fill_empty_cells, mesh_sky
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
@@ -32,8 +33,7 @@ class Scene:
         self.image = image
         self.noise_planes = (image.var_read, image.poisson_factor, image.flat_variance)
         self.epsf = epsf
-        self.origin = (float(image.x_origin), float(image.y_origin))
-        self.psf_arrays = (epsf.coefficients, np.asarray(epsf.node_x, float), np.asarray(epsf.node_y, float))
+        self.library = epsf.library(image.x_origin, image.y_origin)
         shape = (max(1, -(-ny // MESH_CELL)), max(1, -(-nx // MESH_CELL)))
         self.level = np.empty(shape, np.float32)
         self.scatter = np.empty(shape, np.float32)
@@ -45,25 +45,31 @@ class Scene:
         self.noise = float(np.median(self.scatter))
         self.occupied = np.zeros((ny, nx), np.int32)
         self.count = 0
+        self.stars = _empty_stars(max(4096, ny * nx // 128))
         self.touched = np.zeros((-(-ny // TOUCH_CELL), -(-nx // TOUCH_CELL)), np.int32)
-        self.allocate(max(4096, ny * nx // 128))
 
-    def allocate(self, capacity: int) -> None:
-        """Grow the star arrays to a capacity."""
-        rows = np.empty((capacity, columns.RESULT_SIZE))
-        half = np.zeros(capacity, np.int64)
-        fit_half = np.zeros(capacity, np.int64)
-        status = np.zeros(capacity, np.int64)
-        touch = np.zeros(capacity, np.int64)
-        sky_rms = np.full(capacity, np.nan)
-        sky_pixels = np.full(capacity, NOT_SWEPT, np.int64)
-        if self.count:
-            n = self.count
-            rows[:n], half[:n], fit_half[:n], status[:n] = self.rows[:n], self.half[:n], self.fit_half[:n], self.status[:n]
-            touch[:n] = self.touch[:n]
-            sky_rms[:n], sky_pixels[:n] = self.sky_rms[:n], self.sky_pixels[:n]
-        self.rows, self.half, self.fit_half, self.status = rows, half, fit_half, status
-        self.sky_rms, self.sky_pixels, self.touch = sky_rms, sky_pixels, touch
+    def make_room(self, more: int) -> None:
+        """Grow the star arrays so that ``more`` stars fit in."""
+        if self.count + more > len(self.stars.rows):
+            stars = _empty_stars(self.count + more)
+            for new, old in zip(stars, self.stars, strict=True):
+                new[: self.count] = old[: self.count]
+            self.stars = stars
+
+    @property
+    def planes(self) -> Planes:
+        """The exposure as the kernels take it."""
+        return Planes(self.residual, self.scene, self.good, *self.noise_planes)
+
+    @property
+    def rows(self) -> NDArray[np.float64]:
+        """Results of the stars found so far, columns of `dpm.kernels.fit`."""
+        return np.asarray(self.stars.rows[: self.count])
+
+    @property
+    def fit_half(self) -> NDArray[np.int64]:
+        """Half-widths of the stars' fit boxes."""
+        return np.asarray(self.stars.fit_half[: self.count])
 
     def update_sky(self) -> None:
         """Sky mesh of the residual image, and its value at every pixel."""
@@ -102,7 +108,15 @@ class Scene:
         significance = np.empty_like(self.residual)
         var_read, poisson_factor, _ = self.noise_planes
         significance_image(
-            self.residual, self.scene, self.sky, var_read, poisson_factor, self.good, self.epsf.matched_profile, model_error, significance
+            self.residual,
+            self.scene,
+            self.sky,
+            var_read,
+            poisson_factor,
+            self.good,
+            self.epsf.matched_profile,
+            model_error,
+            significance,
         )
         capacity = max(1024, self.residual.size // 16)
         rows, cols, values = np.empty(capacity, np.int64), np.empty(capacity, np.int64), np.empty(capacity)
@@ -111,51 +125,65 @@ class Scene:
         return rows[:found][order], cols[:found][order], values[:found][order]
 
     def fit_new(self, y: NDArray, x: NDArray, flux: NDArray, half: NDArray, threshold: float) -> None:
-        """Fit candidates in the order given and subtract those that are stars."""
-        if self.count + y.size > self.rows.shape[0]:
-            self.allocate(self.count + y.size)
+        """Fit candidates in the order given and subtract those that are significant."""
+        self.make_room(y.size)
         self.count = fit_candidates(
-            y.astype(float), x.astype(float), flux.astype(float), half.astype(np.int64), self.residual, self.scene, self.sky, self.good,
-            *self.noise_planes, *self.psf_arrays, *self.origin, self.epsf.envelope, self.noise, threshold,
-            self.epsf.model_error, MIN_DISTANCE, self.rows, self.half, self.fit_half, self.status, self.touch, self.count,
+            *(values.astype(float) for values in (y, x, flux)), half.astype(np.int64), self.planes, self.library, self.sky,
+            self.epsf.envelope, self.noise, threshold, self.epsf.model_error, MIN_DISTANCE, self.stars, self.count,
             self.occupied, self.touched,
         )  # fmt: skip
 
     def refine(self, fit_sky: bool, annulus: NDArray, everyone: bool) -> None:
         """One sweep over the stars in whose surroundings something changed, block by block, bright to faint in each."""
         before, self.touched = self.touched, np.zeros_like(self.touched)
-        rows = self.rows[: self.count]
+        rows = self.rows
         order = np.lexsort((-rows[:, columns.FLUX], pixel_block(rows[:, columns.Y], rows[:, columns.X])))
         refine_stars(
-            order, self.residual, self.scene, self.sky, self.scatter, MESH_CELL, self.good, *self.noise_planes, *self.psf_arrays, *self.origin,
-            self.epsf.envelope, self.noise, fit_sky, self.epsf.model_error, annulus, everyone, self.rows, self.half, self.fit_half, self.status, self.touch,
-            self.sky_rms, self.sky_pixels, before, self.touched,
+            order, self.planes, self.library, self.sky, self.scatter, MESH_CELL, self.epsf.envelope, self.noise, fit_sky,
+            self.epsf.model_error, annulus, everyone, self.stars, before, self.touched,
         )  # fmt: skip
 
     def keep(self, mask: NDArray[np.bool_]) -> None:
         """Put back the light of the stars outside the mask and forget them."""
         gone = np.flatnonzero(~mask)
         if gone.size:
-            remove_stars(gone, self.residual, *self.psf_arrays, *self.origin, self.rows, self.half, self.epsf.envelope, self.noise, self.touched)
-            for array in (self.rows, self.half, self.fit_half, self.status, self.touch, self.sky_rms, self.sky_pixels):
+            remove_stars(gone, self.residual, self.library, self.stars, self.epsf.envelope, self.noise, self.touched)
+            for array in self.stars:
                 array[: int(mask.sum())] = array[: self.count][mask]
             self.count = int(mask.sum())
-            self.sky_pixels[self.count :] = NOT_SWEPT
+            self.stars.sky_pixels[self.count :] = NOT_SWEPT
         self.mark_occupied()
 
     def mark_occupied(self) -> None:
         """Note each star's peak pixel."""
         self.occupied[:] = 0
         ny, nx = self.occupied.shape
-        y = np.clip(np.floor(self.rows[: self.count, columns.Y] + 0.5).astype(int), 0, ny - 1)
-        x = np.clip(np.floor(self.rows[: self.count, columns.X] + 0.5).astype(int), 0, nx - 1)
+        y = np.clip(np.floor(self.rows[:, columns.Y] + 0.5).astype(int), 0, ny - 1)
+        x = np.clip(np.floor(self.rows[:, columns.X] + 0.5).astype(int), 0, nx - 1)
         self.occupied[y[::-1], x[::-1]] = np.arange(self.count, 0, -1)
+
+
+def _empty_stars(capacity: int) -> Stars:
+    """Room for stars."""
+    return Stars(
+        rows=np.empty((capacity, columns.RESULT_SIZE)),
+        half=np.zeros(capacity, np.int64),
+        fit_half=np.zeros(capacity, np.int64),
+        status=np.zeros(capacity, np.int64),
+        touch=np.zeros(capacity, np.int64),
+        sky_rms=np.full(capacity, np.nan),
+        sky_pixels=np.full(capacity, NOT_SWEPT, np.int64),
+    )
 
 
 def _cell_median(plane: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
     """Median of every eighth pixel in the cells of the sky mesh."""
     step = 8
-    padded = np.pad(plane[::step, ::step], [(0, -(-MESH_CELL * n // step) - len(range(0, size, step))) for n, size in zip(shape, plane.shape)], mode="edge")
+    padded = np.pad(
+        plane[::step, ::step],
+        [(0, -(-MESH_CELL * n // step) - len(range(0, size, step))) for n, size in zip(shape, plane.shape)],
+        mode="edge",
+    )
     side = MESH_CELL // step
     blocks = padded.reshape(shape[0], side, shape[1], side).transpose(0, 2, 1, 3).reshape(*shape, -1)
     return np.asarray(np.median(blocks, axis=2), np.float32)

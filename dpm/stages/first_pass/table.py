@@ -6,7 +6,8 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from dpm.kernels import fit as columns
+from dpm.kernels import quality as columns
+from dpm.kernels.fit import CONVERGED
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag, StarFlag
@@ -85,7 +86,7 @@ def _flags(image: ExposureImage, epsf: GriddedEPSF, measured: StarMeasurements, 
     mark(StarFlag.EDGE, edge)
     mark(StarFlag.MASKED_PIXELS, (rows[:, columns.N_PIXELS] < box) & ~edge)
     mark(StarFlag.FEW_PIXELS, rows[:, columns.N_PIXELS] < FEW_PIXELS)
-    mark(StarFlag.NOT_CONVERGED, measured.status != columns.CONVERGED)
+    mark(StarFlag.NOT_CONVERGED, measured.status != CONVERGED)
     mark(StarFlag.NEIGHBOR, rows[:, columns.NEIGHBOR] > NEIGHBOR_SHARE)
     mark(StarFlag.NEAR_SATURATED, measured.near_saturated)
     mark(StarFlag.SKY_UNCERTAIN, measured.sky_pixels == 0)
@@ -98,7 +99,9 @@ def _flags(image: ExposureImage, epsf: GriddedEPSF, measured: StarMeasurements, 
     return flags
 
 
-def _any_in_box(dq: NDArray[np.uint8], bits: int, half: int, iy: NDArray, ix: NDArray, every_bit: bool = False) -> NDArray[np.bool_]:
+def _any_in_box(
+    dq: NDArray[np.uint8], bits: int, half: int, iy: NDArray, ix: NDArray, every_bit: bool = False
+) -> NDArray[np.bool_]:
     """Whether any pixel of the box about (iy, ix) has one of the bits (or all of them)."""
     out = np.zeros(iy.size, bool)
     ny, nx = dq.shape

@@ -2,8 +2,8 @@
 
 Starts from the diffraction pattern of the telescope with the blur that fits the stars best (where the pixels undersample it, the
 iteration stays near its start, so the start matters), fits the stars, averages the normalised residuals on the 4 x grid with
-clipping and smoothing that grows outwards, adds them, centres, and repeats on the same stamps (after Anderson & King 2000; here positions
-come from the same exposures, so pixel-phase errors are not fully broken: the result is flagged as approximate).
+clipping and smoothing that grows outwards, adds them, centres, and repeats on the same stamps (after Anderson & King 2000).
+Positions come from the same exposures, so pixel-phase errors are not fully broken: the result is flagged as approximate.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dpm.io.cubes import read_exposure
-from dpm.kernels import fit as columns
+from dpm.kernels import quality as columns
+from dpm.kernels.bundles import Planes
 from dpm.kernels.epsf import OVERSAMPLING, SAMPLES
-from dpm.kernels.stamps import cut_stamps, fit_stamps
+from dpm.kernels.stamps import Stamps, cut_stamps, fit_stamps
 from dpm.models.detectors import find_detector
 from dpm.models.epsf import GriddedEPSF, centre_samples
 from dpm.models.exposure import ExposureImage
@@ -59,14 +60,10 @@ class QuickEPSF:
 
 
 @dataclass
-class _Stamps:
-    values: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    read: NDArray[np.float32]
-    poisson: NDArray[np.float32]
-    flat: NDArray[np.float32]
-    first_x: NDArray[np.float64]
-    first_y: NDArray[np.float64]
+class _StarStamps:
+    """Stamps, and where each one's fit starts (rows of `dpm.kernels.quality`, stamp pixels)."""
+
+    stamps: Stamps
     start: NDArray[np.float64]
 
 
@@ -125,7 +122,7 @@ def build_quick_epsf(images: Iterable[ExposureImage], filter_name: str, pixel_sc
     return QuickEPSF(_as_epsf(samples, "quick", error), used, change, text, tuple(warnings))
 
 
-def _best_blur(stamps: _Stamps, filter_name: str, telescope: str, pixel_scale: float) -> NDArray[np.float64]:
+def _best_blur(stamps: _StarStamps, filter_name: str, telescope: str, pixel_scale: float) -> NDArray[np.float64]:
     """The blurred diffraction pattern with the smallest median chi of the stars."""
     trials = [_normalise(diffraction_epsf(filter_name, telescope, pixel_scale, blur)) for blur in BLURS]
     chi = [float(np.nanmedian(_fit(stamps, trial)[0][:, columns.CHI])) for trial in trials]
@@ -162,7 +159,7 @@ def _floor(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(0.1 * np.maximum(samples, 0.0))
 
 
-def _collect(image: ExposureImage, epsf: GriddedEPSF) -> _Stamps | None:
+def _collect(image: ExposureImage, epsf: GriddedEPSF) -> _StarStamps | None:
     """Stamps of the bright, isolated, unsaturated stars of one exposure."""
     measured = measure_exposure(image, epsf, FindOptions(threshold=15.0, passes=2))
     rows = measured.rows
@@ -184,39 +181,32 @@ def _collect(image: ExposureImage, epsf: GriddedEPSF) -> _Stamps | None:
     keep = keep[:MAX_STARS]
     side = 2 * STAMP_HALF + 1
     shape = (keep.size, side, side)
-    values, read, poisson, flat = (np.empty(shape, np.float32) for _ in range(4))
-    mask = np.empty(shape, bool)
+    stamps = Stamps(
+        np.empty(shape, np.float32), np.empty(shape, bool), np.empty(shape, np.float32), np.empty(shape, np.float32),
+        np.empty(shape, np.float32), np.empty(keep.size), np.empty(keep.size),
+    )  # fmt: skip
     usable = (image.dq & int(PixelFlag.BAD)) == 0
-    node = np.zeros(1)
-    cut_stamps(
-        measured.residual, usable, image.var_read, image.poisson_factor, image.flat_variance, epsf.coefficients, node, node,
-        float(image.x_origin), float(image.y_origin), rows[keep], measured.render_half[keep], STAMP_HALF, values, mask, read, poisson, flat,
-    )  # fmt: skip
+    planes = Planes(measured.residual, measured.residual, usable, image.var_read, image.poisson_factor, image.flat_variance)
+    cut_stamps(planes, epsf.library(image.x_origin, image.y_origin), rows[keep], measured.render_half[keep], STAMP_HALF, stamps)
     start = rows[keep].copy()
-    peak_x, peak_y = np.floor(start[:, columns.X] + 0.5), np.floor(start[:, columns.Y] + 0.5)
-    start[:, columns.X] += STAMP_HALF - peak_x
-    start[:, columns.Y] += STAMP_HALF - peak_y
-    return _Stamps(
-        values, mask, read, poisson, flat, peak_x - STAMP_HALF + image.x_origin, peak_y - STAMP_HALF + image.y_origin, start
-    )
+    start[:, columns.X] += STAMP_HALF - np.floor(start[:, columns.X] + 0.5)
+    start[:, columns.Y] += STAMP_HALF - np.floor(start[:, columns.Y] + 0.5)
+    return _StarStamps(stamps, start)
 
 
-def _brightest(parts: list[_Stamps]) -> _Stamps:
-    joined = [np.concatenate([getattr(part, name) for part in parts]) for name in _Stamps.__dataclass_fields__]
-    order = np.argsort(-joined[-1][:, columns.FLUX], kind="stable")[:MAX_STARS]
-    return _Stamps(*(np.ascontiguousarray(array[order]) for array in joined))
+def _brightest(parts: list[_StarStamps]) -> _StarStamps:
+    start = np.concatenate([part.start for part in parts])
+    order = np.argsort(-start[:, columns.FLUX], kind="stable")[:MAX_STARS]
+    joined = (np.concatenate(arrays)[order] for arrays in zip(*(part.stamps for part in parts), strict=True))
+    return _StarStamps(Stamps(*joined), start[order])
 
 
-def _fit(stamps: _Stamps, samples: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
+def _fit(stamps: _StarStamps, samples: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
     epsf = _as_epsf(samples, "quick", 0.0)
-    n = len(stamps.values)
-    results = np.full((n, columns.RESULT_SIZE), np.nan)
-    residuals = np.zeros(stamps.values.shape)
-    weights = np.zeros(stamps.values.shape)
-    fit_stamps(
-        stamps.values, stamps.mask, stamps.read, stamps.poisson, stamps.flat, epsf.coefficients, epsf.node_x, epsf.node_y,
-        stamps.first_x, stamps.first_y, stamps.start, results, residuals, weights,
-    )  # fmt: skip
+    shape = stamps.stamps.values.shape
+    results = np.full((shape[0], columns.RESULT_SIZE), np.nan)
+    residuals, weights = np.zeros(shape), np.zeros(shape)
+    fit_stamps(stamps.stamps, epsf.library(), stamps.start, results, residuals, weights)
     return results, residuals, weights
 
 
