@@ -15,7 +15,10 @@ from dpm.run.inputs import InputRegistry
 
 def test_json_is_whole_and_standard(tmp_path):
     path = tmp_path / "a.json"
-    write_json(path, {"n": np.int64(3), "x": np.float32(0.5), "bad": [math.nan, math.inf, 1.0], "path": tmp_path})
+    data = {"n": np.int64(3), "x": np.float32(0.5), "bad": [math.nan, math.inf, 1.0], "path": tmp_path}
+    write_json(path, data)
+    assert math.isnan(read_json(path)["bad"][0])
+    write_json(path, data, standard=True)
     assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
         "n": 3,
         "x": 0.5,

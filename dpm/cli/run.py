@@ -11,10 +11,11 @@ import typer
 
 from dpm.cli.guard import guarded, say
 from dpm.cli.progress import show_progress
-from dpm.config import ConfigError, load_options, open_run, render_options
+from dpm.config import ConfigError, open_run, render_options
 from dpm.execute import create_executor
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
+from dpm.run.files import write_text
 from dpm.run.pipeline import Finish, RunResult, run_pipeline
 from dpm.run.single import finalise_stage, run_partition, run_stage
 from dpm.run.status import stage_states
@@ -145,7 +146,7 @@ def run_one_stage(
     folder, options = _open(run)
     folder.create()
     if not folder.config.is_file() or partition is None:
-        folder.config.write_text(render_options(options), encoding="utf-8")
+        write_text(folder.config, render_options(options))
     sizes = options.cluster if workers is None else replace(options.cluster, workers=workers)
     # A partition is one share of a job array: its processors are its own, and a cluster inside would be one too many.
     usual = "threads" if partition else options.cluster.use
@@ -161,9 +162,3 @@ def run_one_stage(
                 run_stage(folder, options, executor, name, observer=observer)
     finally:
         executor.close()
-
-
-def load_for_demo(path: Path) -> tuple[RunFolder, Options]:
-    """The folder and options of a TOML file that was just written."""
-    options = load_options(path)
-    return RunFolder(Path(options.run.directory)), options

@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from multiprocessing import resource_tracker
 from typing import Any
@@ -274,10 +275,10 @@ class DistributedExecutor:
             while todo or under_way:
                 while todo and len(under_way) < window:
                     index, task = todo.pop()
-                    where = None if addresses is None else [addresses[index]]
-                    future = self.client.submit(
-                        attempt, function, task, key=f"{_name(task)}-{uuid4().hex[:8]}", pure=False, workers=where
-                    )
+                    # A wish, not an order: a worker that is gone would keep its task waiting for ever.
+                    where = {} if addresses is None else {"workers": [addresses[index]], "allow_other_workers": True}
+                    key = f"{_name(task)}-{uuid4().hex[:8]}"
+                    future = self.client.submit(attempt, function, task, key=key, pure=False, **where)
                     under_way[future] = task
                     batch.add(future)
                 while not batch.has_ready():
@@ -286,14 +287,17 @@ class DistributedExecutor:
                     time.sleep(0.02)
                 for future, result in batch.next_batch():
                     task = under_way.pop(future)
-                    if future.status == "finished":
+                    # The future's own status may be "lost" again by now, when the worker that held the outcome died.
+                    if isinstance(result, Outcome):
                         yield task, result
-                    elif future.status == "error" and isinstance(result[1], KilledWorker):
+                        continue
+                    error = result[1] if isinstance(result, tuple) else result
+                    if isinstance(error, KilledWorker):
                         suspects.append(task)
-                    elif future.status == "error":
-                        yield task, Outcome(error=f"{type(result[1]).__name__}: {result[1]}")
-                    else:
+                    elif isinstance(error, CancelledError):
                         raise ClusterError(f"the scheduler lost {_name(task)}; was the cluster shut down?")
+                    else:
+                        yield task, Outcome(error=f"{type(error).__name__}: {error}")
                 window = max(PER_WORKER * self.workers, PER_WORKER)
         finally:
             if under_way and self.client.status == "running":

@@ -9,24 +9,37 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json", "write_json"]
+__all__ = ["read_json", "write_json", "write_text"]
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write under a temporary name in the same folder, then rename; NaN and infinity become null.
+def write_json(path: Path, data: Any, standard: bool = False) -> None:
+    """Write under a temporary name in the same folder, then rename.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    data : object
+        What to write.
+    standard : bool
+        For readers other than `read_json`: NaN and infinity, which JSON does not know, become null.
 
     Raises
     ------
     TypeError
         If something in it is neither what JSON can hold, nor a path, nor a numpy scalar.
     """
-    try:
-        text = json.dumps(data, indent=1, default=_plain, allow_nan=False)
-    except ValueError:
-        text = json.dumps(_finite(json.loads(json.dumps(data, default=_plain))), indent=1)
+    text = json.dumps(data, indent=1, default=_plain)
+    if standard:
+        text = json.dumps(_finite(json.loads(text)), indent=1, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name in the same folder, then rename."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

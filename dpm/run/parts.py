@@ -191,9 +191,11 @@ class PartWorker:
             host=os.uname().nodename,
             finished=time.strftime("%Y-%m-%dT%H:%M:%S"),
         )
-        write_json(path / _file_name(task.name), asdict(part))
+        checkpoint = path / _file_name(task.name)
+        write_json(checkpoint, asdict(part))
         _mark_compiled(self.module)
-        return part
+        # The same now and after a resume: lists for tuples, plain numbers for numpy's.
+        return Part(**read_json(checkpoint))
 
 
 def needs_compiling(module: str) -> Hashable:

@@ -15,6 +15,7 @@ from dpm.execute.base import DISK_FULL, Executor, Interrupted, Outcome
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
 from dpm.run.errors import DiskFullError, IncompleteError, LockedError, StageFailedError
+from dpm.run.files import write_text
 from dpm.run.inputs import InputRegistry
 from dpm.run.keys import StageKey, stage_keys
 from dpm.run.lock import Lock, live_owner
@@ -312,7 +313,7 @@ def run_pipeline(
     start = time.perf_counter()
     with at_work(folder, executor) as warnings:
         if config_text is not None:
-            folder.config.write_text(config_text, encoding="utf-8")
+            write_text(folder.config, config_text)
         runner = Runner(folder, options, executor, stages, observer, cancel, warnings)
         if restart:
             for name in [*runner.stages, *(step[0] for step in last)]:

@@ -74,7 +74,7 @@ class Provenance:
             "driver": peak_memory(),
             "workers": max((entry.get("peak_memory_bytes", 0) for entry in stages), default=0),
         }
-        write_json(self._path, self.data)
+        write_json(self._path, self.data, standard=True)
 
 
 def _version(name: str) -> str:
