@@ -17,14 +17,8 @@ from dpm.kernels.sky import annulus_spans
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
 from dpm.models.options import FindOptions
-from dpm.stages.first_pass.saturated import (
-    EPSF_EDGE,
-    measured_wings,
-    raise_halo,
-    saturated_seeds,
-    saturation_halo,
-    stars_with_halo,
-)
+from dpm.stages.first_pass.halos import add_halo_template, add_saturated_halos, halo_template, pick_halo_stars
+from dpm.stages.first_pass.saturated import saturated_seeds
 from dpm.stages.first_pass.scene import Scene, pixel_block
 
 __all__ = ["StarMeasurements", "measure_exposure"]
@@ -40,8 +34,8 @@ SHARP_SIGMA = 4.0  # significance that a lack of light around the core needs
 APPROXIMATE_ERROR = (
     0.3  # error in the wings of an ePSF made quickly, relative to their light: its rings and spikes are not all there
 )
-WING_STARS = 5  # brightest stars whose light beyond the ePSF is measured
-WING_SKY_QUANTILE = 0.1  # of the sky mesh: the frame's sky away from halos
+BRIGHT_FACTOR = 100.0  # over the faintest star: from here a star's halo may fake stars
+SATURATED_THRESHOLD = 10.0  # flux over its error, from the wings
 NEAR_FRACTION = 0.3  # of a star's flux that a halo's structure may fake before the star is flagged
 FINAL_SWEEPS = 2
 
@@ -97,17 +91,10 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
     """
     scene = Scene(image, epsf)
     annulus = annulus_spans(*SKY_ANNULUS)
-    halo = np.zeros(image.shape, np.float32)
-    seeds = saturated_seeds(image, scene.sky)
-    if seeds.x.size:
-        scene.fit_new(seeds.y, seeds.x, seeds.flux / epsf.envelope[0], seeds.half, 10.0)
-        halo = saturation_halo(image, seeds, scene.rows, epsf)
+    halo = _subtract_bright(scene, image, options, annulus)
     for number in range(options.passes):
         last = number == options.passes - 1
-        model_error = APPROXIMATE_ERROR if epsf.approximate else FINDER_MODEL_ERROR[min(number, 1)]
-        y, x, significance = scene.candidates(CANDIDATE_FRACTION * options.threshold, model_error)
-        peak = scene.residual[y, x] - scene.sky[y, x]
-        flux = np.maximum(peak, significance * scene.noise) / float(epsf.matched_profile[1, 1])
+        y, x, flux = _candidates(scene, options, number)
         if halo.any():
             keep = flux > halo[y, x]
             y, x, flux = y[keep], x[keep], flux[keep]
@@ -119,10 +106,7 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
         scene.update_sky()
         for _ in range(FINAL_SWEEPS if last else 1):
             scene.refine(options.fit_sky, annulus, last)
-        scene.keep(_still_stars(scene.rows, scene.fit_half, options.threshold, last))
-        if number == 0:
-            _raise_halos(scene, halo, options.threshold)
-            scene.keep(_above_halo(scene, halo))
+        scene.keep(_still_stars(scene.rows, scene.fit_half, options.threshold, last) & _above_halo(scene, halo))
     order = np.argsort(-scene.rows[:, columns.FLUX], kind="stable")
     y = np.clip(np.rint(scene.rows[order, columns.Y]).astype(int), 0, image.shape[0] - 1)
     x = np.clip(np.rint(scene.rows[order, columns.X]).astype(int), 0, image.shape[1] - 1)
@@ -134,13 +118,38 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
     )  # fmt: skip
 
 
-def _raise_halos(scene: Scene, halo: NDArray[np.float32], threshold: float) -> None:
-    """Flux limits about the brightest stars, saturated or not, from what they leave beyond the ePSF."""
-    rows = scene.rows
-    brightest = rows[np.argsort(-rows[:, columns.FLUX], kind="stable")[:WING_STARS]]
-    wings = measured_wings(scene.residual, scene.good, float(np.quantile(scene.level, WING_SKY_QUANTILE)), brightest)
-    smallest = threshold * scene.noise / float(scene.epsf.matched_profile[1, 1])
-    raise_halo(halo, stars_with_halo(rows, scene.epsf, wings, smallest), scene.epsf, float(EPSF_EDGE), wings)
+def _candidates(scene: Scene, options: FindOptions, number: int) -> tuple[NDArray, NDArray, NDArray]:
+    """Peaks of the residual image and a first guess of their fluxes."""
+    model_error = APPROXIMATE_ERROR if scene.epsf.approximate else FINDER_MODEL_ERROR[min(number, 1)]
+    y, x, significance = scene.candidates(CANDIDATE_FRACTION * options.threshold, model_error)
+    # The peak pixel itself may have no weight.
+    ny, nx = scene.residual.shape
+    around = [scene.residual[np.clip(y + j, 0, ny - 1), np.clip(x + i, 0, nx - 1)] for j in (-1, 0, 1) for i in (-1, 0, 1)]
+    peak = np.max(around, axis=0) - scene.sky[y, x]
+    return y, x, np.maximum(peak, significance * scene.noise) / float(scene.epsf.matched_profile[1, 1])
+
+
+def _subtract_bright(scene: Scene, image: ExposureImage, options: FindOptions, annulus: NDArray) -> NDArray[np.float32]:
+    """Fit and subtract the saturated and the brightest stars; returns the flux below which their halos explain a detection."""
+    halo = np.zeros(image.shape, np.float32)
+    seeds = saturated_seeds(image, scene.sky)
+    if seeds.x.size:
+        scene.fit_new(seeds.y, seeds.x, seeds.flux / scene.epsf.envelope[0], seeds.half, SATURATED_THRESHOLD)
+    n_saturated = scene.count
+    add_saturated_halos(halo, image, scene.rows[:n_saturated], scene.epsf)
+    smallest = options.threshold * scene.noise / float(scene.epsf.matched_profile[1, 1])
+    y, x, flux = _candidates(scene, options, 0)
+    clear = flux > halo[y, x]
+    y, x, flux = y[clear], x[clear], flux[clear]
+    pick = pick_halo_stars(y, x, flux, BRIGHT_FACTOR * smallest)
+    scene.fit_new(y[pick], x[pick], flux[pick], np.full(pick.size, FIT_HALF, np.int64), options.threshold)
+    scene.refine(options.fit_sky, annulus, True)
+    template = halo_template(scene.residual, scene.good, scene.rows)
+    # Every star found later that is bright enough has the same halo.
+    later = np.zeros((y.size, columns.RESULT_SIZE))
+    later[:, columns.Y], later[:, columns.X], later[:, columns.FLUX] = y, x, flux
+    add_halo_template(halo, template, np.concatenate([scene.rows, later]), scene.epsf, smallest)
+    return halo
 
 
 def _above_halo(scene: Scene, halo: NDArray[np.float32]) -> NDArray[np.bool_]:
