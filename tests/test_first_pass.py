@@ -209,3 +209,14 @@ def test_rows_are_in_the_registry_order_of_results() -> None:
     names = ["X", "Y", "FLUX", "SKY", "X_ERROR", "Y_ERROR", "FLUX_ERROR", "XY_COVARIANCE", "CHI", "QFIT", "QFIT_EXPECTED", "RADXS"]
     names += ["RADXS_ERROR", "PEAK", "N_PIXELS", "CHI_ROBUST", "NEIGHBOR", "SHARE"]
     assert sorted(getattr(columns, name) for name in names) == list(range(columns.RESULT_SIZE))
+
+
+def test_qfit_ceiling_drops_rows_above_it() -> None:
+    rng = np.random.default_rng(15)
+    x, y = rng.uniform(8, 248, (2, 60))
+    image = exposure(observe(render((256, 256), x, y, 10 ** rng.uniform(2.8, 4.5, 60)), 2))
+    everything = measure_exposure(image, gridded_epsf(), FindOptions())
+    fewer = measure_exposure(image, gridded_epsf(), FindOptions(max_qfit=0.3))
+    expected = np.sum(everything.rows[:, columns.QFIT] <= 0.3)
+    assert 0 < expected < len(everything.rows)
+    assert len(fewer.rows) == expected

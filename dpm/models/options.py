@@ -88,7 +88,8 @@ class FindOptions:
     """``[find]``: what counts as a star in one exposure.
 
     ``threshold`` is in units of the matched filter's noise; ``passes`` counts find-and-fit rounds, each on the residuals of
-    the rounds before; ``fit_sky`` fits the sky with the star instead of taking it from the annulus.
+    the rounds before; ``fit_sky`` fits the sky with the star instead of taking it from the annulus; stars with a QFIT above
+    ``max_qfit`` are dropped (0: none is).
     """
 
     threshold: Annotated[float, Gt(0)] = 5.0

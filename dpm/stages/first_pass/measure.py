@@ -106,7 +106,7 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
         scene.update_sky()
         for _ in range(FINAL_SWEEPS if last else 1):
             scene.refine(options.fit_sky, annulus, last)
-        scene.keep(_still_stars(scene.rows, scene.fit_half, options.threshold, last) & _above_halo(scene, halo))
+        scene.keep(_still_stars(scene.rows, scene.fit_half, options, last) & _above_halo(scene, halo))
     order = np.argsort(-scene.rows[:, columns.FLUX], kind="stable")
     y = np.clip(np.rint(scene.rows[order, columns.Y]).astype(int), 0, image.shape[0] - 1)
     x = np.clip(np.rint(scene.rows[order, columns.X]).astype(int), 0, image.shape[1] - 1)
@@ -160,14 +160,16 @@ def _above_halo(scene: Scene, halo: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray((rows[:, columns.FLUX] > halo[y, x]) | (scene.fit_half > FIT_HALF))
 
 
-def _still_stars(rows: NDArray, fit_half: NDArray, threshold: float, last: bool) -> NDArray[np.bool_]:
+def _still_stars(rows: NDArray, fit_half: NDArray, options: FindOptions, last: bool) -> NDArray[np.bool_]:
     """Stars that are still significant with their neighbours subtracted, and in the last round have the shape of the ePSF.
 
     Until then a bad shape may come from a neighbour that the next round finds.
     """
     if not last:
-        return np.asarray(rows[:, columns.FLUX] > KEEP_FRACTION * threshold * rows[:, columns.FLUX_ERROR])
-    significant = rows[:, columns.FLUX] > threshold * rows[:, columns.FLUX_ERROR]
+        return np.asarray(rows[:, columns.FLUX] > KEEP_FRACTION * options.threshold * rows[:, columns.FLUX_ERROR])
+    significant = rows[:, columns.FLUX] > options.threshold * rows[:, columns.FLUX_ERROR]
     sharp = (rows[:, columns.RADXS] < SHARP_LIMIT) & (rows[:, columns.RADXS] < -SHARP_SIGMA * rows[:, columns.RADXS_ERROR])
     fits = (rows[:, columns.CHI_ROBUST] < MAX_CHI) | (fit_half > FIT_HALF)
+    if options.max_qfit > 0:
+        fits &= rows[:, columns.QFIT] <= options.max_qfit
     return np.asarray(significant & fits & ~sharp)
