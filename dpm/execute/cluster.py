@@ -47,6 +47,14 @@ THREAD_SETTINGS = (
     "NUMBA_NUM_THREADS",
 )
 
+# While a local cluster of dpm's own lives: the first death of a worker is reported at once (the retry alone is made here),
+# and a worker that dies is started again however often it happens (by default Dask gives up one that is away 15 seconds
+# after an earlier death).
+LOCAL_SETTINGS = {
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.deploy.lost-worker-timeout": "1 day",
+}
+
 
 def _worker_version() -> str:
     return __version__
@@ -96,22 +104,18 @@ def _start_resource_tracker() -> None:
 
 
 def _local_cluster(workers: int, memory: int) -> LocalCluster:
-    """Worker processes on this machine.
-
-    With no failure allowed the first death of a worker is reported at once; the retry alone is made here.
-    """
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=memory,
-            host="127.0.0.1",
-            dashboard_address=f"127.0.0.1:{_dashboard_port()}",
-            silence_logs=logging.CRITICAL,
-            env=dict.fromkeys(THREAD_SETTINGS, "1"),
-            preload=["dpm.execute.preload"],
-        )
+    """Worker processes on this machine."""
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        memory_limit=memory,
+        host="127.0.0.1",
+        dashboard_address=f"127.0.0.1:{_dashboard_port()}",
+        silence_logs=logging.CRITICAL,
+        env=dict.fromkeys(THREAD_SETTINGS, "1"),
+        preload=["dpm.execute.preload"],
+    )
 
 
 class DistributedExecutor:
@@ -145,14 +149,15 @@ class DistributedExecutor:
         # never see it. Python's resource tracker would unblock it when it starts, so it has to run before.
         _start_resource_tracker()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        executor = None
+        owned = ExitStack()
         try:
+            owned.enter_context(dask.config.set(LOCAL_SETTINGS))
             cluster = _local_cluster(workers, memory)
-            executor = cls(Client(cluster), options.worker_timeout)
-            executor.memory_limit = options.memory_per_worker
-            executor._owned.callback(cluster.close, timeout=10)
-            executor._owned.callback(executor.client.close, timeout=5)
+            owned.callback(cluster.close, timeout=10)
+            client = Client(cluster)
+            owned.callback(client.close, timeout=5)
         except (RuntimeError, OSError) as error:
+            owned.close()
             raise ClusterError(
                 f"the local cluster did not start ({error}): in a script of your own, call dpm below "
                 'if __name__ == "__main__"; otherwise use --cluster threads'
@@ -161,9 +166,11 @@ class DistributedExecutor:
             try:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             except KeyboardInterrupt:
-                if executor is not None:
-                    executor.close()
+                owned.close()
                 raise
+        executor = cls(client, options.worker_timeout)
+        executor.memory_limit = options.memory_per_worker
+        executor._owned = owned
         return executor
 
     @classmethod
@@ -267,7 +274,7 @@ class DistributedExecutor:
     ) -> Iterator[tuple[Any, Outcome]]:
         """Keep a bounded number of tasks under way until all are done; tasks whose worker died join ``suspects``."""
         under_way: dict[Future, Any] = {}
-        batch = as_completed(loop=self.client.loop, with_results=True, raise_errors=False)
+        batch = as_completed(loop=self.client.loop)
         watchdog = _Watchdog(self)
         todo = list(enumerate(tasks))[::-1]
         window = max(PER_WORKER * self.workers, PER_WORKER)
@@ -285,23 +292,39 @@ class DistributedExecutor:
                     check_interrupt(cancel)
                     watchdog.look()
                     time.sleep(0.02)
-                for future, result in batch.next_batch():
+                for future in batch.next_batch():
                     task = under_way.pop(future)
-                    # The future's own status may be "lost" again by now, when the worker that held the outcome died.
-                    if isinstance(result, Outcome):
-                        yield task, result
-                        continue
-                    error = result[1] if isinstance(result, tuple) else result
-                    if isinstance(error, KilledWorker):
+                    outcome = self._collect(future, task, watchdog, cancel)
+                    if outcome is None:
                         suspects.append(task)
-                    elif isinstance(error, CancelledError):
-                        raise ClusterError(f"the scheduler lost {_name(task)}; was the cluster shut down?")
                     else:
-                        yield task, Outcome(error=f"{type(error).__name__}: {error}")
+                        yield task, outcome
                 window = max(PER_WORKER * self.workers, PER_WORKER)
         finally:
             if under_way and self.client.status == "running":
                 self.client.cancel(list(under_way), force=True)
+
+    def _collect(
+        self, future: Future, task: Any, watchdog: _Watchdog, cancel: threading.Event | None
+    ) -> Outcome | None:
+        """What a completed future holds, or None when its worker died.
+
+        A finished outcome is lost when its worker dies before it was fetched: the task then runs again, and may fail this
+        time. (``as_completed(with_results=True)`` waits for ever for such a future.)
+        """
+        while True:
+            try:
+                return future.result(timeout=WATCH_INTERVAL)
+            except TimeoutError:
+                check_interrupt(cancel)
+                watchdog.look()
+            except KilledWorker:
+                return None
+            except CancelledError as error:
+                raise ClusterError(f"the scheduler lost {_name(task)}; was the cluster shut down?") from error
+            except Exception as error:
+                # The task's own errors come back inside its outcome; this one is about sending it there and back.
+                return Outcome(error=f"{type(error).__name__}: {error}")
 
     def _ask(self, question: Callable[[], Any]) -> dict[str, Any]:
         """Run a small function on every worker."""
