@@ -86,8 +86,10 @@ def replace_star(residual, library, work, x_old, y_old, flux_old, half_old, x, y
     same = iy == work.held[WINDOW_Y] and ix == work.held[WINDOW_X] and half <= held_half
     same = same and iy == int(np.floor(y_old + 0.5)) and ix == int(np.floor(x_old + 0.5)) and half_old <= held_half
     if same:
-        add_values(residual, iy, ix, flux_old, half_old, work.old_value, half_old)
+        if flux_old != 0.0:
+            add_values(residual, iy, ix, flux_old, half_old, work.old_value, half_old)
         add_values(residual, iy, ix, -flux, half, work.value, held_half)
     else:
-        add_star(residual, library, work, x_old, y_old, flux_old, half_old)
+        if flux_old != 0.0:
+            add_star(residual, library, work, x_old, y_old, flux_old, half_old)
         add_star(residual, library, work, x, y, -flux, half)

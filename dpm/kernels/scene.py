@@ -15,7 +15,8 @@ from dpm.kernels.sky import MIN_SKY_PIXELS, annulus_sky, interpolate_mesh
 
 MIN_RENDER_HALF = 3
 TOUCH_CELL = 4  # pixels a side of the cells in which changes of the scene are counted
-TOUCH_LEVEL = 0.1  # of the pixel noise: a smaller change of the light moves no neighbour
+FINE_LEVEL = 0.1  # of the pixel noise: a smaller change of the light moves no neighbour
+COARSE_LEVEL = 1.0  # the same for sweeps that others follow
 NOT_SWEPT = -1  # in star_sky_pixels
 MIN_FIT_PIXELS = 6  # position, flux and two to spare
 
@@ -57,10 +58,10 @@ def render_half(flux, envelope, noise):
 
 
 @kernel
-def touch_half(change, envelope, noise):
-    """Half-width within which a change of a star's light (as a flux) is more than TOUCH_LEVEL of the noise; -1 for nowhere."""
+def touch_half(change, envelope, limit):
+    """Half-width within which a change of a star's light (as a flux) is more than ``limit`` a pixel; -1 for nowhere."""
     half = -1
-    while half < MAX_HALF and change * envelope[half + 1] > TOUCH_LEVEL * noise:
+    while half < MAX_HALF and change * envelope[half + 1] > limit:
         half += 1
     return half
 
@@ -161,7 +162,8 @@ def fit_candidates(
             break
         sky = np.float64(sky_image[min(max(int(rows[k] + 0.5), 0), ny - 1), min(max(int(columns[k] + 0.5), 0), nx - 1)])
         start = (columns[k], rows[k], fluxes[k], sky)
-        status = fit_star(planes, library, work, nothing, 0, start, 0.0, False, halves[k], model_error, FIRST_TOLERANCE, result)
+        half = max(render_half(fluxes[k], envelope, noise), halves[k])
+        status = fit_star(planes, library, work, nothing, half, start, 0.0, False, halves[k], model_error, FIRST_TOLERANCE, result)
         if status == FAILED or not result[FLUX] > threshold * result[FLUX_ERROR] or result[N_PIXELS] < MIN_FIT_PIXELS:
             continue
         x, y, flux = result[X], result[Y], result[FLUX]
@@ -171,17 +173,17 @@ def fit_candidates(
         stars.half[n_stars] = max(render_half(flux, envelope, noise), halves[k])
         stars.fit_half[n_stars] = halves[k]
         stars.status[n_stars] = status
-        stars.touch[n_stars] = touch_half(flux, envelope, noise)
+        stars.touch[n_stars] = touch_half(flux, envelope, COARSE_LEVEL * noise)
         touch(touched, x, y, stars.touch[n_stars], 1)
         occupied[int(np.floor(y + 0.5)), int(np.floor(x + 0.5))] = n_stars + 1
-        add_star(planes.residual, library, work, x, y, -flux, stars.half[n_stars])
+        replace_star(planes.residual, library, work, x, y, 0.0, 0, x, y, flux, stars.half[n_stars])
         n_stars += 1
     return n_stars
 
 
 @kernel
 def refine_stars(
-    order, planes, library, sky_image, scatter_mesh, mesh_cell, envelope, noise, fit_sky, model_error, sky_spans, everyone,
+    order, planes, library, sky_image, scatter_mesh, mesh_cell, envelope, noise, fit_sky, model_error, sky_spans, everyone, level,
     stars, touched_before, touched,
 ):
     """One sweep: each star again, with its sky from the annulus and all others subtracted.
@@ -208,7 +210,9 @@ def refine_stars(
     sky_spans : ndarray (n, 3)
         Pixels of the sky annulus (`dpm.kernels.sky.annulus_spans`).
     everyone : bool
-        Also fit stars that no sweep has fitted yet; otherwise only where another star changed something.
+        Fit every star; otherwise only where another star changed something.
+    level : float
+        What counts as a change: FINE_LEVEL or COARSE_LEVEL.
     stars : Stars
         Updated.
     touched_before, touched : ndarray, int32
@@ -226,7 +230,7 @@ def refine_stars(
         k = order[m]
         x, y, flux = stars.rows[k, X], stars.rows[k, Y], stars.rows[k, FLUX]
         fit_half = stars.fit_half[k]
-        if not (everyone and stars.sky_pixels[k] == NOT_SWEPT) and not (
+        if not everyone and not (
             changed_by_others(touched_before, x, y, fit_half, x, y, stars.touch[k])
             or changed_by_others(touched, x, y, fit_half, x, y, -1)
         ):
@@ -256,7 +260,7 @@ def refine_stars(
         replace_star(planes.residual, library, work, x, y, flux, stars.half[k], result[X], result[Y], result[FLUX], half)
         # A shift changes the light by the flux times the ePSF's slope, which is about its value per pixel.
         shift = np.sqrt((result[X] - x) ** 2 + (result[Y] - y) ** 2)
-        stars.touch[k] = touch_half(abs(result[FLUX] - flux) + 2.0 * flux * shift, envelope, noise)
+        stars.touch[k] = touch_half(abs(result[FLUX] - flux) + 2.0 * flux * shift, envelope, level * noise)
         touch(touched, result[X], result[Y], stars.touch[k], 1)
         stars.rows[k] = result
         stars.half[k] = half
@@ -271,4 +275,4 @@ def remove_stars(which, residual, library, stars, envelope, noise, touched):
         k = which[m]
         x, y, flux = stars.rows[k, X], stars.rows[k, Y], stars.rows[k, FLUX]
         add_star(residual, library, work, x, y, flux, stars.half[k])
-        touch(touched, x, y, touch_half(flux, envelope, noise), 1)
+        touch(touched, x, y, touch_half(flux, envelope, COARSE_LEVEL * noise), 1)

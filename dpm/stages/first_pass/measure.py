@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm.kernels import quality as columns
-from dpm.kernels.scene import Stars
+from dpm.kernels.scene import COARSE_LEVEL, FINE_LEVEL, Stars
 from dpm.kernels.sky import annulus_spans
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
@@ -37,7 +37,6 @@ APPROXIMATE_ERROR = (
 BRIGHT_FACTOR = 100.0  # over the faintest star: from here a star's halo may fake stars
 SATURATED_THRESHOLD = 10.0  # flux over its error, from the wings
 NEAR_FRACTION = 0.3  # of a star's flux that a halo's structure may fake before the star is flagged
-FINAL_SWEEPS = 2
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,10 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
     """
     scene = Scene(image, epsf)
     annulus = annulus_spans(*SKY_ANNULUS)
-    halo = _subtract_bright(scene, image, options, annulus)
+    halo, candidates = _subtract_bright(scene, image, options, annulus)
     for number in range(options.passes):
         last = number == options.passes - 1
-        y, x, flux = _candidates(scene, options, number)
+        y, x, flux = candidates if number == 0 else _candidates(scene, options, number)
         if halo.any():
             keep = flux > halo[y, x]
             y, x, flux = y[keep], x[keep], flux[keep]
@@ -103,9 +102,12 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
         half = np.full(y.size, FIT_HALF, np.int64)
         # Neighbours that are not subtracted yet spoil the fit: who is a star is decided after the sweep.
         scene.fit_new(y[order], x[order], flux[order], half, KEEP_FRACTION * options.threshold)
-        scene.update_sky()
-        for _ in range(FINAL_SWEEPS if last else 1):
-            scene.refine(options.fit_sky, annulus, last)
+        if not last:
+            scene.update_sky()
+            scene.refine(options.fit_sky, annulus, False, COARSE_LEVEL)
+        else:
+            scene.refine(options.fit_sky, annulus, True, FINE_LEVEL)
+            scene.refine(options.fit_sky, annulus, False, FINE_LEVEL)
         scene.keep(_still_stars(scene.rows, scene.fit_half, options, last) & _above_halo(scene, halo))
     order = np.argsort(-scene.rows[:, columns.FLUX], kind="stable")
     y = np.clip(np.rint(scene.rows[order, columns.Y]).astype(int), 0, image.shape[0] - 1)
@@ -129,8 +131,18 @@ def _candidates(scene: Scene, options: FindOptions, number: int) -> tuple[NDArra
     return y, x, np.maximum(peak, significance * scene.noise) / float(scene.epsf.matched_profile[1, 1])
 
 
-def _subtract_bright(scene: Scene, image: ExposureImage, options: FindOptions, annulus: NDArray) -> NDArray[np.float32]:
-    """Fit and subtract the saturated and the brightest stars; returns the flux below which their halos explain a detection."""
+def _subtract_bright(
+    scene: Scene, image: ExposureImage, options: FindOptions, annulus: NDArray
+) -> tuple[NDArray[np.float32], tuple[NDArray, NDArray, NDArray]]:
+    """Fit and subtract the saturated and the brightest stars.
+
+    Returns
+    -------
+    halo : ndarray (ny, nx), float32
+        Flux below which the halos explain a detection.
+    candidates : tuple of ndarray
+        Row, column and flux of the other peaks found.
+    """
     halo = np.zeros(image.shape, np.float32)
     seeds = saturated_seeds(image, scene.sky)
     if seeds.x.size:
@@ -143,13 +155,15 @@ def _subtract_bright(scene: Scene, image: ExposureImage, options: FindOptions, a
     y, x, flux = y[clear], x[clear], flux[clear]
     pick = pick_halo_stars(y, x, flux, BRIGHT_FACTOR * smallest)
     scene.fit_new(y[pick], x[pick], flux[pick], np.full(pick.size, FIT_HALF, np.int64), options.threshold)
-    scene.refine(options.fit_sky, annulus, True)
+    scene.refine(options.fit_sky, annulus, True, FINE_LEVEL)
     template = halo_template(scene.residual, scene.good, scene.rows)
     # Every star found later that is bright enough has the same halo.
     later = np.zeros((y.size, columns.RESULT_SIZE))
     later[:, columns.Y], later[:, columns.X], later[:, columns.FLUX] = y, x, flux
     add_halo_template(halo, template, np.concatenate([scene.rows, later]), scene.epsf, smallest)
-    return halo
+    rest = np.ones(y.size, bool)
+    rest[pick] = False
+    return halo, (y[rest], x[rest], flux[rest])
 
 
 def _above_halo(scene: Scene, halo: NDArray[np.float32]) -> NDArray[np.bool_]:

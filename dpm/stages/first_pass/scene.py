@@ -133,14 +133,14 @@ class Scene:
             self.occupied, self.touched,
         )  # fmt: skip
 
-    def refine(self, fit_sky: bool, annulus: NDArray, everyone: bool) -> None:
-        """One sweep over the stars in whose surroundings something changed, block by block, bright to faint in each."""
+    def refine(self, fit_sky: bool, annulus: NDArray, everyone: bool, level: float) -> None:
+        """One sweep, block by block, bright to faint in each; without ``everyone`` only where something changed."""
         before, self.touched = self.touched, np.zeros_like(self.touched)
         rows = self.rows
         order = np.lexsort((-rows[:, columns.FLUX], pixel_block(rows[:, columns.Y], rows[:, columns.X])))
         refine_stars(
             order, self.planes, self.library, self.sky, self.scatter, MESH_CELL, self.epsf.envelope, self.noise, fit_sky,
-            self.epsf.model_error, annulus, everyone, self.stars, before, self.touched,
+            self.epsf.model_error, annulus, everyone, level, self.stars, before, self.touched,
         )  # fmt: skip
 
     def keep(self, mask: NDArray[np.bool_]) -> None:
