@@ -66,7 +66,11 @@ def test_outcomes_and_errors(kind):
     outcomes = {job.name: outcome for job, outcome in executor.map(sometimes_fail, [Job(str(n)) for n in range(6)])}
     executor.close()
     assert {name: outcome.value for name, outcome in outcomes.items() if outcome.error is None} == {
-        "0": 0, "1": 1, "2": 4, "4": 16, "5": 25,
+        "0": 0,
+        "1": 1,
+        "2": 4,
+        "4": 16,
+        "5": 25,
     }
     assert outcomes["3"].error == "KeyError: 'three'"
     assert "sometimes_fail" in outcomes["3"].traceback

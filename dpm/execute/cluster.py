@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
@@ -105,17 +106,20 @@ def _start_resource_tracker() -> None:
 
 def _local_cluster(workers: int, memory: int) -> LocalCluster:
     """Worker processes on this machine."""
-    return LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        memory_limit=memory,
-        host="127.0.0.1",
-        dashboard_address=f"127.0.0.1:{_dashboard_port()}",
-        silence_logs=logging.CRITICAL,
-        env=dict.fromkeys(THREAD_SETTINGS, "1"),
-        preload=["dpm.execute.preload"],
-    )
+    with warnings.catch_warnings():
+        # Somebody may take the dashboard's port between the look and the start; Dask then takes another.
+        warnings.filterwarnings("ignore", message="Port .* is already in use")
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=memory,
+            host="127.0.0.1",
+            dashboard_address=f"127.0.0.1:{_dashboard_port()}",
+            silence_logs=logging.CRITICAL,
+            env=dict.fromkeys(THREAD_SETTINGS, "1"),
+            preload=["dpm.execute.preload"],
+        )
 
 
 class DistributedExecutor:
