@@ -93,6 +93,15 @@ def test_axes_units_order_and_metadata(solved):
     assert "pmra" not in catalog.colnames and not catalog["niriss_f090w_saturated"].any()
 
 
+def test_a_star_without_a_mean_in_a_band_has_no_error_there(solved):
+    catalog = solved[3]
+    for band in ("niriss_f090w", "niriss_f150w"):
+        none = np.array(catalog[f"{band}_n_good"]) == 0
+        for name in ("flux", "flux_error", "mag", "mag_error"):
+            values = np.array(catalog[f"{band}_{name}"])
+            assert np.all(np.isnan(values[none])) and np.all(np.isfinite(values[~none])), name
+
+
 def test_counts_of_exposures(solved):
     field, _, _, catalog, _, _ = solved
     i, j, _, _ = field.compare(catalog, EPOCH)

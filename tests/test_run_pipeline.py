@@ -310,14 +310,14 @@ def test_interrupted_command_resumes_to_the_same_result(field, number):
     while len(list(field.glob("*.log"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     second = start_command(field, "run", "field.toml")
-    assert second.communicate()[1].startswith("dpm: run folder") and second.returncode == 1
+    assert second.communicate(timeout=60)[1].startswith("dpm: run folder") and second.returncode == 1
     first.send_signal(number)
-    text = first.communicate()[1]
+    text = first.communicate(timeout=60)[1]
     assert first.returncode == 130 and "interrupted" in text
     assert not (field / "run" / ".lock").exists()
     (field / "go").touch()
     third = start_command(field, "run", "field.toml", "--cluster", "none")
-    text = third.communicate()[1]
+    text = third.communicate(timeout=60)[1]
     assert third.returncode == 0, text
     assert "6 parts, 2 done before" in text
     assert (field / "run" / "tables" / "total.txt").read_text() == "75.0"
@@ -332,10 +332,10 @@ def test_killed_command_leaves_no_lock_behind(field):
     while not list(field.glob("*.log")) and time.monotonic() < deadline:
         time.sleep(0.05)
     first.kill()
-    first.communicate()
+    first.communicate(timeout=60)
     assert (field / "run" / ".lock").exists()
     (field / "go").touch()
     again = start_command(field, "run", "field.toml", "--cluster", "none")
-    text = again.communicate()[1]
+    text = again.communicate(timeout=60)[1]
     assert again.returncode == 0, text
     shutil.rmtree(field / "run")

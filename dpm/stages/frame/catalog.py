@@ -182,7 +182,8 @@ def _band_columns(
         error = 1.0857362 * values.error / mean
     rms[n < 2] = np.nan
     table[f"{name}_mag"], table[f"{name}_mag_error"], table[f"{name}_mag_rms"] = mag[keep], error[keep], rms[keep]
-    table[f"{name}_flux"], table[f"{name}_flux_error"] = values.mean[keep], values.error[keep]
+    table[f"{name}_flux"] = values.mean[keep]
+    table[f"{name}_flux_error"] = np.where(np.isfinite(values.mean), values.error, np.nan)[keep]
     for column in ("flux", "flux_error"):
         table[f"{name}_{column}"].unit = flux_unit
     for column in ("mag", "mag_error", "mag_rms"):
