@@ -48,10 +48,8 @@ def _filter_name(path: str | Path, header: fits.Header, instrument: str) -> str:
     """Filter of the exposure: NIRISS keeps it in PUPIL below 2.7 um, NIRCam for filters that sit in the pupil wheel."""
     name = header_value(path, (header,), ("FILTER",), str).upper()
     pupil = header_text((header,), "PUPIL").upper()
-    if instrument == "NIRISS":
-        chosen = pupil if name == "CLEAR" else name
-    else:
-        chosen = pupil if pupil in _PUPIL_FILTERS else name
+    in_pupil = name == "CLEAR" if instrument == "NIRISS" else pupil in _PUPIL_FILTERS
+    chosen = pupil if in_pupil else name
     if not chosen.startswith("F") or not chosen[1:2].isdigit():
         raise InputError(
             path,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from dpm.io.errors import InputError
 from dpm.io.tables import read_table
+from dpm.models.statistics import robust_width
 
 __all__ = ["ReferenceCatalog", "read_reference"]
 
@@ -241,7 +242,7 @@ def _motions(path: Path, values: dict[str, Floats], n: int) -> tuple[Floats, Flo
     for name in ("pmra", "pmdec"):
         motion = values[name]
         middle = float(np.median(motion[known])) if known.any() else 0.0
-        spread = 1.4826 * float(np.median(np.abs(motion[known] - middle))) if known.sum() >= 10 else _UNKNOWN_MOTION
+        spread = robust_width(motion[known], middle) if known.sum() >= 10 else _UNKNOWN_MOTION
         error = values.get(f"{name}_error", np.zeros(n))
         out.append(np.where(known, motion, middle))
         errors.append(np.where(known, np.where(np.isfinite(error), error, spread), spread))

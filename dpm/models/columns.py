@@ -15,7 +15,6 @@ __all__ = [
     "EXPOSURE_COLUMNS",
     "MATCH_COLUMNS",
     "Column",
-    "find_column",
     "markdown_table",
 ]
 
@@ -58,7 +57,7 @@ DETECTION_COLUMNS: tuple[Column, ...] = (
     Column("area", "float32", "", "instr.pixel", "pixel area over the nominal one; flux * area is comparable over the detector"),
     Column("sky", "float32", "flux", "instr.skyLevel", "local sky level per pixel"),
     Column("sky_rms", "float32", "flux", "stat.stdev;instr.skyLevel", "scatter of the sky pixels about the local sky"),
-    Column("qfit", "float32", "", "stat.fit.goodness", "sum |residual| in the fit box / (flux * sum of the ePSF there); 0 is perfect"),
+    Column("qfit", "float32", "", "stat.fit.goodness", "sum |residual| in the fit box / (flux * sum of the ePSF); 0 is perfect"),
     Column("qfit_expected", "float32", "", "stat.fit.goodness", "qfit that photon and read noise alone give this star on average"),
     Column("radxs", "float32", "", "stat.fit.residual", "flux in excess of the ePSF at 1 <= r < 2.5 pixels, over the star's flux"),
     Column("chi", "float32", "", "stat.fit.chi2", "square root of the reduced chi-square of the fit"),
@@ -105,7 +104,7 @@ EXPOSURE_COLUMNS: tuple[Column, ...] = (
     Column("d", "float64", "", "pos.wcs.cdmatrix", "see c"),
     Column("x_shift", "float64", "pix", "pos.wcs.crpix", "see a"),
     Column("y_shift", "float64", "pix", "pos.wcs.crpix", "see c"),
-    Column("residual_rms", "float64", "pix", "stat.stdev;pos", "per-axis scatter of well-measured stars about the frame, raw pixels"),
+    Column("residual_rms", "float64", "pix", "stat.stdev;pos", "per-axis scatter of good stars about the frame, raw pixels"),
     Column("zero_point", "float64", "mag", "phot.mag;arith.zp", "added to instrumental magnitudes to match the central exposure"),
     Column("zero_point_error", "float64", "mag", "stat.error;phot.mag;arith.zp", "error of zero_point"),
 )
@@ -151,20 +150,6 @@ MATCH_COLUMNS: tuple[Column, ...] = (
     Column("dmag", "float32", "mag", "phot.mag;arith.diff", "measured magnitude minus the catalogue's, NaN where there is none"),
     Column("used", "bool", "", "meta.code", "the detection is in the star's averages"),
 )
-
-
-def find_column(name: str, columns: tuple[Column, ...]) -> Column:
-    """The registry's entry for a column name.
-
-    Raises
-    ------
-    KeyError
-        If no entry has that name.
-    """
-    for column in columns:
-        if column.name == name:
-            return column
-    raise KeyError(f"column {name!r} is not in the registry dpm/models/columns.py")
 
 
 def markdown_table(columns: tuple[Column, ...], prefix: str = "") -> str:

@@ -8,9 +8,10 @@ ePSF libraries.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-__all__ = ["DETECTORS", "Detector", "band_name", "find_detector", "header_detector"]
+__all__ = ["DETECTORS", "Detector", "band_name", "band_wavelength", "find_detector", "header_detector"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ class Detector:
     pixel_scale: float
     stripe_axis: int = 1
     amplifiers: int = 1
+
+    @property
+    def telescope(self) -> str:
+        """``JWST`` or ``HST``."""
+        return "JWST" if self.instrument in _JWST_INSTRUMENTS else "HST"
+
+
+_JWST_INSTRUMENTS = ("NIRISS", "NIRCAM")
+# Prefixes of cameras whose filters are named after nanometres (F814W: 0.814 um); the others after tens of them (F090W: 0.90 um).
+_NANOMETRE_PREFIXES = ("acswfc", "wfc3uv")
 
 
 def _nircam(name: str, scale: float) -> Detector:
@@ -119,3 +130,12 @@ def band_name(detector: Detector | str, filter_name: str) -> str:
     """Prefix of the catalogue's columns of one filter, e.g. ``acswfc_f814w``."""
     entry = find_detector(detector) if isinstance(detector, str) else detector
     return f"{entry.band_prefix}_{filter_name.lower()}"
+
+
+def band_wavelength(band: str) -> float:
+    """Wavelength in micrometres after a band's name (``acswfc_f814w``: 0.814), infinity where the name tells none."""
+    prefix, _, rest = band.partition("_")
+    found = re.match(r"f(\d{3,4})", rest)
+    if not found:
+        return float("inf")
+    return float(found.group(1)) / (1000.0 if prefix in _NANOMETRE_PREFIXES else 100.0)

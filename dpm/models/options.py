@@ -72,7 +72,8 @@ class FrameOptions:
     """``[frame]``: scale (arcsec per pixel; the finest detector's when None) and the exposures that a star must be in.
 
     ``max_offset`` is how far off (arcsec) the headers' pointing may be.  ``match_radius`` is in pixels of the coarsest
-    detector of an epoch.  A star must be in ``min_exposures`` exposures, and in ``min_fraction`` of those of one band that could show it.
+    detector of an epoch.  A star must be in ``min_exposures`` exposures, and in ``min_fraction`` of those of one band that
+    could show it.
     """
 
     scale: Annotated[float, Gt(0)] | None = None

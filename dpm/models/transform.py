@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dpm.models.statistics import robust_width
+
 __all__ = ["LinearFit", "LinearTransform", "fit_linear"]
 
 Floats = NDArray[np.float64]
@@ -213,7 +215,7 @@ def _is_mirrored(x: Floats, y: Floats, x_to: Floats, y_to: Floats) -> bool:
 
 def _inside(pull: Floats, used: NDArray[np.bool_], clip: float) -> NDArray[np.bool_]:
     middle = float(np.median(pull[used]))
-    width = 1.4826 * float(np.median(np.abs(pull[used] - middle)))
+    width = robust_width(pull[used], middle)
     return np.abs(pull - middle) <= clip * max(width, 1e-7)
 
 

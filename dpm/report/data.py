@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from dpm.io.run_folder import RunFolder
 from dpm.io.tables import read_table
+from dpm.models.detectors import band_wavelength
 
-__all__ = ["MAX_ROWS", "RunData", "Sample", "band_label", "band_wavelength", "load_run"]
+__all__ = ["MAX_ROWS", "RunData", "Sample", "band_label", "load_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,6 @@ _DETECTION_COLUMNS = (
     "x", "y", "x_error", "y_error", "flux", "flux_error", "area", "qfit", "qfit_expected", "radxs", "chi", "flags",
 )  # fmt: skip
 _MATCH_COLUMNS = ("id", "row", "dx", "dy", "dmag", "used")
-_INFRARED_HST = ("wfc3ir", "nicmos")
-_OPTICAL_HST = ("acswfc", "wfc3uv", "acshrc", "wfpc2", "acssbc")
 
 
 @dataclass(frozen=True)
@@ -138,16 +137,6 @@ def load_run(folder: RunFolder, max_rows: int = MAX_ROWS) -> RunData:
         if sample is not None:
             data.samples[band] = sample
     return data
-
-
-def band_wavelength(band: str) -> float:
-    """Wavelength in micrometres after the filter's name (``niriss_f090w``: 0.9), infinity where the name tells none."""
-    instrument, _, rest = band.partition("_")
-    found = re.match(r"f(\d{3,4})", rest)
-    if not found:
-        return float("inf")
-    number = float(found.group(1))
-    return number / 1000.0 if instrument.startswith(_OPTICAL_HST) else number / 100.0
 
 
 def band_label(band: str) -> str:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm.models.statistics import MEDIAN_TO_MEAN_ERROR, robust_width
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -276,8 +278,8 @@ def running_median(
     for first, last, left, right in zip(starts[:-1], starts[1:], edges[:-1], edges[1:]):
         if last - first >= minimum:
             middle = float(np.median(y[first:last]))
-            spread = 1.4826 * float(np.median(np.abs(y[first:last] - middle)))
-            rows.append((0.5 * (left + right), middle, 1.2533 * spread / np.sqrt(last - first)))
+            spread = robust_width(y[first:last], middle)
+            rows.append((0.5 * (left + right), middle, MEDIAN_TO_MEAN_ERROR * spread / np.sqrt(last - first)))
     if not rows:
         return empty, empty, empty
     centers, medians, errors = np.array(rows).T

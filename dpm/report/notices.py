@@ -6,7 +6,7 @@ import numpy as np
 
 from dpm.models.flags import STAR_FLAG_MEANINGS, StarFlag
 from dpm.report.data import RunData, band_label
-from dpm.report.select import measured_residuals, robust_width
+from dpm.report.select import finite_width, measured_residuals
 from dpm.report.summary import stage_entries
 
 __all__ = ["collect_warnings"]
@@ -99,7 +99,7 @@ def _scatter_warnings(data: RunData) -> list[str]:
         if good.sum() < 30:
             continue
         pulls = [factor * sample[f"d{name}"][good] / sample[f"{name}_error"][good] for name in ("x", "y")]
-        width = np.sqrt(np.mean([robust_width(values) ** 2 for values in pulls]))
+        width = np.sqrt(np.mean([finite_width(values) ** 2 for values in pulls]))
         if width > 2:
             found.append(
                 f"Positions of well-measured stars in {band_label(band)} scatter {width:.1f} times as much as the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm.models.statistics import MAG_PER_RELATIVE_FLUX, MEDIAN_TO_MEAN_ERROR
 from dpm.report.data import RunData, Sample, band_label
 from dpm.report.figures import (
     COLORS,
@@ -18,7 +19,7 @@ from dpm.report.figures import (
     plain_log_axis,
     running_median,
 )
-from dpm.report.select import clean, measured_residuals, robust_width, scatter_of_stars
+from dpm.report.select import clean, finite_width, measured_residuals, scatter_of_stars
 
 __all__ = [
     "MINIMUM_FOR_MAPS",
@@ -83,7 +84,7 @@ def plot_cloud(sample: Sample, pixel_scale: float | None) -> Image | None:
     if good.sum() < 5:
         return None
     dx, dy = factor * sample["dx"][good], factor * sample["dy"][good]
-    width_x, width_y = robust_width(dx), robust_width(dy)
+    width_x, width_y = finite_width(dx), finite_width(dy)
     half = max(5.0 * max(width_x, width_y), 1e-4)
     grid = {"width_ratios": [4, 1.15], "height_ratios": [1.15, 4], "wspace": 0.02, "hspace": 0.02}
     figure, axes = new_figure(4.0, 3.8, nrows=2, ncols=2, gridspec_kw=grid)
@@ -173,7 +174,7 @@ def plot_residual_map(x: NDArray, y: NDArray, dx: NDArray, dy: NDArray, area: Ar
     axes.set_xlabel("x raw [pixels]")
     axes.set_ylabel("y raw [pixels]")
     axes.set_title(title)
-    noise = np.median(1.2533 * np.hypot(robust_width(dx), robust_width(dy)) / np.sqrt(count))
+    noise = np.median(MEDIAN_TO_MEAN_ERROR * np.hypot(finite_width(dx), finite_width(dy)) / np.sqrt(count))
     note = (
         f"Medians of {x.size:,} residuals in {place_x.size} cells: RMS {np.sqrt(np.mean(length**2)):.4f} pixel, "
         f"of which about {noise:.4f} is noise; arrows magnified {0.9 * cell / unit:,.0f} times."
@@ -187,7 +188,7 @@ def plot_residual_trends(x: NDArray, y: NDArray, dx: NDArray, dy: NDArray, area:
     """The two residuals against the two raw coordinates, with medians; parameters as for `plot_residual_map`."""
     if x.size < MINIMUM_FOR_MAPS:
         return None
-    half = max(4.0 * max(robust_width(dx), robust_width(dy)), 1e-4)
+    half = max(4.0 * max(finite_width(dx), finite_width(dy)), 1e-4)
     figure, axes = new_figure(4.6, 3.9, nrows=2, ncols=2, sharey=True, sharex="col")
     for row, (residual, name) in enumerate(((dx, "dx"), (dy, "dy"))):
         for column, (place, axis_name, extent) in enumerate(((x, "x", area[:2]), (y, "y", area[2:]))):
@@ -218,7 +219,7 @@ def plot_pixel_phase(sample: Sample) -> Image | None:
     for panel, name in zip(axes, ("x", "y")):
         phase = sample[name][good] - np.round(sample[name][good])
         residual = sample[f"d{name}"][good].astype(float)
-        half = max(4.0 * robust_width(residual), 1e-4)
+        half = max(4.0 * finite_width(residual), 1e-4)
         draw_points(panel, phase, residual, (-0.5, 0.5), (-half, half), color=COLORS["sky"])
         n_bins = int(np.clip(phase.size // 40, 4, 20))
         center, median, error = running_median(phase, residual, n_bins)
@@ -255,7 +256,7 @@ def plot_pulls(sample: Sample) -> list[Image]:
         center, width = _width_against(mag[finite[name]], values)
         right.plot(center, width, color=colors[name], lw=1.3, marker="o", ms=3, label=name)
         highest = max(highest, 1.15 * float(width.max()))
-        notes.append(f"{name}: width {robust_width(values):.2f}, {100 * np.mean(np.abs(values) > 4):.1f} % beyond 4σ")
+        notes.append(f"{name}: width {finite_width(values):.2f}, {100 * np.mean(np.abs(values) > 4):.1f} % beyond 4σ")
     left.set_xlabel("pull = residual / formal error")
     left.set_ylabel("probability density")
     right.set_xlabel("instrumental magnitude, −2.5 log10(flux)")
@@ -290,7 +291,7 @@ def _pulls_of(sample: Sample) -> tuple[dict[str, NDArray], NDArray]:
     with np.errstate(divide="ignore", invalid="ignore"):
         for name in ("x", "y"):
             pulls[name] = (sample[f"d{name}"][good] / sample[f"{name}_error"][good])[several] * inflate
-        error = 1.0857 * sample["flux_error"][good] / sample["flux"][good]
+        error = MAG_PER_RELATIVE_FLUX * sample["flux_error"][good] / sample["flux"][good]
         pulls["magnitude"] = (sample["dmag"][good] / error)[several] * inflate
     return pulls, sample["mag"][good][several]
 
@@ -353,7 +354,7 @@ def _harmonic_note(name: str, phase: NDArray, residual: NDArray, half: float) ->
     angle = 2 * np.pi * phase[inside]
     design = np.stack([np.ones_like(angle), np.sin(angle), np.cos(angle)], axis=1)
     solution, *_ = np.linalg.lstsq(design, residual[inside], rcond=None)
-    error = robust_width(residual[inside]) * np.sqrt(2.0 / inside.sum())
+    error = finite_width(residual[inside]) * np.sqrt(2.0 / inside.sum())
     return f"first harmonic in {name}: {np.hypot(solution[1], solution[2]):.5f} ± {error:.5f} pixel"
 
 
@@ -362,4 +363,4 @@ def _width_against(mag: NDArray, values: NDArray) -> tuple[NDArray, NDArray]:
     n_bins = int(np.clip(mag.size // 100, 1, 12))
     order = np.argsort(mag, kind="stable")
     parts = np.array_split(order, n_bins)
-    return np.array([np.median(mag[part]) for part in parts]), np.array([robust_width(values[part]) for part in parts])
+    return np.array([np.median(mag[part]) for part in parts]), np.array([finite_width(values[part]) for part in parts])

@@ -10,6 +10,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from dpm.models.statistics import robust_width
 from dpm.report.data import RunData, Sample
 from dpm.report.figures import COLORS, Image, add_legend, encode, new_figure, outline
 
@@ -134,12 +135,12 @@ def _background(pixels: NDArray) -> tuple[float, float]:
     values = values[:: max(1, values.size // 1_000_000)].astype(float)
     for _ in range(4):
         middle = np.median(values)
-        width = 1.4826 * np.median(np.abs(values - middle))
+        width = robust_width(values, middle)
         kept = np.abs(values - middle) <= 3.5 * width
         if not width > 0 or kept.all():
             break
         values = values[kept]
-    return float(np.median(values)), float(max(1.4826 * np.median(np.abs(values - np.median(values))), 1e-6))
+    return float(np.median(values)), max(robust_width(values), 1e-6)
 
 
 def _stretch(pixels: NDArray, background: tuple[float, float]) -> NDArray[np.float64]:

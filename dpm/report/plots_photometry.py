@@ -7,7 +7,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm.report.data import RunData, Sample, band_label, band_wavelength
+from dpm.models.detectors import band_wavelength
+from dpm.report.data import RunData, Sample, band_label
 from dpm.report.figures import (
     COLORS,
     Image,

@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm.models.flags import StarFlag
+from dpm.models.statistics import MAG_PER_RELATIVE_FLUX, robust_width
 from dpm.report.data import RunData, Sample
 
 __all__ = [
     "StarScatter",
     "clean",
+    "finite_width",
     "formal_error",
     "measured_residuals",
-    "robust_width",
     "scatter_of_stars",
     "star_magnitudes",
     "well_measured",
@@ -134,7 +135,7 @@ def scatter_of_stars(data: RunData, sample: Sample) -> StarScatter:
         * np.where(n > 1, correction, 0)
     )
     formal = np.sqrt(mean(formal_error(sample)[good] ** 2))
-    formal_mag = 1.0857 * np.sqrt(mean(relative.astype(float) ** 2))
+    formal_mag = MAG_PER_RELATIVE_FLUX * np.sqrt(mean(relative.astype(float) ** 2))
     keep = (n > 1) & np.isfinite(rms)
     return StarScatter(
         mag=mean(mag)[keep],
@@ -146,9 +147,7 @@ def scatter_of_stars(data: RunData, sample: Sample) -> StarScatter:
     )
 
 
-def robust_width(values: NDArray[Any]) -> float:
-    """1.4826 times the median absolute deviation; NaN for fewer than two finite values."""
+def finite_width(values: NDArray[Any]) -> float:
+    """Robust width of the finite values; NaN for fewer than two."""
     finite = values[np.isfinite(values)]
-    if finite.size < 2:
-        return float("nan")
-    return float(1.4826 * np.median(np.abs(finite - np.median(finite))))
+    return robust_width(finite) if finite.size > 1 else float("nan")

@@ -12,7 +12,7 @@ from dpm.io.tables import catalog_columns
 from dpm.models.columns import DETECTION_COLUMNS, MATCH_COLUMNS, Column
 from dpm.models.flags import STAR_FLAG_MEANINGS
 from dpm.report.data import RunData, band_label
-from dpm.report.select import measured_residuals, robust_width
+from dpm.report.select import finite_width, measured_residuals
 
 __all__ = [
     "HtmlTable",
@@ -124,7 +124,7 @@ def key_figures(data: RunData) -> list[tuple[str, str]]:
         good, factor = measured_residuals(sample)
         scale = pixel_scale(data, band)
         if good.sum() >= 5:
-            widths = [robust_width(factor * sample[name][good]) for name in ("dx", "dy")]
+            widths = [finite_width(factor * sample[name][good]) for name in ("dx", "dy")]
             width = np.sqrt(0.5 * (widths[0] ** 2 + widths[1] ** 2))
             words = f"pixel: position scatter of one exposure, well-measured stars, {band_label(band)}"
             figures.append((f"{width:.4f}", words + (f" ({1000 * scale * width:.2f} mas)" if scale else "")))

@@ -10,6 +10,8 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from dpm.models.statistics import robust_width
+
 __all__ = ["compare_catalog"]
 
 ARCSEC_PER_RADIAN = 206264.80624709636
@@ -155,8 +157,8 @@ def _match(
 
 
 def _width(values: NDArray[np.float64]) -> float:
-    """Robust standard deviation about zero offset: 1.4826 times the median absolute deviation."""
+    """Robust standard deviation of the finite values; NaN for fewer than five."""
     values = values[np.isfinite(values)]
     if len(values) < 5:
         return float("nan")
-    return float(1.4826 * np.median(np.abs(values - np.median(values))))
+    return robust_width(values)

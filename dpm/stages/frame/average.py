@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm.kernels.matching import grouped_median
+from dpm.models.statistics import MAD_TO_SIGMA, MEDIAN_TO_MEAN_ERROR
 
 __all__ = ["MEDIAN_CHI2", "MeanPositions", "MeanValues", "mean_positions", "mean_values"]
 
@@ -286,10 +287,10 @@ def _clip(
     bad = np.zeros(len(star), dtype=bool)
     for value, centre in zip(values, middle):
         off = np.abs(value - centre[star])
-        typical = 1.4826 * groups.median(np.where(usable, off, np.nan))
+        typical = MAD_TO_SIGMA * groups.median(np.where(usable, off, np.nan))
         own = np.where(n >= 5, typical, 0.0)[star]
-        # The median of n values has 1.57 times the variance of their mean.
-        limit = clip * np.sqrt(variance * (1 + 1.57 / np.maximum(n[star], 1)))
+        # The middle is a median of n values, with the larger error of one.
+        limit = clip * np.sqrt(variance * (1 + MEDIAN_TO_MEAN_ERROR**2 / np.maximum(n[star], 1)))
         bad |= off > np.maximum(limit, clip * own)
     for residual in residuals:
         bad |= ~used & (np.abs(residual) > clip * np.sqrt(variance))

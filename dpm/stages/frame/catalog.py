@@ -15,6 +15,7 @@ from dpm.kernels.matching import grouped_median
 from dpm.models.flags import StarFlag
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import FrameOptions, PhotometryOptions
+from dpm.models.statistics import MAG_PER_RELATIVE_FLUX
 from dpm.models.transform import LinearTransform
 from dpm.stages.frame.link import Links
 from dpm.stages.frame.photometry import WEIGHTLESS, Band, average_band, band_names
@@ -179,7 +180,7 @@ def _band_columns(
         square = np.where(values.used, (single - mag[star]) ** 2, 0.0)
         n = values.n_used
         rms = np.sqrt(np.bincount(star, np.nan_to_num(square), links.n_stars) / (n - 1))
-        error = 1.0857362 * values.error / mean
+        error = MAG_PER_RELATIVE_FLUX * values.error / mean
     rms[n < 2] = np.nan
     table[f"{name}_mag"], table[f"{name}_mag_error"], table[f"{name}_mag_rms"] = mag[keep], error[keep], rms[keep]
     table[f"{name}_flux"] = values.mean[keep]

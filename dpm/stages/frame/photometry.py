@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dpm.models.flags import StarFlag
 from dpm.models.options import PhotometryOptions
+from dpm.models.statistics import MAG_PER_RELATIVE_FLUX
 from dpm.stages.frame.average import MeanValues, mean_values
 from dpm.stages.frame.geometry import configured_zero_point
 from dpm.stages.frame.link import Links
@@ -83,7 +84,7 @@ def average_band(
 ) -> Band:
     """Solve the zero points of one band's units and average its fluxes.
 
-    Sets ``zero_point``, ``zero_point_error`` and ``magnitude_floor`` of the units.
+    Sets ``zero_point`` and ``zero_point_error`` of the units.
     """
     rows = np.concatenate([np.arange(links.starts[k], links.starts[k + 1]) for k in members])
     rows = rows[links.star[rows] >= 0]
@@ -97,7 +98,7 @@ def average_band(
     central = _central(members, units)
     with np.errstate(invalid="ignore", divide="ignore"):
         mag = -2.5 * np.log10(np.where(flux > 0, flux, np.nan))
-        mag_error = 1.0857 * flux_error / flux
+        mag_error = MAG_PER_RELATIVE_FLUX * flux_error / flux
     prior = np.array([units[k].zero_point_prior for k in members])
     zero_point, error = solve_zero_points(star[clean], unit[clean], mag[clean], mag_error[clean], len(members), central, prior)
     scale = 10 ** (-0.4 * zero_point)
@@ -117,7 +118,6 @@ def average_band(
     )
     for n, k in enumerate(members):
         units[k].zero_point, units[k].zero_point_error = float(zero_point[n]), float(error[n])
-        units[k].magnitude_floor = 1.0857 * float(values.floor[n])
     absolute, system = magnitude_system(units[members[central]], exposures[members[central]], photometry)
     return Band(name, members, rows, values, flux * scale[unit], absolute, system)
 

@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from dpm.io.reference import ReferenceCatalog
 from dpm.models.master_frame import MasterFrame
+from dpm.models.statistics import robust_width
 from dpm.models.transform import LinearTransform
 from dpm.stages.frame.average import MEDIAN_CHI2, MeanPositions, mean_positions
 from dpm.stages.frame.field import reference_points
@@ -103,7 +104,6 @@ def average_positions(units: Sequence[Unit], links: Links, rows: Ints, discrepan
         out.residual_x[k], out.residual_y[k] = links.x[part] - mean.x[star], links.y[part] - mean.y[star]
         for index in np.unique(unit):
             ratio = units[index].transform.scale if units[index].transform is not None else 1.0
-            units[index].position_floor = float(mean.floor[index]) / ratio
             units[index].residual_rms = float(mean.rms[index]) / ratio
     return out
 
@@ -134,7 +134,7 @@ def age_positions(positions: Positions, links: Links, epochs: list[float]) -> No
             continue
         if both.sum() >= 10:
             shifts = np.concatenate([(latest.x - older.x)[both], (latest.y - older.y)[both]])
-            spread = 1.4826 * float(np.median(np.abs(shifts)))
+            spread = robust_width(shifts, 0.0)
         else:
             spread = UNKNOWN_SHIFT
         positions.xx[alone] += spread**2

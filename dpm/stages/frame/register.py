@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm.models.statistics import robust_width
 from dpm.models.transform import LinearFit, LinearTransform
 from dpm.stages.frame.match import fit_pairs, match_lists, mutual_pairs
 from dpm.stages.frame.units import Unit
@@ -141,6 +142,6 @@ def register(
         x, y = fit.transform(stars.x[i], stars.y[i])
         residual = np.concatenate([(x - near.x[j])[fit.used], (y - near.y[j])[fit.used]])
         formal = np.sqrt(stars.error[i] ** 2 + near.error[j] ** 2)[fit.used]
-        width = 1.4826 * float(np.median(np.abs(residual)))
+        width = robust_width(residual, 0.0)
         extra = float(np.sqrt(max(width**2 - float(np.median(formal)) ** 2, 0.0)))
     return fit, int(fit.used.sum())

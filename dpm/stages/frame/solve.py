@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm.kernels.matching import grouped_median, link_units
+from dpm.models.statistics import robust_width
 from dpm.models.transform import LinearTransform
 from dpm.stages.frame.match import fit_pairs
 from dpm.stages.frame.units import Unit, stack
@@ -118,5 +119,5 @@ def _floor(position: tuple[Floats, Floats], mean: tuple[Floats, Floats], sigma: 
     if len(best) < 5:
         return 0.05
     residual = np.concatenate([position[0][best] - mean[0][best], position[1][best] - mean[1][best]])
-    width = 1.4826 * float(np.median(np.abs(residual - np.median(residual))))
+    width = robust_width(residual)
     return float(np.sqrt(max(width**2 - float(np.median(sigma[best])) ** 2, 0.002**2)))

@@ -93,9 +93,7 @@ class Unit:
     fit: LinearFit | None = None
     zero_point: float = float("nan")
     zero_point_error: float = float("nan")
-    position_floor: float = float("nan")
     residual_rms: float = float("nan")
-    magnitude_floor: float = float("nan")
     warnings: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:

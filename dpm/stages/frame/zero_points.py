@@ -8,6 +8,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from dpm.kernels.matching import grouped_median
+from dpm.models.statistics import MEDIAN_TO_MEAN_ERROR, robust_width
 
 __all__ = ["solve_zero_points"]
 
@@ -85,7 +86,7 @@ def solve_zero_points(
 def _errors(star: NDArray[np.int64], unit: NDArray[np.int64], level: Floats, n_stars: int, n_units: int, central: int) -> Floats:
     """Errors of zero points against the central unit's: the normal matrix of all common stars, inverted.
 
-    A median has 1.57 times the variance of a mean.
+    A median has a larger error than a mean.
     """
     members = np.bincount(star, minlength=n_stars)
     mean = np.bincount(star, level, n_stars) / np.maximum(members, 1)
@@ -94,7 +95,7 @@ def _errors(star: NDArray[np.int64], unit: NDArray[np.int64], level: Floats, n_s
     sigma = np.full(n_units, np.nan)
     for k in range(n_units):
         mine = residual[unit == k]
-        sigma[k] = 1.4826 * np.median(mine) if len(mine) else np.nan
+        sigma[k] = robust_width(mine, 0.0) if len(mine) else np.nan
     # A few stars may agree by luck.
     typical = float(np.nanmedian(sigma)) if np.isfinite(sigma).any() else 0.01
     sigma = np.maximum(sigma, 0.5 * max(typical, 1e-6))
@@ -109,7 +110,7 @@ def _errors(star: NDArray[np.int64], unit: NDArray[np.int64], level: Floats, n_s
     error[central] = 0.0
     if len(tied):
         variance = np.diag(np.linalg.pinv(normal[np.ix_(tied, tied)], hermitian=True))
-        error[tied] = np.sqrt(1.57 * np.maximum(variance, 0.0))
+        error[tied] = MEDIAN_TO_MEAN_ERROR * np.sqrt(np.maximum(variance, 0.0))
     return error
 
 
@@ -165,7 +166,7 @@ def _clipped_median(values: Floats) -> float:
     """Median after clipping."""
     for _ in range(10):
         middle = float(np.median(values))
-        width = max(1.4826 * float(np.median(np.abs(values - middle))), 1e-6)
+        width = max(robust_width(values, middle), 1e-6)
         inside = np.abs(values - middle) <= CLIP * width
         if inside.all():
             break

@@ -10,6 +10,7 @@ from dpm.models.detectors import Detector
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag
 from dpm.models.noise import block_median, smooth_plane
+from dpm.models.statistics import MAD_TO_SIGMA, robust_width
 
 __all__ = ["measure_stripes"]
 
@@ -69,8 +70,8 @@ def _sky_residual(clean: NDArray[np.float32], good: NDArray[np.bool_]) -> tuple[
     residual = np.where(good, clean - sky, 0.0).astype(np.float32)
     weight = ndimage.uniform_filter(good.astype(np.float32), 3)
     smooth = ndimage.uniform_filter(residual, 3) / np.maximum(weight, 0.1)
-    sigma = 1.4826 * float(np.median(np.abs(smooth[good])))
-    single = 1.4826 * float(np.median(np.abs(residual[good])))
+    sigma = robust_width(smooth[good], 0.0)
+    single = robust_width(residual[good], 0.0)
     source = (np.abs(smooth) > _SOURCE_SIGMA * sigma) | (np.abs(residual) > 2.0 * _SOURCE_SIGMA * single)
     source = ndimage.binary_opening(source, iterations=1) | (np.abs(residual) > 2.0 * _SOURCE_SIGMA * single)
     return residual, good & ~ndimage.binary_dilation(source, iterations=_MARGIN)
@@ -81,7 +82,7 @@ def _line_medians(values: NDArray[np.float32], use: NDArray[np.bool_]) -> NDArra
     lines = np.where(use, values, np.nan).astype(np.float32)
     enough = use.sum(axis=1) >= max(_LEAST_FRACTION * values.shape[1], 10)
     middle = _row_median(lines)
-    spread = 1.4826 * _row_median(np.abs(lines - middle[:, None]))
+    spread = MAD_TO_SIGMA * _row_median(np.abs(lines - middle[:, None]))
     lines[np.abs(lines - middle[:, None]) > _CLIP * spread[:, None]] = np.nan
     return np.where(enough, _row_median(lines), np.nan).astype(np.float32)
 

@@ -5,8 +5,6 @@ Airy pattern of an annulus (Born & Wolf, section 8.5.2): amplitude 2 J1(v)/v - e
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -14,37 +12,20 @@ from scipy.special import j1
 
 from dpm.kernels.epsf import OVERSAMPLING, SAMPLES
 
-__all__ = ["diffraction_epsf", "filter_wavelength"]
+__all__ = ["diffraction_epsf"]
 
 APERTURES = {"HST": (2.4, 0.33), "JWST": (6.5, 0.11)}  # diameter in metres, obscured fraction of it
 BAND_HALF_WIDTH = 0.1  # of the wavelength: the mean half-width of wide filters
 FINE = 5  # points per sample while integrating over the pixel
-RAD_TO_ARCSEC = 206264.806
 
 
-def filter_wavelength(filter_name: str, telescope: str) -> float:
-    """Wavelength in microns from a filter's name: F090W is 0.90; HST's optical F814W is 0.814, its infrared F160W 1.60.
-
-    Raises
-    ------
-    ValueError
-        If the name holds no number.
-    """
-    match = re.match(r"F(\d{3,4})", filter_name.upper())
-    if match is None:
-        raise ValueError(f"filter {filter_name!r} does not tell its wavelength")
-    number = int(match.group(1))
-    if telescope == "HST" and number >= 200:
-        return number / 1000.0
-    return number / 100.0
-
-
-def diffraction_epsf(filter_name: str, telescope: str, pixel_scale: float, blur: float) -> NDArray[np.float64]:
+def diffraction_epsf(wavelength: float, telescope: str, pixel_scale: float, blur: float) -> NDArray[np.float64]:
     """A diffraction ePSF on the STDPSF grid, normalised to 1 on it.
 
     Parameters
     ----------
-    filter_name : str
+    wavelength : float
+        Microns.
     telescope : str
         ``HST`` or ``JWST``.
     pixel_scale : float
@@ -57,10 +38,9 @@ def diffraction_epsf(filter_name: str, telescope: str, pixel_scale: float, blur:
     ndarray (101, 101)
     """
     diameter, obscured = APERTURES[telescope]
-    wavelength = filter_wavelength(filter_name, telescope)
     side = SAMPLES * FINE
     offset = (np.arange(side) - (side - 1) / 2) / (FINE * OVERSAMPLING)
-    radius = np.hypot(offset[:, None], offset[None, :]) * pixel_scale / RAD_TO_ARCSEC
+    radius = np.radians(np.hypot(offset[:, None], offset[None, :]) * pixel_scale / 3600.0)
     fine = np.zeros((side, side))
     for factor in np.linspace(1 - BAND_HALF_WIDTH, 1 + BAND_HALF_WIDTH, 7):
         v = np.maximum(np.pi * diameter * radius / (wavelength * factor * 1e-6), 1e-9)

@@ -21,11 +21,12 @@ from dpm.kernels import quality as columns
 from dpm.kernels.bundles import Planes
 from dpm.kernels.epsf import OVERSAMPLING, SAMPLES
 from dpm.kernels.stamps import Stamps, cut_stamps, fit_stamps
-from dpm.models.detectors import find_detector
+from dpm.models.detectors import band_name, band_wavelength, find_detector
 from dpm.models.epsf import GriddedEPSF, centre_samples
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag
 from dpm.models.options import FindOptions
+from dpm.models.statistics import robust_width
 from dpm.stages.first_pass.measure import SHARP_LIMIT, measure_exposure
 from dpm.stages.psf.diffraction import diffraction_epsf
 
@@ -91,8 +92,8 @@ def build_quick_epsf(images: Iterable[ExposureImage], filter_name: str, pixel_sc
     QuickEPSF
         With no usable star the diffraction pattern itself, and a warning that says so.
     """
-    telescope = "JWST" if find_detector(detector).instrument in ("NIRISS", "NIRCAM", "MIRI") else "HST"
-    samples = _normalise(diffraction_epsf(filter_name, telescope, pixel_scale, FIRST_BLUR))
+    telescope, wavelength = find_detector(detector).telescope, band_wavelength(band_name(detector, filter_name))
+    samples = _normalise(diffraction_epsf(wavelength, telescope, pixel_scale, FIRST_BLUR))
     node = np.zeros(1)
     first = GriddedEPSF(samples[None, None], node, node, source="diffraction", approximate=True)
     parts = [part for part in (_collect(image, first) for image in images) if part is not None]
@@ -100,7 +101,7 @@ def build_quick_epsf(images: Iterable[ExposureImage], filter_name: str, pixel_sc
         text = "no bright isolated star to make an ePSF from: the diffraction pattern of the telescope is used as it is"
         return QuickEPSF(_as_epsf(samples, "diffraction", 0.1), 0, 1.0, "diffraction pattern, no stars", (text,))
     stamps = _brightest(parts)
-    samples = _best_blur(stamps, filter_name, telescope, pixel_scale)
+    samples = _best_blur(stamps, wavelength, telescope, pixel_scale)
     change = 1.0
     results = stamps.start
     for _ in range(ROUNDS):
@@ -122,9 +123,9 @@ def build_quick_epsf(images: Iterable[ExposureImage], filter_name: str, pixel_sc
     return QuickEPSF(_as_epsf(samples, "quick", error), used, change, text, tuple(warnings))
 
 
-def _best_blur(stamps: _StarStamps, filter_name: str, telescope: str, pixel_scale: float) -> NDArray[np.float64]:
+def _best_blur(stamps: _StarStamps, wavelength: float, telescope: str, pixel_scale: float) -> NDArray[np.float64]:
     """The blurred diffraction pattern with the smallest median chi of the stars."""
-    trials = [_normalise(diffraction_epsf(filter_name, telescope, pixel_scale, blur)) for blur in BLURS]
+    trials = [_normalise(diffraction_epsf(wavelength, telescope, pixel_scale, blur)) for blur in BLURS]
     chi = [float(np.nanmedian(_fit(stamps, trial)[0][:, columns.CHI])) for trial in trials]
     return trials[int(np.nanargmin(chi))]
 
@@ -176,7 +177,7 @@ def _collect(image: ExposureImage, epsf: GriddedEPSF) -> _StarStamps | None:
         return None
     for column in (columns.QFIT, columns.RADXS):
         value = rows[keep, column]
-        spread = 1.4826 * np.median(np.abs(value - np.median(value)))
+        spread = robust_width(value)
         keep = keep[np.abs(value - np.median(value)) <= QUALITY_SIGMA * spread + 0.02]
     keep = keep[:MAX_STARS]
     side = 2 * STAMP_HALF + 1
@@ -241,7 +242,7 @@ def _spread(deviation: NDArray, index: NDArray) -> NDArray[np.float64]:
     out = np.empty(deviation.size)
     for k in np.unique(ring):
         inside = ring == k
-        out[inside] = 1.4826 * np.median(np.abs(deviation[inside]))
+        out[inside] = robust_width(deviation[inside], 0.0)
     return out
 
 
