@@ -10,7 +10,7 @@ from analytic_scene import gridded_epsf
 from astropy.io import fits
 
 from dpm.io.errors import InputError
-from dpm.io.stdpsf import read_stdpsf, write_stdpsf
+from dpm.io.stdpsf import read_model_error, read_stdpsf, write_stdpsf
 from dpm.models.epsf import GriddedEPSF
 
 
@@ -89,3 +89,14 @@ def test_faults_are_named(tmp_path: Path) -> None:
         read_stdpsf(tmp_path / "text.fits")
     with pytest.raises(InputError, match="cannot be read"):
         read_stdpsf(tmp_path / "absent.fits")
+
+
+def test_model_error_travels_in_the_header(tmp_path: Path) -> None:
+    node = np.zeros(1)
+    quick = GriddedEPSF(gridded_epsf().samples, node, node, approximate=True, model_error=0.031)
+    write_stdpsf(tmp_path / "quick.fits", quick)
+    write_stdpsf(tmp_path / "library.fits", gridded_epsf())
+    assert read_model_error(tmp_path / "quick.fits") == pytest.approx(0.031)
+    assert read_stdpsf(tmp_path / "quick.fits").approximate
+    assert read_model_error(tmp_path / "library.fits") == 0.0
+    assert read_model_error(tmp_path / "absent.fits") == 0.0

@@ -18,11 +18,12 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from dpm.io.atomic import replacing
 from dpm.io.errors import InputError
 from dpm.kernels.epsf import OVERSAMPLING, SAMPLES
 from dpm.models.epsf import GriddedEPSF, centre_samples
 
-__all__ = ["read_stdpsf", "write_stdpsf"]
+__all__ = ["read_model_error", "read_stdpsf", "write_stdpsf"]
 
 BORDER_RADIUS = 12.0  # pixels; real files hold garbage in the ring beyond
 TAPER_RADIUS = 11.5  # pixels; from here the ePSF goes smoothly to zero at the border
@@ -91,6 +92,12 @@ def read_stdpsf(
     )
 
 
+def read_model_error(path: str | Path) -> float:
+    """Error of an ePSF relative to its value, as its maker knew it; 0 for a library without that key or no file."""
+    path = Path(path)
+    return float(str(_read_primary(path)[0].get("DPMERROR", 0.0))) if path.exists() else 0.0
+
+
 def write_stdpsf(path: str | Path, epsf: GriddedEPSF, comments: tuple[str, ...] = ()) -> None:
     """Write an ePSF library that others' readers open: one header block, ten node keys an axis, padded with 9999.
 
@@ -120,9 +127,8 @@ def write_stdpsf(path: str | Path, epsf: GriddedEPSF, comments: tuple[str, ...] 
         header["DPMERROR"] = (epsf.model_error, "error of psi relative to its value")
     for text in comments:
         header["COMMENT"] = text
-    temporary = path.with_name(path.name + ".part")
-    hdu.writeto(temporary, overwrite=True)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        hdu.writeto(temporary)
 
 
 def _read_primary(path: Path) -> tuple[dict[str, object], NDArray[np.float64]]:

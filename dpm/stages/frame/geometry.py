@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dpm.io.errors import InputError
 from dpm.io.run_folder import RunFolder
 from dpm.io.stdgdc import read_stdgdc
+from dpm.io.stdpsf import read_model_error
 from dpm.io.tables import read_columns
 from dpm.io.wcs import read_wcs
 from dpm.models.detectors import find_detector
@@ -135,6 +136,7 @@ def load_units(folder: RunFolder, exposures: Table, frame: MasterFrame, options:
         ``[distortion]`` and ``[photometry]`` count.
     """
     maps: dict[tuple[str, str], MapDistortion | None] = {}
+    epsf_errors: dict[tuple[str, str], float] = {}
     units = []
     for row in exposures:
         detector, filter_name = str(row["detector"]), str(row["filter"])
@@ -143,12 +145,18 @@ def load_units(folder: RunFolder, exposures: Table, frame: MasterFrame, options:
             path = find_map(options.distortion.source, detector, filter_name)
             offset = find_detector(detector).library_y_offset
             maps[key] = read_stdgdc(path, y_offset=offset) if path else None
-        units.append(_load_unit(folder, row, frame, maps[key], options.photometry))
+            epsf_errors[key] = read_model_error(folder.psf_file(detector, filter_name))
+        units.append(_load_unit(folder, row, frame, maps[key], options.photometry, epsf_errors[key]))
     return units
 
 
 def _load_unit(
-    folder: RunFolder, row: Row, frame: MasterFrame, distortion: MapDistortion | None, photometry: PhotometryOptions
+    folder: RunFolder,
+    row: Row,
+    frame: MasterFrame,
+    distortion: MapDistortion | None,
+    photometry: PhotometryOptions,
+    epsf_error: float,
 ) -> Unit:
     path = folder.detections_file(str(row["exposure"]), str(row["detector"]))
     names = ["x", "y", "x_error", "y_error", "flux", "flux_error", "area", "flags"]
@@ -190,6 +198,7 @@ def _load_unit(
         pixel_scale=float(row["pixel_scale"]),
         bounds=bounds,
         zero_point_prior=_prior(row, photometry),
+        epsf_error=epsf_error,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.table import Table
@@ -116,6 +116,9 @@ def average_band(
         np.unique([units[k].detector for k in members], return_inverse=True)[1],
         clip,
     )
+    # An ePSF that is off by some per cent makes the same error in every exposure: averaging does not help.
+    shared = max(units[k].epsf_error for k in members) * values.mean
+    values = replace(values, error=np.hypot(values.error, shared))
     for n, k in enumerate(members):
         units[k].zero_point, units[k].zero_point_error = float(zero_point[n]), float(error[n])
     absolute, system = magnitude_system(units[members[central]], exposures[members[central]], photometry)

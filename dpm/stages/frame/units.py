@@ -67,6 +67,8 @@ class Unit:
         Raw x and y limits of the array: x_min, x_max, y_min, y_max.
     zero_point_prior : float
         Zero point from the header or the configuration, which ties units that share no stars; NaN for none.
+    epsf_error : float
+        Error of the ePSF relative to its value; fluxes of all units share it.
     """
 
     exposure: str
@@ -89,6 +91,7 @@ class Unit:
     pixel_scale: float
     bounds: tuple[float, float, float, float]
     zero_point_prior: float = float("nan")
+    epsf_error: float = 0.0
     transform: LinearTransform | None = None
     fit: LinearFit | None = None
     zero_point: float = float("nan")
