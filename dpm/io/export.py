@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from astropy.table import Table
 
 from dpm import __version__
+from dpm.io.atomic import replacing
 from dpm.io.run_folder import RunFolder
 from dpm.io.tables import read_table, write_table
 
@@ -59,13 +59,8 @@ def export_catalog(folder: RunFolder | str | os.PathLike[str], format: str, outp
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; make it or name another")
     table = read_table(run.catalog)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
-    try:
+    with replacing(path, path.suffix) as temporary:
         FORMATS[format](table, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     return path
 
 

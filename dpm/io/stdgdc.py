@@ -9,14 +9,13 @@ detector).  Format 2 has three layers: corrections in x and y, and magnitudes.  
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from dpm.io.atomic import replacing
 from dpm.io.errors import InputError
 from dpm.models.distortion import MapDistortion
 
@@ -125,13 +124,8 @@ def write_stdgdc(
         ]
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
+    with replacing(path) as temporary:
         hdulist.writeto(temporary, output_verify="exception")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _is_image(hdu: fits.hdu.base.ExtensionHDU) -> bool:

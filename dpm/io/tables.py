@@ -9,7 +9,6 @@ same folder, then moved.
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from astropy.table import MaskedColumn, Table
 from astropy.table.meta import get_header_from_yaml, get_yaml_from_table
 from numpy.typing import NDArray
 
+from dpm.io.atomic import replacing
 from dpm.models.columns import CATALOG_COLUMNS, CATALOG_FILTER_COLUMNS, Column
 
 __all__ = ["catalog_columns", "read_columns", "read_table", "write_table"]
@@ -207,12 +207,6 @@ def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _replace_file(path: Path, data: pa.Table) -> None:
-    """Write beside the target, then move over it: nobody ever sees half a table."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
+    with replacing(path) as temporary:
         pq.write_table(data, temporary, compression="zstd")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

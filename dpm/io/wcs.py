@@ -7,7 +7,6 @@ origin is in its keywords DPMX0 and DPMY0.  All distortions of the header count:
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 from numpy.typing import ArrayLike, NDArray
 
+from dpm.io.atomic import replacing
 from dpm.io.errors import InputError
 
 __all__ = ["ExposureWcs", "header_wcs", "pixel_area", "read_wcs", "write_wcs"]
@@ -174,16 +174,14 @@ def write_wcs(path: str | Path, wcs: WCS, x_origin: int, y_origin: int, source: 
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), replacing(path) as temporary:
         warnings.simplefilter("ignore", AstropyWarning)
         hdulist = wcs.to_fits(relax=True)
         header = hdulist[0].header
         header["DPMX0"] = (int(x_origin), "raw column of the array's first pixel, 0-based")
         header["DPMY0"] = (int(y_origin), "raw row of the array's first pixel, 0-based")
         header["DPMWCS"] = (source, "what the WCS was made from")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        hdulist.writeto(temporary, overwrite=True)
-    os.replace(temporary, path)
+        hdulist.writeto(temporary)
 
 
 def read_wcs(path: str | Path) -> ExposureWcs:

@@ -122,6 +122,19 @@ def sample_start(offset):
 
 
 @kernel
+def _single(weights):
+    """The six weights as float32 scalars, which the compiler keeps in registers."""
+    return (
+        np.float32(weights[0]),
+        np.float32(weights[1]),
+        np.float32(weights[2]),
+        np.float32(weights[3]),
+        np.float32(weights[4]),
+        np.float32(weights[5]),
+    )
+
+
+@kernel
 def evaluate_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y, size_x, value, slope_x, slope_y, scratch):
     """Value and gradient of the ePSF on a box of pixels from a blended window.
 
@@ -148,38 +161,10 @@ def evaluate_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y,
     quintic_weights(phase_y, wy, dy)
     width = OVERSAMPLING * (size_x - 1) + TAPS
     c0 = start_x - col0
-    y0, y1, y2, y3, y4, y5 = (
-        np.float32(wy[0]),
-        np.float32(wy[1]),
-        np.float32(wy[2]),
-        np.float32(wy[3]),
-        np.float32(wy[4]),
-        np.float32(wy[5]),
-    )
-    d0, d1, d2, d3, d4, d5 = (
-        np.float32(dy[0]),
-        np.float32(dy[1]),
-        np.float32(dy[2]),
-        np.float32(dy[3]),
-        np.float32(dy[4]),
-        np.float32(dy[5]),
-    )
-    x0, x1, x2, x3, x4, x5 = (
-        np.float32(wx[0]),
-        np.float32(wx[1]),
-        np.float32(wx[2]),
-        np.float32(wx[3]),
-        np.float32(wx[4]),
-        np.float32(wx[5]),
-    )
-    e0, e1, e2, e3, e4, e5 = (
-        np.float32(dx[0]),
-        np.float32(dx[1]),
-        np.float32(dx[2]),
-        np.float32(dx[3]),
-        np.float32(dx[4]),
-        np.float32(dx[5]),
-    )
+    y0, y1, y2, y3, y4, y5 = _single(wy)
+    d0, d1, d2, d3, d4, d5 = _single(dy)
+    x0, x1, x2, x3, x4, x5 = _single(wx)
+    e0, e1, e2, e3, e4, e5 = _single(dx)
     line = scratch[0]
     line_slope = scratch[1]
     scale = np.float32(-OVERSAMPLING)
@@ -211,7 +196,7 @@ def evaluate_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y,
 
 @kernel
 def value_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y, size_x, value, scratch):
-    """Like `evaluate_box`, value only."""
+    """Value of the ePSF on a box of pixels; parameters as for `evaluate_box`."""
     wx = np.empty(6)
     wy = np.empty(6)
     unused = np.empty(6)
@@ -219,22 +204,8 @@ def value_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y, si
     quintic_weights(phase_y, wy, unused)
     width = OVERSAMPLING * (size_x - 1) + TAPS
     c0 = start_x - col0
-    y0, y1, y2, y3, y4, y5 = (
-        np.float32(wy[0]),
-        np.float32(wy[1]),
-        np.float32(wy[2]),
-        np.float32(wy[3]),
-        np.float32(wy[4]),
-        np.float32(wy[5]),
-    )
-    x0, x1, x2, x3, x4, x5 = (
-        np.float32(wx[0]),
-        np.float32(wx[1]),
-        np.float32(wx[2]),
-        np.float32(wx[3]),
-        np.float32(wx[4]),
-        np.float32(wx[5]),
-    )
+    y0, y1, y2, y3, y4, y5 = _single(wy)
+    x0, x1, x2, x3, x4, x5 = _single(wx)
     line = scratch[0]
     for j in range(size_y):
         r = start_y - row0 + OVERSAMPLING * j

@@ -4,106 +4,121 @@ Positions are in any common plane, the radius in its unit.  No result depends on
 sorted list of cells, ties go to the lower index.
 """
 
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from dpm.kernels.jit import kernel
 
 __all__ = ["assign_units", "grouped_median", "link_units"]
 
+# A detection whose nearest star went to a nearer detection looks again among the stars that are left.
+LINK_PASSES = 2
+ASSIGN_PASSES = 3
+
+
+class Grid(NamedTuple):
+    """Stars by cell: side of a cell, open-addressing table of cells, first star of each, and the next star in the same cell."""
+
+    cell: Any
+    keys: Any
+    heads: Any
+    next_star: Any
+
+
+class Claims(NamedTuple):
+    """Work space of one unit: stars that are taken, who claims them from what squared distance; each detection's best star."""
+
+    taken: Any
+    owner: Any
+    owner_distance: Any
+    best_star: Any
+    best_distance: Any
+
 
 @kernel
-def _find(hash_keys, key, mask):
-    """Slot of a key in an open-addressing table, or the free slot where it would go."""
-    slot = (key * 7046029254386353131) & mask
-    while hash_keys[slot] != -1 and hash_keys[slot] != key:
+def _make_grid(n_stars, cell):
+    """An empty grid for up to n_stars stars, at most half full."""
+    size = 16
+    while size < 2 * n_stars + 16:
+        size *= 2
+    return Grid(cell, np.full(size, -1, np.int64), np.full(size, -1, np.int64), np.full(n_stars, -1, np.int64))
+
+
+@kernel
+def _make_claims(n_stars, n_detections):
+    return Claims(
+        np.zeros(n_stars, np.bool_),
+        np.full(n_stars, -1, np.int64),
+        np.zeros(n_stars),
+        np.empty(n_detections, np.int64),
+        np.empty(n_detections),
+    )
+
+
+@kernel
+def _cell_of(grid, x, y):
+    """Column and row of a position's cell."""
+    return int(np.floor(x / grid.cell)), int(np.floor(y / grid.cell))
+
+
+@kernel
+def _slot(grid, column, row):
+    """Slot of a cell in the table (or the free slot where it would go), and the cell's key."""
+    key = (row + 2**20) * 2**22 + (column + 2**20)
+    mask = grid.keys.size - 1
+    slot = (key * 7046029254386353131) & mask  # Fibonacci hashing (Knuth, TAOCP 3, section 6.4)
+    while grid.keys[slot] != -1 and grid.keys[slot] != key:
         slot = (slot + 1) & mask
-    return slot
+    return slot, key
 
 
 @kernel
-def _cell_key(column, row):
-    return (row + 2**20) * 2**22 + (column + 2**20)
+def _insert(grid, star, x, y):
+    """Put a star into its cell."""
+    column, row = _cell_of(grid, x, y)
+    slot, key = _slot(grid, column, row)
+    grid.keys[slot] = key
+    grid.next_star[star] = grid.heads[slot]
+    grid.heads[slot] = star
 
 
 @kernel
-def _nearest(x, y, cell, radius, limit, hash_keys, hash_heads, mask, next_star, star_x, star_y, taken):
+def _nearest(x, y, radius, limit, grid, star_x, star_y, taken):
     """Nearest star with index below `limit` (and not taken) within the radius: index or -1, and squared distance."""
-    column = int(np.floor(x / cell))
-    row = int(np.floor(y / cell))
+    column, row = _cell_of(grid, x, y)
     best, best_distance = -1, radius * radius
     for j in range(row - 1, row + 2):
         for i in range(column - 1, column + 2):
-            key = _cell_key(i, j)
-            slot = _find(hash_keys, key, mask)
-            if hash_keys[slot] == -1:
-                continue
-            star = hash_heads[slot]
+            slot, _ = _slot(grid, i, j)
+            star = grid.heads[slot]
             while star != -1:
                 if star < limit and not taken[star]:
                     distance = (star_x[star] - x) ** 2 + (star_y[star] - y) ** 2
                     if distance < best_distance or (distance == best_distance and best != -1 and star < best):
                         best, best_distance = star, distance
-                star = next_star[star]
+                star = grid.next_star[star]
     return best, best_distance
 
 
 @kernel
-def _insert(star, column, row, hash_keys, hash_heads, mask, next_star):
-    key = _cell_key(column, row)
-    slot = _find(hash_keys, key, mask)
-    if hash_keys[slot] == -1:
-        hash_keys[slot] = key
-        hash_heads[slot] = -1
-    next_star[star] = hash_heads[slot]
-    hash_heads[slot] = star
-
-
-@kernel
-def _table_size(n):
-    size = 16
-    while size < 2 * n + 16:
-        size *= 2
-    return size
-
-
-@kernel
-def _match_unit(
-    start,
-    stop,
-    x,
-    y,
-    cell,
-    radius,
-    limit,
-    hash_keys,
-    hash_heads,
-    mask,
-    next_star,
-    star_x,
-    star_y,
-    taken,
-    owner,
-    owner_distance,
-    best_star,
-    best_distance,
-    star_of,
-    passes,
-):
+def _match_unit(start, stop, x, y, radius, limit, grid, star_x, star_y, claims, star_of, passes):
     """One-to-one pairs of one unit's detections with stars below `limit`: mutual nearest, then again among the rest."""
+    taken, owner = claims.taken, claims.owner
     for _ in range(passes):
         for k in range(start, stop):
             if star_of[k] >= 0:
                 continue
-            star, distance = _nearest(
-                x[k], y[k], cell, radius, limit, hash_keys, hash_heads, mask, next_star, star_x, star_y, taken
-            )
-            best_star[k - start], best_distance[k - start] = star, distance
-            if star >= 0 and (owner[star] == -1 or distance < owner_distance[star]):
-                owner[star], owner_distance[star] = k, distance
+            star, distance = _nearest(x[k], y[k], radius, limit, grid, star_x, star_y, taken)
+            claims.best_star[k - start], claims.best_distance[k - start] = star, distance
+            if star >= 0 and (owner[star] == -1 or distance < claims.owner_distance[star]):
+                owner[star], claims.owner_distance[star] = k, distance
         for k in range(start, stop):
             if star_of[k] >= 0:
                 continue
-            star = best_star[k - start]
+            star = claims.best_star[k - start]
             if star >= 0 and owner[star] == k:
                 star_of[k] = star
                 taken[star] = True
@@ -136,43 +151,16 @@ def link_units(x, y, starts, radius):
         Number of stars.
     """
     n = x.size
-    mask = _table_size(n) - 1
-    hash_keys = np.full(mask + 1, -1, np.int64)
-    hash_heads = np.full(mask + 1, -1, np.int64)
-    next_star = np.full(n, -1, np.int64)
+    # A star stays in the cell where it was born, and its mean moves by less than the radius.
+    grid = _make_grid(n, 2.0 * radius)
+    claims = _make_claims(n, n)
     star_x, star_y = np.zeros(n), np.zeros(n)
     members = np.zeros(n, np.int64)
-    taken = np.zeros(n, np.bool_)
-    owner, owner_distance = np.full(n, -1, np.int64), np.zeros(n)
-    best_star, best_distance = np.empty(n, np.int64), np.empty(n)
     star_of = np.full(n, -1, np.int64)
-    # A star stays in the cell where it was born, and its mean moves by less than the radius.
-    cell = 2.0 * radius
     n_stars = 0
     for unit in range(starts.size - 1):
         start, stop = starts[unit], starts[unit + 1]
-        _match_unit(
-            start,
-            stop,
-            x,
-            y,
-            cell,
-            radius,
-            n_stars,
-            hash_keys,
-            hash_heads,
-            mask,
-            next_star,
-            star_x,
-            star_y,
-            taken,
-            owner,
-            owner_distance,
-            best_star,
-            best_distance,
-            star_of,
-            2,
-        )
+        _match_unit(start, stop, x, y, radius, n_stars, grid, star_x, star_y, claims, star_of, LINK_PASSES)
         for k in range(start, stop):
             star = star_of[k]
             if star >= 0:
@@ -185,9 +173,7 @@ def link_units(x, y, starts, radius):
                 n_stars += 1
                 star_of[k] = star
                 star_x[star], star_y[star], members[star] = x[k], y[k], 1
-                _insert(
-                    star, int(np.floor(x[k] / cell)), int(np.floor(y[k] / cell)), hash_keys, hash_heads, mask, next_star
-                )
+                _insert(grid, star, x[k], y[k])
     return star_of, n_stars
 
 
@@ -209,48 +195,15 @@ def assign_units(x, y, starts, star_x, star_y, radius):
     star_of : int64 (n,)
         Star of every detection, -1 for none.
     """
-    n, m = x.size, star_x.size
-    mask = _table_size(m) - 1
-    hash_keys = np.full(mask + 1, -1, np.int64)
-    hash_heads = np.full(mask + 1, -1, np.int64)
-    next_star = np.full(m, -1, np.int64)
-    taken = np.zeros(m, np.bool_)
-    owner, owner_distance = np.full(m, -1, np.int64), np.zeros(m)
-    best_star, best_distance = np.empty(n, np.int64), np.empty(n)
-    star_of = np.full(n, -1, np.int64)
-    for star in range(m):
-        _insert(
-            star,
-            int(np.floor(star_x[star] / radius)),
-            int(np.floor(star_y[star] / radius)),
-            hash_keys,
-            hash_heads,
-            mask,
-            next_star,
-        )
+    n_stars = star_x.size
+    grid = _make_grid(n_stars, radius)
+    claims = _make_claims(n_stars, x.size)
+    star_of = np.full(x.size, -1, np.int64)
+    for star in range(n_stars):
+        _insert(grid, star, star_x[star], star_y[star])
     for unit in range(starts.size - 1):
-        _match_unit(
-            starts[unit],
-            starts[unit + 1],
-            x,
-            y,
-            radius,
-            radius,
-            m,
-            hash_keys,
-            hash_heads,
-            mask,
-            next_star,
-            star_x,
-            star_y,
-            taken,
-            owner,
-            owner_distance,
-            best_star,
-            best_distance,
-            star_of,
-            3,
-        )
+        start, stop = starts[unit], starts[unit + 1]
+        _match_unit(start, stop, x, y, radius, n_stars, grid, star_x, star_y, claims, star_of, ASSIGN_PASSES)
     return star_of
 
 

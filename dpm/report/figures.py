@@ -26,6 +26,7 @@ __all__ = [
     "COLORS",
     "MAX_POINTS",
     "Image",
+    "draw_median",
     "draw_points",
     "add_legend",
     "encode",
@@ -240,6 +241,14 @@ def plain_log_axis(axis: Any, limits: tuple[float, float]) -> None:
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.2 else (1.0,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def draw_median(axes: Axes, x: NDArray[Any], y: NDArray[Any], label: str, formal: bool = False) -> None:
+    """The running median of ``y`` as a line: black for what was measured, red and dashed for what formal errors say."""
+    centers, medians, _ = running_median(x, y)
+    if centers.size:
+        color, width, dashes = ("vermillion", 1.4, "--") if formal else ("ink", 1.6, "-")
+        axes.plot(centers, medians, color=COLORS[color], lw=width, ls=dashes, label=label, path_effects=outline())
 
 
 def running_median(

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from dpm import __version__
+from dpm.io.atomic import replacing
 from dpm.io.run_folder import RunFolder
 from dpm.report.data import MAX_ROWS, load_run
 
@@ -67,12 +68,7 @@ def write_report(folder: RunFolder | str | os.PathLike[str], max_rows: int = MAX
         settings=summary.settings(data),
     )
     run.report.parent.mkdir(parents=True, exist_ok=True)
-    temporary = run.report.with_name(f".{run.report.name}.{os.getpid()}.part")
-    try:
+    with replacing(run.report) as temporary:
         temporary.write_text(html, encoding="utf-8")
-        os.replace(temporary, run.report)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     logger.info("report written in %.1f s, %.1f MB: %s", time.perf_counter() - started, len(html) / 1e6, run.report)
     return run.report

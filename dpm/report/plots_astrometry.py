@@ -11,11 +11,11 @@ from dpm.report.figures import (
     COLORS,
     Image,
     add_legend,
+    draw_median,
     draw_points,
     encode,
     limits,
     new_figure,
-    outline,
     plain_log_axis,
     running_median,
 )
@@ -50,20 +50,8 @@ def plot_position_rms(data: RunData, sample: Sample, pixel_scale: float | None, 
     low, high = np.percentile(rms, [0.5, 99.5])
     ylim = (max(low / 1.5, 1e-5), high * 2.0)
     draw_points(axes, mag, rms, limits(mag, 0.2, 99.8), ylim, log_y=True, label="stars")
-    x, median, _ = running_median(mag, rms)
-    if x.size:
-        axes.plot(x, median, color=COLORS["ink"], lw=1.6, label="median scatter", path_effects=outline())
-    x, formal, _ = running_median(stars.mag, stars.formal)
-    if x.size:
-        axes.plot(
-            x,
-            formal,
-            color=COLORS["vermillion"],
-            lw=1.4,
-            ls="--",
-            label="formal error of one exposure",
-            path_effects=outline(),
-        )
+    draw_median(axes, mag, rms, "median scatter")
+    draw_median(axes, stars.mag, stars.formal, "formal error of one exposure", formal=True)
     axes.set_xlabel(mag_label)
     axes.set_ylabel("scatter of one axis [raw pixels]")
     axes.set_title(band_label(sample.band))

@@ -13,11 +13,11 @@ from dpm.report.figures import (
     COLORS,
     Image,
     add_legend,
+    draw_median,
     draw_points,
     encode,
     limits,
     new_figure,
-    outline,
     running_median,
 )
 from dpm.report.select import scatter_of_stars
@@ -47,21 +47,9 @@ def plot_magnitude_rms(data: RunData, band: str, sample: Sample | None, mag_labe
     if stars is not None and stars.mag.size:
         low = min(low, float(np.nanpercentile(stars.formal_mag, 2)))
     draw_points(axes, mag, rms, limits(mag, 0.2, 99.8), (max(low / 1.5, 1e-5), high * 2), log_y=True, label="stars")
-    x, median, _ = running_median(mag, rms)
-    if x.size:
-        axes.plot(x, median, color=COLORS["ink"], lw=1.6, label="median scatter", path_effects=outline())
+    draw_median(axes, mag, rms, "median scatter")
     if stars is not None and stars.mag.size:
-        x, formal, _ = running_median(stars.mag, stars.formal_mag)
-        if x.size:
-            axes.plot(
-                x,
-                formal,
-                color=COLORS["vermillion"],
-                lw=1.4,
-                ls="--",
-                label="formal error of one exposure",
-                path_effects=outline(),
-            )
+        draw_median(axes, stars.mag, stars.formal_mag, "formal error of one exposure", formal=True)
     axes.set_xlabel(mag_label)
     axes.set_ylabel("scatter of single exposures [mag]")
     axes.set_title(band_label(band))

@@ -13,6 +13,7 @@ from dpm.report.figures import (
     MAX_POINTS,
     Image,
     add_legend,
+    draw_median,
     draw_points,
     encode,
     limits,
@@ -31,9 +32,8 @@ def plot_qfit(sample: Sample) -> Image:
     """QFIT of every detection, the median, what noise alone gives, and the median of the well-measured stars."""
     top = _upper(sample, "qfit", 1.35, ceiling=2.0)
     figure, axes = _panel(sample, "qfit", (0.0, top), "QFIT  (0 is perfect)")
-    x, expected, _ = running_median(sample["mag"][_shown(sample)], sample["qfit_expected"][_shown(sample)])
-    if x.size:
-        axes.plot(x, expected, color=COLORS["vermillion"], lw=1.4, ls="--", label="expected from noise alone")
+    shown = _shown(sample)
+    draw_median(axes, sample["mag"][shown], sample["qfit_expected"][shown], "expected from noise alone", formal=True)
     add_legend(axes, loc="upper left")
     return encode(
         figure, f"QFIT against instrumental magnitude, {band_label(sample.band)}", _bright_note(sample, "qfit")
@@ -97,9 +97,7 @@ def _panel(sample: Sample, name: str, ylim: tuple[float, float], label: str, log
         label="of a catalogue star" if matched else "detections",
         log_y=log_y,
     )
-    x, median, _ = running_median(mag[shown], values[shown])
-    if x.size:
-        axes.plot(x, median, color=COLORS["ink"], lw=1.6, label="median", path_effects=outline())
+    draw_median(axes, mag[shown], values[shown], "median")
     axes.set_xlabel("instrumental magnitude, −2.5 log10(flux)")
     axes.set_ylabel(label)
     axes.set_title(band_label(sample.band))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import uuid
 from pathlib import Path
 from typing import Any
+
+from dpm.io.atomic import replacing
 
 __all__ = ["read_json", "write_json", "write_text"]
 
@@ -37,12 +37,8 @@ def write_json(path: Path, data: Any, standard: bool = False) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write under a temporary name in the same folder, then rename."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
