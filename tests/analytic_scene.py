@@ -99,8 +99,3 @@ def cramer_rao(x: NDArray, y: NDArray, flux: NDArray, half: int = 8) -> NDArray[
         weight = 1 / (f * psi + SKY + READ_NOISE**2).ravel()
         out[k] = np.sqrt(np.diag(np.linalg.inv((g * weight) @ g.T)))
     return out
-
-
-def mad_width(values: NDArray) -> float:
-    """Robust standard deviation."""
-    return float(1.4826 * np.median(np.abs(values - np.median(values))))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analytic_scene import exposure, gridded_epsf, mad_width, observe, render, true_epsf
+from analytic_scene import exposure, gridded_epsf, observe, render, true_epsf
 from astropy.table import Table
 from scipy.spatial import cKDTree
 
@@ -19,6 +19,7 @@ from dpm.models.epsf import GriddedEPSF, centre_samples
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag, StarFlag
 from dpm.models.options import FindOptions, InputOptions
+from dpm.models.statistics import robust_width
 from dpm.stages.first_pass.measure import measure_exposure
 from dpm.stages.first_pass.table import detection_table
 
@@ -183,7 +184,7 @@ def test_independent_simulation(shared_data: Path) -> None:
     assert np.abs(offset).max() < 0.02, "a pixel origin off by half or one would show here"
     assert found / total > 0.95
     assert false / rows < 0.05
-    assert 0.85 < mad_width(np.concatenate(pulls).ravel()) < 1.3
+    assert 0.85 < robust_width(np.concatenate(pulls).ravel()) < 1.3
 
 
 def test_real_dithers_show_the_same_sources(shared_data: Path) -> None:

@@ -12,7 +12,6 @@ from analytic_scene import (
     exposure,
     gridded_epsf,
     isolated_field,
-    mad_width,
     observe,
     render,
 )
@@ -20,6 +19,7 @@ from scipy.spatial import cKDTree
 
 from dpm.kernels import quality as columns
 from dpm.models.options import FindOptions
+from dpm.models.statistics import robust_width
 from dpm.stages.first_pass.measure import StarMeasurements, measure_exposure
 
 SIDE, SPACING = 512, 24
@@ -44,14 +44,14 @@ def test_reaches_the_cramer_rao_bound_with_honest_errors(flux: float) -> None:
     n = len(true)
     assert n > 0.99 * len(field.x)
     residual = np.c_[rows[:, columns.X] - field.x[true], rows[:, columns.Y] - field.y[true]]
-    ratio = mad_width((residual / bound[:, :2]).ravel())
+    ratio = robust_width((residual / bound[:, :2]).ravel())
     sampling = 2 * 1.17 / np.sqrt(2 * n)
     assert 1 - sampling - 0.03 < ratio < 1.05 + sampling
-    pull = mad_width((residual / rows[:, [columns.X_ERROR, columns.Y_ERROR]]).ravel())
+    pull = robust_width((residual / rows[:, [columns.X_ERROR, columns.Y_ERROR]]).ravel())
     assert 0.95 - sampling < pull < 1.05 + sampling
     excess = (rows[:, columns.FLUX] - field.flux[true]) / rows[:, columns.FLUX_ERROR]
     assert abs(np.median(excess)) < 4 * 1.25 / np.sqrt(n)
-    assert 0.9 - sampling < mad_width(excess) < 1.1 + sampling
+    assert 0.9 - sampling < robust_width(excess) < 1.1 + sampling
     quality = np.median(rows[:, columns.QFIT] / rows[:, columns.QFIT_EXPECTED])
     assert 0.8 < quality < 0.98
     assert 0.95 < np.median(rows[:, columns.CHI]) < 1.05

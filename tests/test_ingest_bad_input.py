@@ -67,7 +67,8 @@ def test_truncated(tmp_path: Path) -> None:
     for length in (len(content) - 10000, len(content) // 2, 3000):
         path.write_bytes(content[:length])
         error = attempt(tmp_path, path)
-        assert error.file == str(path) and "again" in error.advice or "missing" in error.problem
+        assert error.file == str(path)
+        assert "again" in error.advice or "missing" in error.problem
 
 
 def test_not_fits(tmp_path: Path) -> None:

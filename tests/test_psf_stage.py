@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analytic_scene import exposure, gridded_epsf, mad_width, observe, render, true_epsf
+from analytic_scene import exposure, gridded_epsf, observe, render, true_epsf
 from scipy.spatial import cKDTree
 
 from dpm.io.errors import InputError
 from dpm.kernels import quality as columns
 from dpm.models.epsf import centre_samples
 from dpm.models.options import FindOptions
+from dpm.models.statistics import robust_width
 from dpm.stages.first_pass.measure import measure_exposure
 from dpm.stages.psf import find_library
 from dpm.stages.psf.diffraction import diffraction_epsf
@@ -59,7 +60,7 @@ def test_quick_epsf_comes_near_the_truth() -> None:
     found = stars.rows[bright]
     distance, index = cKDTree(np.c_[x, y]).query(found[:, [columns.X, columns.Y]])
     offset = (found[:, columns.X] - x[index])[distance < 0.5]
-    assert mad_width(offset) < 0.02
+    assert robust_width(offset) < 0.02
 
 
 def test_without_stars_the_diffraction_pattern_stands_and_says_so() -> None:
