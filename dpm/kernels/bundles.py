@@ -36,7 +36,10 @@ class Library(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Work space of a fit (`workspace`); float32 but for ``held``, which says what the window holds (WINDOW_ROW ...)."""
+    """Work space of a fit (`workspace`), made once and used for every star.
+
+    float32 for pixels and the ePSF, float64 for the algebra; ``held`` says what the window holds (WINDOW_ROW ...).
+    """
 
     window: Any
     held: Any
@@ -46,6 +49,11 @@ class Work(NamedTuple):
     slope_y: Any
     pixels: Any
     scratch: Any
+    normal: Any
+    inverse: Any
+    gradient: Any
+    step: Any
+    position: Any
 
 
 @kernel
@@ -60,4 +68,9 @@ def workspace():
         np.empty((MAX_BOX, MAX_BOX), np.float32),
         np.empty((5, MAX_BOX, MAX_BOX), np.float32),
         np.empty((2, MAX_WINDOW), np.float32),
+        np.zeros((4, 4)),
+        np.zeros((4, 4)),
+        np.zeros(4),
+        np.zeros(4),
+        np.zeros(4),
     )

@@ -21,35 +21,51 @@ TAPS = 6  # a quintic B-spline touches six samples
 
 
 @kernel
-def quintic_weights(t, weights, slopes):
-    """Quintic B-spline weights of the six samples around a point and their derivatives by the point's position.
+def _spline(a):
+    """Quintic B-spline at distance a >= 0 from its sample."""
+    if a < 1.0:
+        return 0.55 + a * a * (-0.5 + a * a * (0.25 - a / 12.0))
+    if a < 2.0:
+        return 0.425 + a * (0.625 + a * (-1.75 + a * (1.25 + a * (-0.375 + a / 24.0))))
+    b = 3.0 - a
+    return b * b * b * b * b / 120.0
 
-    Parameters
-    ----------
-    t : float
-        Distance of the point from the third sample, in samples, 0 <= t < 1.
-    weights, slopes : ndarray (6,)
-        Filled with the weights and with d(weight)/dt.
-    """
-    for k in range(6):
-        # Distance of the sample from the point; the spline's three pieces by |u|.
-        u = k - 2.0 - t
-        a = abs(u)
-        sign = -1.0 if u > 0.0 else 1.0
-        if a < 1.0:
-            weights[k] = 0.55 - 0.5 * a * a + 0.25 * a**4 - a**5 / 12.0
-            slope = -a + a**3 - 5.0 * a**4 / 12.0
-        elif a < 2.0:
-            weights[k] = 0.425 + 0.625 * a - 1.75 * a * a + 1.25 * a**3 - 0.375 * a**4 + a**5 / 24.0
-            slope = 0.625 - 3.5 * a + 3.75 * a * a - 1.5 * a**3 + 5.0 * a**4 / 24.0
-        elif a < 3.0:
-            b = 3.0 - a
-            weights[k] = b**5 / 120.0
-            slope = -(b**4) / 24.0
-        else:
-            weights[k] = 0.0
-            slope = 0.0
-        slopes[k] = slope * sign
+
+@kernel
+def _spline_slope(a):
+    """Its derivative by the distance."""
+    if a < 1.0:
+        return a * (-1.0 + a * a * (1.0 - 5.0 * a / 12.0))
+    if a < 2.0:
+        return 0.625 + a * (-3.5 + a * (3.75 + a * (-1.5 + 5.0 * a / 24.0)))
+    b = 3.0 - a
+    return -b * b * b * b / 24.0
+
+
+@kernel
+def quintic_weights(t):
+    """Weights of the six samples around a point that lies t samples (0 <= t < 1) beyond the third; float32."""
+    return (
+        np.float32(_spline(2.0 + t)),
+        np.float32(_spline(1.0 + t)),
+        np.float32(_spline(t)),
+        np.float32(_spline(1.0 - t)),
+        np.float32(_spline(2.0 - t)),
+        np.float32(_spline(3.0 - t)),
+    )
+
+
+@kernel
+def quintic_slopes(t):
+    """Derivatives of the six weights by t; float32."""
+    return (
+        np.float32(_spline_slope(2.0 + t)),
+        np.float32(_spline_slope(1.0 + t)),
+        np.float32(_spline_slope(t)),
+        np.float32(-_spline_slope(1.0 - t)),
+        np.float32(-_spline_slope(2.0 - t)),
+        np.float32(-_spline_slope(3.0 - t)),
+    )
 
 
 @kernel
@@ -122,19 +138,6 @@ def sample_start(offset):
 
 
 @kernel
-def _single(weights):
-    """The six weights as float32 scalars, which the compiler keeps in registers."""
-    return (
-        np.float32(weights[0]),
-        np.float32(weights[1]),
-        np.float32(weights[2]),
-        np.float32(weights[3]),
-        np.float32(weights[4]),
-        np.float32(weights[5]),
-    )
-
-
-@kernel
 def evaluate_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y, size_x, value, slope_x, slope_y, scratch):
     """Value and gradient of the ePSF on a box of pixels from a blended window.
 
@@ -153,18 +156,12 @@ def evaluate_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y,
     scratch : ndarray (2, width)
         Work space for one row, at least 4 * size_x + 2 wide.
     """
-    wx = np.empty(6)
-    wy = np.empty(6)
-    dx = np.empty(6)
-    dy = np.empty(6)
-    quintic_weights(phase_x, wx, dx)
-    quintic_weights(phase_y, wy, dy)
     width = OVERSAMPLING * (size_x - 1) + TAPS
     c0 = start_x - col0
-    y0, y1, y2, y3, y4, y5 = _single(wy)
-    d0, d1, d2, d3, d4, d5 = _single(dy)
-    x0, x1, x2, x3, x4, x5 = _single(wx)
-    e0, e1, e2, e3, e4, e5 = _single(dx)
+    y0, y1, y2, y3, y4, y5 = quintic_weights(phase_y)
+    d0, d1, d2, d3, d4, d5 = quintic_slopes(phase_y)
+    x0, x1, x2, x3, x4, x5 = quintic_weights(phase_x)
+    e0, e1, e2, e3, e4, e5 = quintic_slopes(phase_x)
     line = scratch[0]
     line_slope = scratch[1]
     scale = np.float32(-OVERSAMPLING)
@@ -197,15 +194,10 @@ def evaluate_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y,
 @kernel
 def value_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y, size_x, value, scratch):
     """Value of the ePSF on a box of pixels; parameters as for `evaluate_box`."""
-    wx = np.empty(6)
-    wy = np.empty(6)
-    unused = np.empty(6)
-    quintic_weights(phase_x, wx, unused)
-    quintic_weights(phase_y, wy, unused)
     width = OVERSAMPLING * (size_x - 1) + TAPS
     c0 = start_x - col0
-    y0, y1, y2, y3, y4, y5 = _single(wy)
-    x0, x1, x2, x3, x4, x5 = _single(wx)
+    y0, y1, y2, y3, y4, y5 = quintic_weights(phase_y)
+    x0, x1, x2, x3, x4, x5 = quintic_weights(phase_x)
     line = scratch[0]
     for j in range(size_y):
         r = start_y - row0 + OVERSAMPLING * j

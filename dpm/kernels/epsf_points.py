@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dpm.kernels.epsf import OVERSAMPLING, PADDING, SAMPLES, TAPS, blend, quintic_weights, sample_start
+from dpm.kernels.epsf import OVERSAMPLING, PADDING, SAMPLES, TAPS, blend, quintic_slopes, quintic_weights, sample_start
 from dpm.kernels.jit import kernel
 
 
@@ -14,10 +14,6 @@ def evaluate_points(coefficients, node_x, node_y, x, y, dx, dy, out):
     size = coefficients.shape[2]
     window = np.empty((size, size), np.float32)
     blend(coefficients, node_x, node_y, x, y, (0, 0), size, size, window)
-    wx = np.empty(6)
-    wy = np.empty(6)
-    sx = np.empty(6)
-    sy = np.empty(6)
     reach = ((SAMPLES - 1) // 2 + PADDING - TAPS) / OVERSAMPLING
     for k in range(dx.shape[0]):
         out[k, :] = 0.0
@@ -25,8 +21,8 @@ def evaluate_points(coefficients, node_x, node_y, x, y, dx, dy, out):
             continue
         start_x, phase_x = sample_start(dx[k])
         start_y, phase_y = sample_start(dy[k])
-        quintic_weights(phase_x, wx, sx)
-        quintic_weights(phase_y, wy, sy)
+        wx, sx = quintic_weights(phase_x), quintic_slopes(phase_x)
+        wy, sy = quintic_weights(phase_y), quintic_slopes(phase_y)
         for j in range(6):
             for i in range(6):
                 c = window[start_y + j, start_x + i]

@@ -29,32 +29,43 @@ MAX_SHIFT = 2  # pixels a star may move in one fit
 
 
 @kernel
-def solve_symmetric(matrix, n, inverse):
-    """Inverse of a small positive definite matrix by Cholesky; False if it is singular."""
-    lower = np.zeros((4, 4))
-    for i in range(n):
-        for j in range(i + 1):
-            total = matrix[i, j]
-            for k in range(j):
-                total -= lower[i, k] * lower[j, k]
-            if i == j:
-                if not total > 1e-14 * abs(matrix[i, i]):
-                    return False
-                lower[i, i] = np.sqrt(total)
-            else:
-                lower[i, j] = total / lower[j, j]
-    for column in range(n):
-        z = np.zeros(4)
-        for i in range(n):
-            total = 1.0 if i == column else 0.0
-            for k in range(i):
-                total -= lower[i, k] * z[k]
-            z[i] = total / lower[i, i]
-        for i in range(n - 1, -1, -1):
-            total = z[i]
-            for k in range(i + 1, n):
-                total -= lower[k, i] * inverse[k, column]
-            inverse[i, column] = total / lower[i, i]
+def invert_three(m, inverse):
+    """Inverse of a positive definite 3 x 3 matrix (lower triangle given) by cofactors; False if it is singular."""
+    a, b, c = m[0, 0], m[1, 1], m[2, 2]
+    d, e, f = m[1, 0], m[2, 0], m[2, 1]
+    c00 = b * c - f * f
+    c10 = e * f - d * c
+    c20 = d * f - e * b
+    determinant = a * c00 + d * c10 + e * c20
+    if not determinant > 1e-12 * a * b * c:
+        return False
+    scale = 1.0 / determinant
+    inverse[0, 0] = c00 * scale
+    inverse[1, 1] = (a * c - e * e) * scale
+    inverse[2, 2] = (a * b - d * d) * scale
+    inverse[1, 0] = inverse[0, 1] = c10 * scale
+    inverse[2, 0] = inverse[0, 2] = c20 * scale
+    inverse[2, 1] = inverse[1, 2] = (d * e - a * f) * scale
+    return True
+
+
+@kernel
+def invert_four(m, inverse):
+    """Inverse of a positive definite 4 x 4 matrix (lower triangle given), bordering the inverse of its first three rows."""
+    if not invert_three(m, inverse):
+        return False
+    v0 = inverse[0, 0] * m[3, 0] + inverse[0, 1] * m[3, 1] + inverse[0, 2] * m[3, 2]
+    v1 = inverse[1, 0] * m[3, 0] + inverse[1, 1] * m[3, 1] + inverse[1, 2] * m[3, 2]
+    v2 = inverse[2, 0] * m[3, 0] + inverse[2, 1] * m[3, 1] + inverse[2, 2] * m[3, 2]
+    rest = m[3, 3] - (m[3, 0] * v0 + m[3, 1] * v1 + m[3, 2] * v2)
+    if not rest > 1e-12 * m[3, 3]:
+        return False
+    v = (v0, v1, v2)
+    for i in range(3):
+        for j in range(3):
+            inverse[i, j] += v[i] * v[j] / rest
+        inverse[i, 3] = inverse[3, i] = -v[i] / rest
+    inverse[3, 3] = 1.0 / rest
     return True
 
 
@@ -165,8 +176,7 @@ def iterate(work, iy, ix, half, margin, start, fit_sky, model_error, tolerance, 
     """
     side = 2 * half + 1
     n_par = 4 if fit_sky else 3
-    gradient = np.zeros(4)
-    step = np.zeros(4)
+    gradient, step = work.gradient, work.step
     row, column = work.held[WINDOW_ROW], work.held[WINDOW_COLUMN]
     for _ in range(MAX_ITERATIONS):
         x, y, flux, sky = position[0], position[1], position[2], position[3]
@@ -179,7 +189,7 @@ def iterate(work, iy, ix, half, margin, start, fit_sky, model_error, tolerance, 
         used = normal_equations(
             work.pixels, margin, side, work.value, work.slope_x, work.slope_y, flux, sky, model_error**2, normal, gradient
         )
-        if used < n_par + 1 or not solve_symmetric(normal, n_par, inverse):
+        if used < n_par + 1 or not (invert_four(normal, inverse) if fit_sky else invert_three(normal, inverse)):
             return FAILED
         for a in range(n_par):
             total = 0.0
@@ -245,9 +255,9 @@ def fit_star(planes, library, work, old, half_old, start, sky_error, fit_sky, ha
     """
     ny, nx = planes.residual.shape
     outer = min(half + 1, MAX_HALF)
-    position = np.array(start)
-    normal = np.zeros((4, 4))
-    inverse = np.zeros((4, 4))
+    normal, inverse, position = work.normal, work.inverse, work.position
+    for k in range(4):
+        position[k] = start[k]
     status = MOVED
     iy = 0
     ix = 0
