@@ -1,6 +1,6 @@
 """Four real hst1pass lists of a WFC3/UVIS bulge field: dpm's matching and averaging beside the file made by MATCHUP.
 
-usage: python benchmarks/hst1pass_bulge.py FOLDER
+usage: python benchmarks/bench_hst1pass_bulge.py [FOLDER]
 
 FOLDER holds the lists ``*.uvwXYMpq`` and ``MATCHUP_XYMEEE_final``.  dpm starts from the lists' distortion-corrected u,
 v and magnitudes w, without any offsets.  The file's xsig, ysig are standard deviations (n - 1) of the Ng measurements
@@ -163,6 +163,10 @@ def compare(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    for key, value in compare(target).items():
-        print(f"{key:70s} {value:10.4f}")
+    default = Path(__file__).resolve().parents[2] / "shared/data/real/hst1pass_wfc3uvis_bulge"
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+    if target.is_dir():
+        for key, value in compare(target).items():
+            print(f"{key:70s} {value:10.4f}")
+    else:
+        print(f"skipped: no lists at {target}")
