@@ -15,7 +15,6 @@ from dpm.stages.first_pass.measure import FIT_HALF, StarMeasurements
 
 __all__ = ["detection_table"]
 
-FULL_BOX = (2 * FIT_HALF + 1) ** 2
 FEW_PIXELS = 15  # of the 25 of a fit box
 NEIGHBOR_SHARE = 0.1  # of the star's own light in the fit box
 SHAPE_SIGMA = 5.0  # significance at which RADXS marks a star as extended or sharp
