@@ -216,7 +216,7 @@ def render_options(options: Options, notes: bool = False) -> str:
         for key in fields(table):
             value = getattr(table, key.name)
             if value is None:
-                lines.append(f"# {key.name} =            (not set)")
+                lines.append(f"# {key.name} = (not set)")
             else:
                 value = list(value) if isinstance(value, tuple) else value
                 if isinstance(value, dict):

@@ -343,6 +343,8 @@ def test_zero_points_put_magnitudes_on_a_system(tmp_path):
         flux = np.array(catalog["niriss_f090w_flux"])
         np.testing.assert_allclose(catalog["niriss_f090w_mag"], -2.5 * np.log10(flux) + zero_point, atol=1e-4)
         assert catalog["niriss_f090w_mag"].meta["system"] == system
+    _, _, summary = run(folder, photometry=PhotometryOptions(zero_points={"nirss_f090w": 26.3}))
+    assert summary["warnings"] == ["[photometry] zero_points: there is no band 'nirss_f090w'; the bands are niriss_f090w"]
 
 
 def test_rows_that_come_back_now_and_then_are_no_stars(tmp_path):

@@ -15,7 +15,7 @@ from dpm.models.epsf import centre_samples
 from dpm.models.options import FindOptions
 from dpm.models.statistics import robust_width
 from dpm.stages.first_pass.measure import measure_exposure
-from dpm.stages.psf import find_library
+from dpm.stages.psf import find_library, is_named_for
 from dpm.stages.psf.diffraction import diffraction_epsf
 from dpm.stages.psf.quick import build_quick_epsf
 
@@ -98,3 +98,17 @@ def test_diffraction_pattern_is_only_a_start() -> None:
     truth = true_epsf(offset[None, :], offset[:, None])
     start = diffraction_epsf(1.15, "JWST", 0.0656, 0.3)
     assert np.abs(start - truth)[CORE].max() > 0.1 * truth.max()
+
+
+@pytest.mark.parametrize(
+    ("stem", "fits"),
+    [
+        ("STDPSF_WFC3UV_F814W", True),
+        ("PSFSTD_UVIS2_F814W_v2", True),
+        ("my_own", True),
+        ("STDPSF_ACSWFC_F814W_SM4", False),
+        ("STDPSF_WFC3UV_F606W", False),
+    ],
+)
+def test_a_library_of_another_detector_is_noticed_by_its_name(stem: str, fits: bool) -> None:
+    assert is_named_for(stem, "UVIS2", "WFC3UV", "F814W") is fits

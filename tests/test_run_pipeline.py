@@ -1,5 +1,6 @@
 """The run layer on tiny stages: resume, keys, failures, locks and partitions."""
 
+import errno
 import json
 import os
 import shutil
@@ -170,10 +171,19 @@ def test_full_disk_says_so(field):
     assert len(list((field / "run" / "work" / "numbers").glob("*/in_*.json"))) == 2
 
 
-def test_full_disk_in_the_driver_says_so(field, monkeypatch):
-    monkeypatch.setattr(scaled, "finalise", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_full_disk_in_the_driver_says_so(field, monkeypatch, number):
+    monkeypatch.setattr(scaled, "finalise", lambda *a: (_ for _ in ()).throw(OSError(number, "no more")))
     with pytest.raises(DiskFullError, match="free some space"):
         run(field)
+
+
+def test_compiling_is_announced_once(field, monkeypatch):
+    monkeypatch.setattr("dpm.kernels.jit.is_cold", lambda: True)
+    told = []
+    monkeypatch.setattr(Recorder, "compiling", lambda self: told.append(1), raising=False)
+    run(field)
+    assert told == [1]
 
 
 def test_restart_forgets_everything(field):
@@ -271,6 +281,8 @@ def test_partitions_lock_stage_and_number(field):
 
 def test_partition_refusals(field):
     folder, options = RunFolder(field / "run"), options_of(field)
+    with Lock(folder.lock, "run"), pytest.raises(LockedError, match=rf"in use by process {os.getpid()} on .*; wait"):
+        run_partition(folder, options, SerialExecutor(), "numbers", 0, 2, stages=STAGES)
     with pytest.raises(UsageError, match="--cluster"):
         run_partition(folder, options, SerialExecutor(), "total", 0, 2, stages=STAGES)
     with pytest.raises(UsageError, match="from 0 to 1"):

@@ -41,6 +41,10 @@ class LineProgress(Observer):
             before = f", {n_done} done before" if n_done else ""
             say(f"{name:12s} {n_parts} parts{before}")
 
+    def compiling(self) -> None:
+        """See `Observer`."""
+        say("compiling    once on this machine; takes a minute or so")
+
     def part_finished(self, name: str, part: str, error: str | None) -> None:
         """See `Observer`."""
         if error is not None:

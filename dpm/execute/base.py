@@ -30,7 +30,8 @@ __all__ = [
 Function = Callable[[Any], Any]
 Prepare = Callable[[], Hashable]
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Full, over the quota, or over the limit on a file's size.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ClusterError(RuntimeError):

@@ -7,6 +7,7 @@ version and the user, so that any change, any other kind of node and any other u
 
 from __future__ import annotations
 
+import functools
 import getpass
 import hashlib
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numba
 
-__all__ = ["cache_folder", "kernel"]
+__all__ = ["cache_folder", "is_cold", "kernel"]
 
 
 def _cpu_model() -> str:
@@ -35,6 +36,7 @@ def _user() -> str:
         return str(os.getuid()) if hasattr(os, "getuid") else "user"
 
 
+@functools.cache
 def cache_folder() -> Path:
     """Folder of compiled kernels for these sources, this CPU model, this numba and this user."""
     digest = hashlib.sha256()
@@ -50,9 +52,26 @@ def cache_folder() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError:
-        fallback = Path(tempfile.gettempdir()) / "dpm" / folder.name
-        fallback.mkdir(parents=True, exist_ok=True)
-        return fallback
+        return _temporary_folder(folder.name)
+
+
+def _temporary_folder(name: str) -> Path:
+    """The cache folder where the home folder cannot be written: this user's own below the folder of temporary files."""
+    fallback = Path(tempfile.gettempdir()) / f"dpm-{_user()}" / name
+    try:
+        fallback.parent.mkdir(mode=0o700, exist_ok=True)
+        if fallback.parent.stat().st_uid == os.getuid():
+            fallback.mkdir(exist_ok=True)
+            return fallback
+    except OSError:
+        pass
+    # Somebody else took the name: compiled code is not shared with strangers.
+    return Path(tempfile.mkdtemp(prefix="dpm-"))
+
+
+def is_cold() -> bool:
+    """Whether no kernel was compiled here before."""
+    return not any(Path(_FOLDER).glob("*/*.nbi"))
 
 
 _FOLDER = str(cache_folder())

@@ -8,7 +8,7 @@ stage's key by its contents.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
@@ -69,7 +69,7 @@ class DistortionOptions:
 
 @dataclass(frozen=True)
 class FrameOptions:
-    """``[frame]``: scale (arcsec per pixel; the finest detector's when None) and the exposures that a star must be in.
+    """``[frame]``: scale (arcsec per pixel; the finest detector's when not set) and the exposures that a star must be in.
 
     ``max_offset`` is how far off (arcsec) the headers' pointing may be.  ``match_radius`` is in pixels of the coarsest
     detector of an epoch.  A star must be in ``min_exposures`` exposures, and in ``min_fraction`` of those of one band that
@@ -101,10 +101,14 @@ class FindOptions:
 
 @dataclass(frozen=True)
 class PhotometryOptions:
-    """``[photometry]``: zero points by band (``niriss_f090w``) or band and detector (``niriss_f090w.NIS``); ``system``."""
+    """``[photometry]``: zero points by band (``niriss_f090w``) or band and detector (``niriss_f090w.NIS``), in quotes.
+
+    ``system`` is ``"instrumental"``, ``"vega"`` or ``"ab"``: the last two take the header's zero points where none is given
+    here.
+    """
 
     zero_points: dict[str, float] = field(default_factory=dict)
-    system: str = "instrumental"
+    system: Literal["instrumental", "vega", "ab"] = "instrumental"
 
 
 @dataclass(frozen=True)

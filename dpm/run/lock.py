@@ -16,7 +16,7 @@ import psutil
 
 from dpm.run.errors import LockedError
 
-__all__ = ["Lock", "live_owner"]
+__all__ = ["Lock", "describe_owner", "live_owner"]
 
 NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -96,8 +96,7 @@ class Lock:
     def _describe(self, owner: dict[str, Any] | None) -> str:
         if owner is None:
             return f"{self.what} is locked: another dpm is just starting there"
-        who = f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')} ({owner.get('command')})"
-        text = f"{self.what} is in use by {who}; wait for it or stop it"
+        text = describe_owner(self.what, owner)
         if owner.get("host") != os.uname().nodename:
             text += f". If that process is gone, remove {self.path}"
         return text
@@ -117,6 +116,12 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def describe_owner(what: str, owner: dict[str, Any]) -> str:
+    """What is locked, by whom, and what to do."""
+    who = f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')} ({owner.get('command')})"
+    return f"{what} is in use by {who}; wait for it or stop it"
 
 
 def live_owner(path: Path) -> dict[str, Any] | None:

@@ -42,6 +42,9 @@ class Observer:
     def stage_started(self, name: str, n_parts: int, n_done: int, executor: str) -> None:
         """A stage begins, with some parts perhaps done by an earlier run."""
 
+    def compiling(self) -> None:
+        """The kernels are compiled first, which takes far longer than the stage's own work."""
+
     def part_finished(self, name: str, part: str, error: str | None) -> None:
         """A part is done or has failed."""
 
@@ -112,6 +115,7 @@ class Runner:
         self.observer = observer or Observer()
         self.cancel = cancel
         self.warnings = warnings or WarningList()
+        self._told = False
         self.inputs = InputRegistry(folder)
         self.keys: dict[str, StageKey] = stage_keys(tuple(self.stages.values()), options, self.inputs)
         self.provenance = Provenance(folder, options)
@@ -177,6 +181,7 @@ class Runner:
         log.info("%s: %d parts, %d of them done before (key %s)", name, len(tasks), len(done), self.keys[name].key)
         self.observer.stage_started(name, len(tasks), len(done), self.executor.describe())
         module = self.stages[name].__name__
+        self._announce_compiling(name, pending)
         worker = PartWorker(module, str(parts.path.resolve()))
         failed: dict[str, Outcome] = {}
         outcomes = self.executor.map(
@@ -248,6 +253,16 @@ class Runner:
         }
         self.provenance.add_stage(name, entry)
         self.observer.stage_finished(name, seconds, {})
+
+    def _announce_compiling(self, name: str, pending: list[Task]) -> None:
+        """Say once a run that the first use of the kernels on this machine takes its time."""
+        from dpm.kernels.jit import is_cold
+
+        # The first stage reads files and has no kernels; a cluster's machines are not this one.
+        if pending and self.stages[name].UPSTREAM and self.executor.kind != "distributed" and is_cold() and not self._told:
+            self._told = True
+            log.info("%s: compiling the kernels", name)
+            self.observer.compiling()
 
     def _repeat_warnings(self, part: Part) -> None:
         """Warnings of other processes go into this one's log and list."""
@@ -411,6 +426,6 @@ def _failure(name: str, failed: dict[str, Outcome], n_parts: int, folder: RunFol
 
 def _disk_full(folder: RunFolder) -> str:
     return (
-        f"no space left on the disk of {folder.root} (or the quota is used up); finished parts are kept and nothing "
-        "half-written counts as done: free some space and run the same command again"
+        f"no space left on the disk of {folder.root} (or a quota or a limit on file sizes is reached); finished parts are kept "
+        "and nothing half-written counts as done: free some space and run the same command again"
     )

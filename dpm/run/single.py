@@ -10,7 +10,7 @@ from dpm.execute.base import Executor
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
 from dpm.run.errors import IncompleteError, LockedError, RunError
-from dpm.run.lock import Lock, live_owner
+from dpm.run.lock import Lock, describe_owner, live_owner
 from dpm.run.log import log_file
 from dpm.run.parts import Parts
 from dpm.run.pipeline import Observer, Runner, at_work, check_partitions
@@ -83,10 +83,9 @@ def run_partition(
     """
     if not 0 <= index < count:
         raise UsageError(f"--partition {index} --of {count}: partitions count from 0 to {count - 1}")
-    if live_owner(folder.lock) is not None:
-        raise LockedError(
-            f"run folder {folder.root} is in use by a `dpm run` ({live_owner(folder.lock)}); wait for it or stop it"
-        )
+    owner = live_owner(folder.lock)
+    if owner is not None:
+        raise LockedError(describe_owner(f"run folder {folder.root}", owner))
     place = folder.work / name
     lock = Lock(
         place / f"partition-{index}-of-{count}.lock", f"partition {index} of {count} of stage {name} in {folder.root}"

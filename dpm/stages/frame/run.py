@@ -47,6 +47,11 @@ def solve_and_write(folder: RunFolder, options: Options) -> dict[str, Any]:
     result = build_catalog(units, links, exposures, frame, options.frame, options.photometry, reference)
     files = _write(folder, result, sorted(set(band_names(units))))
     warnings = [text for unit in units for text in unit.warnings]
+    bands = {unit.band for unit in units}
+    for key in options.photometry.zero_points:
+        if key.partition(".")[0] not in bands:
+            warnings.append(f"[photometry] zero_points: there is no band {key!r}; the bands are {', '.join(sorted(bands))}")
+            log.warning(warnings[-1])
     if not len(result.catalog):
         warnings.append(f"no star was found in {needed} exposures; the catalogue is empty")
         log.warning(warnings[-1])

@@ -83,6 +83,12 @@ def find_library(source: Path, detector: str, filter_name: str) -> Path:
     )  # fmt: skip
 
 
+def is_named_for(stem: str, detector: str, library: str, filter_name: str) -> bool:
+    """Whether the name of a library file fits a detector and filter; names of no usual form do."""
+    words = stem.upper().split("_")
+    return words[0] not in ("STDPSF", "PSFSTD") or (bool({detector, library} & set(words)) and filter_name in words)
+
+
 def work(task: Task) -> dict[str, Any]:
     """Read or make one ePSF and write it."""
     arguments = task.arguments
@@ -94,6 +100,10 @@ def work(task: Task) -> dict[str, Any]:
         rows = (detector.library_y_offset, detector.library_y_offset + detector.ny)
         epsf = read_stdpsf(arguments["library"], rows=rows, y_offset=detector.library_y_offset)
         write_stdpsf(output, epsf, (f"from {Path(arguments['library']).name}, centred",))
+        if not is_named_for(Path(arguments["library"]).stem, detector.name, detector.library, arguments["filter"]):
+            summary["warnings"] = [
+                f"{task.name}: by its name, {Path(arguments['library']).name} is the ePSF of another detector or filter"
+            ]
         return summary | {"source": arguments["library"], "nodes": list(epsf.samples.shape[:2])}
     from dpm.stages.psf.quick import build_quick_epsf, load_images
 
