@@ -98,6 +98,9 @@ def test_partitions_from_the_command_line(field):
         (("export", "field.toml", "out.ecsv"), 3, "there is no catalogue yet"),
         (("export", "field.toml", "out.doc"), 2, "the formats are ecsv, fits, parquet, votable"),
         (("simulate", "out", "--epochs", "now"), 2, "years by commas"),
+        (("simulate", "out", "-i", "wfpc2"), 2, "'wfpc2' is not one of niriss"),
+        (("simulate", "out", "--size", "9"), 2, "9 is too small"),
+        (("simulate", "."), 1, "name a new folder"),
         (("init", "nothere"), 1, "no such folder"),
         (("demo", "."), 1, "name a new folder"),
         (("frobnicate",), 2, "frobnicate"),
@@ -124,6 +127,10 @@ def test_init_writes_a_file_that_loads(shared_data, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     options = config.load_options(tmp_path / "new.toml")
     assert len(options.input.exposures) == 3 and options.frame.min_exposures == 3
+    assert options.run.directory == str(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    assert dpm_command("init", shared_data / "real" / "wfc3uvis_f814w_3dithers", "-o", "two.toml").exit_code == 0
+    assert config.load_options(tmp_path / "two.toml").run.directory == str(tmp_path / "run_two")
     assert dpm_command("init", shared_data / "real" / "wfc3uvis_f814w_3dithers", "-o", "new.toml").exit_code == 1
     assert dpm_command("init", tmp_path).exit_code == 1
 

@@ -19,7 +19,7 @@ from dpm.execute import Interrupted, create_executor
 from dpm.execute.local import SerialExecutor, ThreadsExecutor
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import FindOptions, InputOptions, Options, PhotometryOptions
-from dpm.run.errors import DiskFullError, IncompleteError, LockedError, StageFailedError
+from dpm.run.errors import DiskFullError, IncompleteError, LockedError, OtherFieldError, StageFailedError
 from dpm.run.lock import Lock
 from dpm.run.pipeline import Observer, run_pipeline
 from dpm.run.single import UsageError, finalise_stage, run_partition, run_stage
@@ -176,6 +176,17 @@ def test_full_disk_in_the_driver_says_so(field, monkeypatch, number):
     monkeypatch.setattr(scaled, "finalise", lambda *a: (_ for _ in ()).throw(OSError(number, "no more")))
     with pytest.raises(DiskFullError, match="free some space"):
         run(field)
+
+
+def test_the_run_of_another_field_is_not_replaced_by_mistake(field):
+    run(field, config_text='[input]\nexposures = ["/data/a.dat", "/data/b.dat"]\n')
+    run(field)
+    (field / "run" / "cubes" / "NIRISS_F090W.zarr").mkdir(parents=True)
+    with pytest.raises(OtherFieldError, match=r"other exposures \(a.dat, b.dat\): name another folder") as caught:
+        run(field)
+    assert caught.value.exit_code == 2 and (field / "run" / "tables" / "total.txt").exists()
+    run(field, restart=True, config_text='[input]\nexposures = ["in_5.dat"]\n')
+    run(field)
 
 
 def test_compiling_is_announced_once(field, monkeypatch):

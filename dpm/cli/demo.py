@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from dpm.cli.guard import guarded, say
+from dpm.cli.products import simulate_with_bar
 from dpm.cli.run import run_options
 from dpm.config import open_run
 from dpm.run.errors import RunError
@@ -71,17 +72,11 @@ def run_demo(folder: Path, cluster: str | None, workers: int | None) -> None:
 
 
 def _simulate(folder: Path) -> None:
-    """The demo's exposures, with a progress line a file on a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from dpm.simulate import SimulationOptions, Visit, simulate_field
+    """The demo's exposures."""
+    from dpm.simulate import SimulationOptions, Visit
 
     options = SimulationOptions(visits=(Visit(instrument="niriss", filters=FILTERS, n_dithers=9),), n_stars=4000)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("simulating", total=9 * len(FILTERS))
-        simulate_field(folder / "exposures", options, progress=lambda path: progress.advance(bar))
+    simulate_with_bar(folder / "exposures", options)
 
 
 def _format(table: Table) -> str:

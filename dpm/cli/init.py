@@ -34,7 +34,7 @@ def write_config(folder: Path, output: Path) -> None:
         raise RunError(f"{folder}: no calibrated exposures ({', '.join(PATTERNS)}) of a supported instrument in it")
     groups = Counter((row["detector"], row["filter"]) for row in rows)
     base = output.resolve().parent
-    options = _options(folder, base, patterns, rows, groups)
+    options = _options(folder, base, output.stem, patterns, rows, groups)
     found = [f"#   {n:4d} of {detector} {name}" for (detector, name), n in sorted(groups.items())]
     targets = sorted({row["target"] for row in rows if row.get("target")})
     text = "\n".join(
@@ -73,9 +73,9 @@ def _look(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _options(
-    folder: Path, base: Path, patterns: list[str], rows: list[dict[str, Any]], groups: Counter[tuple[str, str]]
+    folder: Path, base: Path, stem: str, patterns: list[str], rows: list[dict[str, Any]], groups: Counter[tuple[str, str]]
 ) -> Options:
-    """Defaults, with the files found and what fits their number."""
+    """Defaults, with the files found and what fits their number; ``stem`` names the run folder when there is one already."""
     where = _place(folder, base)
     names = tuple(os.path.normpath(os.path.join(where, pattern)) for pattern in patterns)
     reference = next((name for name in REFERENCES if (folder / name).is_file()), "")
@@ -85,7 +85,7 @@ def _options(
     targets = [row["target"] for row in rows if row.get("target")]
     name = (targets[0] if targets else "field").lower().replace(" ", "_")
     options = Options(
-        run=RunOptions(name=name, directory="run"),
+        run=RunOptions(name=name, directory="run" if not (base / "run").exists() else f"run_{stem}"),
         input=InputOptions(
             exposures=names, reference=os.path.normpath(os.path.join(where, reference)) if reference else ""
         ),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from dpm.cli.guard import guarded
 from dpm.config import open_run
 from dpm.io.run_folder import RunFolder
-from dpm.run.errors import IncompleteError
+from dpm.run.errors import IncompleteError, RunError
 from dpm.run.single import UsageError
 
-__all__ = ["export_run", "make_report", "simulate_files"]
+if TYPE_CHECKING:
+    from dpm.simulate import SimulationOptions
+
+__all__ = ["export_run", "make_report", "simulate_files", "simulate_with_bar"]
 
 SUFFIXES = {
     ".ecsv": "ecsv",
@@ -58,22 +62,41 @@ def export_run(run: Path, output: Path, format: str | None) -> None:
     typer.echo(f"catalogue  {output}")
 
 
+def simulate_with_bar(output: Path, options: SimulationOptions) -> None:
+    """Simulate, with a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from dpm.simulate import simulate_field
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("simulating", total=sum(visit.n_dithers * len(visit.filter_names) for visit in options.visits))
+        simulate_field(output, options, progress=lambda path: progress.advance(bar))
+
+
 @guarded
 def simulate_files(
     output: Path, instruments: list[str], filters: str, dithers: int, stars: int, size: int, epochs: str, seed: int
 ) -> None:
     """``dpm simulate``."""
-    from dpm.simulate import SimulationOptions, Visit, simulate_field
+    from dpm.simulate import SimulationOptions, Visit
 
+    if output.is_dir() and any(output.iterdir()):
+        raise RunError(f"{output} holds other files: name a new folder")
     try:
         years = [float(text) for text in epochs.split(",")]
     except ValueError:
         raise UsageError(f"--epochs {epochs!r}: write years by commas, such as 2006.4,2022.3") from None
     names = tuple(name.strip().upper() for name in filters.split(",") if name.strip())
-    visits = tuple(
-        Visit(instrument=instrument, filters=names, epoch=year, n_dithers=dithers)
-        for instrument in instruments
-        for year in years
-    )
-    simulate_field(output, SimulationOptions(visits=visits, n_pixels=size, n_stars=stars, seed=seed))
+    try:
+        visits = tuple(
+            Visit(instrument=instrument, filters=names, epoch=year, n_dithers=dithers)
+            for instrument in instruments
+            for year in years
+        )
+        options = SimulationOptions(visits=visits, n_pixels=size, n_stars=stars, seed=seed)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    simulate_with_bar(output, options)
     typer.echo(f"files and truth  {output}")

@@ -16,6 +16,7 @@ from dpm.execute import create_executor
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
 from dpm.run.files import write_text
+from dpm.run.inputs import check_same_field
 from dpm.run.pipeline import Finish, RunResult, run_pipeline
 from dpm.run.single import finalise_stage, run_partition, run_stage
 from dpm.run.status import stage_states
@@ -103,6 +104,7 @@ def _summarise(result: RunResult) -> None:
 def plan_run(config: Path) -> None:
     """``dpm run --plan``."""
     folder, options = _open(config)
+    check_same_field(folder, options)
     typer.echo(f"run folder {folder.root}, {len(options.input.exposures)} files")
     before = True
     for state in stage_states(folder, options):
@@ -144,6 +146,7 @@ def run_one_stage(
 ) -> None:
     """``dpm stage``."""
     folder, options = _open(run)
+    check_same_field(folder, options)
     folder.create()
     if not folder.config.is_file() or partition is None:
         write_text(folder.config, render_options(options))

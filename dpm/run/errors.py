@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DiskFullError", "IncompleteError", "LockedError", "RunError", "StageFailedError"]
+__all__ = ["DiskFullError", "IncompleteError", "LockedError", "OtherFieldError", "RunError", "StageFailedError"]
 
 
 class RunError(RuntimeError):
@@ -23,6 +23,12 @@ class DiskFullError(RunError):
 
 class StageFailedError(RunError):
     """Some parts of a stage failed; the other parts are done and kept."""
+
+
+class OtherFieldError(RunError):
+    """The run folder holds the run of other exposures, which must not be lost by mistake."""
+
+    exit_code = 2
 
 
 class IncompleteError(RunError):

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from dpm.io.fits_files import checksum
 from dpm.io.run_folder import RunFolder
+from dpm.models.options import Options
+from dpm.run.errors import OtherFieldError
 from dpm.run.files import read_json, write_json
 
-__all__ = ["InputRegistry"]
+__all__ = ["InputRegistry", "check_same_field"]
+
+
+def check_same_field(folder: RunFolder, options: Options) -> None:
+    """See that the run folder is not that of other exposures: a second field would take the first one's place.
+
+    Raises
+    ------
+    OtherFieldError
+        If cubes are there and not one of the exposures' names is known from the earlier run.
+    """
+    try:
+        before = tomllib.loads(folder.config.read_text(encoding="utf-8"))["input"]["exposures"]
+    except (OSError, KeyError, tomllib.TOMLDecodeError):
+        return
+    known = {Path(path).name for path in before}
+    if known and known.isdisjoint(Path(path).name for path in options.input.exposures) and any(folder.cubes.glob("*.zarr")):
+        raise OtherFieldError(
+            f"{folder.root} holds the run of other exposures ({', '.join(sorted(known)[:2])}{', ...' if len(known) > 2 else ''}): "
+            "name another folder in [run] directory, or replace that run with `dpm run --restart`"
+        )
 
 
 class InputRegistry:

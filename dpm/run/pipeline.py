@@ -16,7 +16,7 @@ from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
 from dpm.run.errors import DiskFullError, IncompleteError, LockedError, StageFailedError
 from dpm.run.files import write_text
-from dpm.run.inputs import InputRegistry
+from dpm.run.inputs import InputRegistry, check_same_field
 from dpm.run.keys import StageKey, stage_keys
 from dpm.run.lock import Lock, live_owner
 from dpm.run.log import WarningList, log_file
@@ -327,6 +327,8 @@ def run_pipeline(
     """
     start = time.perf_counter()
     with at_work(folder, executor) as warnings:
+        if not restart:
+            check_same_field(folder, options)
         if config_text is not None:
             write_text(folder.config, config_text)
         runner = Runner(folder, options, executor, stages, observer, cancel, warnings)
