@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dpm.kernels.jit import kernel
+from dpm.kernels.jit import leaf_kernel
 
 OVERSAMPLING = 4  # samples a pixel in the STDPSF format
 SAMPLES = 101  # samples a side in the STDPSF format
@@ -20,7 +20,7 @@ PADDING = 12  # zeros around the samples, so that a box may overlap the border
 TAPS = 6  # a quintic B-spline touches six samples
 
 
-@kernel
+@leaf_kernel
 def _spline(a):
     """Quintic B-spline at distance a >= 0 from its sample."""
     if a < 1.0:
@@ -31,7 +31,7 @@ def _spline(a):
     return b * b * b * b * b / 120.0
 
 
-@kernel
+@leaf_kernel
 def _spline_slope(a):
     """Its derivative by the distance."""
     if a < 1.0:
@@ -42,7 +42,7 @@ def _spline_slope(a):
     return -b * b * b * b / 24.0
 
 
-@kernel
+@leaf_kernel
 def quintic_weights(t):
     """Weights of the six samples around a point that lies t samples (0 <= t < 1) beyond the third; float32."""
     return (
@@ -55,7 +55,7 @@ def quintic_weights(t):
     )
 
 
-@kernel
+@leaf_kernel
 def quintic_slopes(t):
     """Derivatives of the six weights by t; float32."""
     return (
@@ -68,7 +68,7 @@ def quintic_slopes(t):
     )
 
 
-@kernel
+@leaf_kernel
 def node_interval(nodes, position):
     """Lower node and weight of the upper one for bilinear blending; held constant outside the grid."""
     n = nodes.shape[0]
@@ -85,7 +85,7 @@ def node_interval(nodes, position):
     return k, (position - nodes[k]) / width
 
 
-@kernel
+@leaf_kernel
 def blend(coefficients, node_x, node_y, x, y, first, count_y, count_x, out):
     """Blend the four surrounding nodes' coefficients on a window.
 
@@ -112,24 +112,25 @@ def blend(coefficients, node_x, node_y, x, y, first, count_y, count_x, out):
     w10 = np.float32(u * (1.0 - v))
     w01 = np.float32((1.0 - u) * v)
     w11 = np.float32(u * v)
-    r0, c0 = first
+    # Unsigned indices and no slices: numba counts the references of every slice, atomically.
+    r0, c0 = np.uintp(first[0]), np.uintp(first[1])
+    a, b, c, d = np.uintp(j), np.uintp(i), np.uintp(j1), np.uintp(i1)
     if i1 == i and j1 == j:
-        for r in range(count_y):
-            source = coefficients[j, i, r0 + r, c0 : c0 + count_x]
-            for c in range(count_x):
-                out[r, c] = source[c]
+        for r in range(np.uintp(count_y)):
+            for k in range(np.uintp(count_x)):
+                out[r, k] = coefficients[a, b, r0 + r, c0 + k]
         return
-    for r in range(count_y):
-        s00 = coefficients[j, i, r0 + r, c0 : c0 + count_x]
-        s10 = coefficients[j, i1, r0 + r, c0 : c0 + count_x]
-        s01 = coefficients[j1, i, r0 + r, c0 : c0 + count_x]
-        s11 = coefficients[j1, i1, r0 + r, c0 : c0 + count_x]
-        target = out[r]
-        for c in range(count_x):
-            target[c] = w00 * s00[c] + w10 * s10[c] + w01 * s01[c] + w11 * s11[c]
+    for r in range(np.uintp(count_y)):
+        for k in range(np.uintp(count_x)):
+            out[r, k] = (
+                w00 * coefficients[a, b, r0 + r, c0 + k]
+                + w10 * coefficients[a, d, r0 + r, c0 + k]
+                + w01 * coefficients[c, b, r0 + r, c0 + k]
+                + w11 * coefficients[c, d, r0 + r, c0 + k]
+            )
 
 
-@kernel
+@leaf_kernel
 def sample_start(offset):
     """First of the six samples and the spline's phase for a pixel at ``offset`` (pixel minus star) pixels."""
     s = PADDING + (SAMPLES - 1) // 2 + OVERSAMPLING * offset
@@ -137,7 +138,7 @@ def sample_start(offset):
     return base - 2, s - base
 
 
-@kernel
+@leaf_kernel
 def evaluate_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y, size_x, value, slope_x, slope_y, scratch):
     """Value and gradient of the ePSF on a box of pixels from a blended window.
 
@@ -156,61 +157,54 @@ def evaluate_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y,
     scratch : ndarray (2, width)
         Work space for one row, at least 4 * size_x + 2 wide.
     """
-    width = OVERSAMPLING * (size_x - 1) + TAPS
-    c0 = start_x - col0
+    width = np.uintp(OVERSAMPLING * (size_x - 1) + TAPS)
+    step = np.uintp(OVERSAMPLING)
+    c0 = np.uintp(start_x - col0)
+    r0 = np.uintp(start_y - row0)
+    zero, one, two, three, four, five = np.uintp(0), np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4), np.uintp(5)
     y0, y1, y2, y3, y4, y5 = quintic_weights(phase_y)
     d0, d1, d2, d3, d4, d5 = quintic_slopes(phase_y)
     x0, x1, x2, x3, x4, x5 = quintic_weights(phase_x)
     e0, e1, e2, e3, e4, e5 = quintic_slopes(phase_x)
-    line = scratch[0]
-    line_slope = scratch[1]
     scale = np.float32(-OVERSAMPLING)
-    for j in range(size_y):
-        r = start_y - row0 + OVERSAMPLING * j
-        a0 = window[r, c0 : c0 + width]
-        a1 = window[r + 1, c0 : c0 + width]
-        a2 = window[r + 2, c0 : c0 + width]
-        a3 = window[r + 3, c0 : c0 + width]
-        a4 = window[r + 4, c0 : c0 + width]
-        a5 = window[r + 5, c0 : c0 + width]
+    for j in range(np.uintp(size_y)):
+        r = r0 + step * j
         for c in range(width):
-            line[c] = y0 * a0[c] + y1 * a1[c] + y2 * a2[c] + y3 * a3[c] + y4 * a4[c] + y5 * a5[c]
-            line_slope[c] = d0 * a0[c] + d1 * a1[c] + d2 * a2[c] + d3 * a3[c] + d4 * a4[c] + d5 * a5[c]
-        for i in range(size_x):
-            k = OVERSAMPLING * i
-            l0, l1, l2, l3, l4, l5 = line[k], line[k + 1], line[k + 2], line[k + 3], line[k + 4], line[k + 5]
+            k = c0 + c
+            a0, a1, a2 = window[r, k], window[r + one, k], window[r + two, k]
+            a3, a4, a5 = window[r + three, k], window[r + four, k], window[r + five, k]
+            scratch[zero, c] = y0 * a0 + y1 * a1 + y2 * a2 + y3 * a3 + y4 * a4 + y5 * a5
+            scratch[one, c] = d0 * a0 + d1 * a1 + d2 * a2 + d3 * a3 + d4 * a4 + d5 * a5
+        for i in range(np.uintp(size_x)):
+            k = step * i
+            l0, l1, l2 = scratch[zero, k], scratch[zero, k + one], scratch[zero, k + two]
+            l3, l4, l5 = scratch[zero, k + three], scratch[zero, k + four], scratch[zero, k + five]
+            m0, m1, m2 = scratch[one, k], scratch[one, k + one], scratch[one, k + two]
+            m3, m4, m5 = scratch[one, k + three], scratch[one, k + four], scratch[one, k + five]
             value[j, i] = x0 * l0 + x1 * l1 + x2 * l2 + x3 * l3 + x4 * l4 + x5 * l5
             slope_x[j, i] = scale * (e0 * l0 + e1 * l1 + e2 * l2 + e3 * l3 + e4 * l4 + e5 * l5)
-            slope_y[j, i] = scale * (
-                x0 * line_slope[k]
-                + x1 * line_slope[k + 1]
-                + x2 * line_slope[k + 2]
-                + x3 * line_slope[k + 3]
-                + x4 * line_slope[k + 4]
-                + x5 * line_slope[k + 5]
-            )
+            slope_y[j, i] = scale * (x0 * m0 + x1 * m1 + x2 * m2 + x3 * m3 + x4 * m4 + x5 * m5)
 
 
-@kernel
+@leaf_kernel
 def value_box(window, row0, col0, start_y, start_x, phase_y, phase_x, size_y, size_x, value, scratch):
     """Value of the ePSF on a box of pixels; parameters as for `evaluate_box`."""
-    width = OVERSAMPLING * (size_x - 1) + TAPS
-    c0 = start_x - col0
+    width = np.uintp(OVERSAMPLING * (size_x - 1) + TAPS)
+    step = np.uintp(OVERSAMPLING)
+    c0 = np.uintp(start_x - col0)
+    r0 = np.uintp(start_y - row0)
+    zero, one, two, three, four, five = np.uintp(0), np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4), np.uintp(5)
     y0, y1, y2, y3, y4, y5 = quintic_weights(phase_y)
     x0, x1, x2, x3, x4, x5 = quintic_weights(phase_x)
-    line = scratch[0]
-    for j in range(size_y):
-        r = start_y - row0 + OVERSAMPLING * j
-        a0 = window[r, c0 : c0 + width]
-        a1 = window[r + 1, c0 : c0 + width]
-        a2 = window[r + 2, c0 : c0 + width]
-        a3 = window[r + 3, c0 : c0 + width]
-        a4 = window[r + 4, c0 : c0 + width]
-        a5 = window[r + 5, c0 : c0 + width]
+    for j in range(np.uintp(size_y)):
+        r = r0 + step * j
         for c in range(width):
-            line[c] = y0 * a0[c] + y1 * a1[c] + y2 * a2[c] + y3 * a3[c] + y4 * a4[c] + y5 * a5[c]
-        for i in range(size_x):
-            k = OVERSAMPLING * i
-            value[j, i] = (
-                x0 * line[k] + x1 * line[k + 1] + x2 * line[k + 2] + x3 * line[k + 3] + x4 * line[k + 4] + x5 * line[k + 5]
-            )
+            k = c0 + c
+            a0, a1, a2 = window[r, k], window[r + one, k], window[r + two, k]
+            a3, a4, a5 = window[r + three, k], window[r + four, k], window[r + five, k]
+            scratch[zero, c] = y0 * a0 + y1 * a1 + y2 * a2 + y3 * a3 + y4 * a4 + y5 * a5
+        for i in range(np.uintp(size_x)):
+            k = step * i
+            l0, l1, l2 = scratch[zero, k], scratch[zero, k + one], scratch[zero, k + two]
+            l3, l4, l5 = scratch[zero, k + three], scratch[zero, k + four], scratch[zero, k + five]
+            value[j, i] = x0 * l0 + x1 * l1 + x2 * l2 + x3 * l3 + x4 * l4 + x5 * l5

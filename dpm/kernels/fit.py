@@ -11,7 +11,7 @@ import numpy as np
 
 from dpm.kernels.bundles import MAX_HALF
 from dpm.kernels.epsf import evaluate_box, sample_start
-from dpm.kernels.jit import kernel
+from dpm.kernels.jit import leaf_kernel
 from dpm.kernels.quality import CHI_MODEL_ERROR, FLUX, FLUX_ERROR, SKY, X_ERROR, XY_COVARIANCE, Y_ERROR, X, Y, assess_fit
 from dpm.kernels.render import WINDOW_COLUMN, WINDOW_HALF, WINDOW_ROW, load_window, star_values
 
@@ -28,7 +28,7 @@ MAX_WINDOW_OFFSET = 0.95  # pixels from the box's centre that the window has roo
 MAX_SHIFT = 2  # pixels a star may move in one fit
 
 
-@kernel
+@leaf_kernel
 def invert_three(m, inverse):
     """Inverse of a positive definite 3 x 3 matrix (lower triangle given) by cofactors; False if it is singular."""
     a, b, c = m[0, 0], m[1, 1], m[2, 2]
@@ -49,7 +49,7 @@ def invert_three(m, inverse):
     return True
 
 
-@kernel
+@leaf_kernel
 def invert_four(m, inverse):
     """Inverse of a positive definite 4 x 4 matrix (lower triangle given), bordering the inverse of its first three rows."""
     if not invert_three(m, inverse):
@@ -69,25 +69,27 @@ def invert_four(m, inverse):
     return True
 
 
-@kernel
+@leaf_kernel
 def gather_pixels(planes, iy, ix, outer, flux_old, old_value, shift_y, shift_x, half_old, pixels):
     """Copy the box of half-width ``outer`` about (iy, ix) out of the planes.
 
     pixels[0] is the image without other stars, [1] their light, [2:5] the noise planes; a pixel without weight is infinite in [2].
     The star's own old light (psi ``old_value`` on a box of half_old about a pixel (shift_y, shift_x) away) is put back.
     """
-    ny, nx = planes.residual.shape
+    # Out of the tuple once: numba counts references at every access.
+    residual, scene, good, variance_read, poisson_factor, flat_variance = planes
+    ny, nx = residual.shape
     side = 2 * outer + 1
     for j in range(side):
         v = iy - outer + j
         for i in range(side):
             u = ix - outer + i
-            if 0 <= v < ny and 0 <= u < nx and planes.good[v, u]:
-                pixels[0, j, i] = planes.residual[v, u]
-                pixels[1, j, i] = planes.scene[v, u]
-                pixels[2, j, i] = planes.variance_read[v, u]
-                pixels[3, j, i] = planes.poisson_factor[v, u]
-                pixels[4, j, i] = planes.flat_variance[v, u]
+            if 0 <= v < ny and 0 <= u < nx and good[v, u]:
+                pixels[0, j, i] = residual[v, u]
+                pixels[1, j, i] = scene[v, u]
+                pixels[2, j, i] = variance_read[v, u]
+                pixels[3, j, i] = poisson_factor[v, u]
+                pixels[4, j, i] = flat_variance[v, u]
             else:
                 pixels[0, j, i] = 0.0
                 pixels[1, j, i] = 0.0
@@ -105,7 +107,7 @@ def gather_pixels(planes, iy, ix, outer, flux_old, old_value, shift_y, shift_x, 
             pixels[1, j, i] = max(pixels[1, j, i] - pixels[0, j, i], np.float32(0.0))
 
 
-@kernel
+@leaf_kernel
 def load_star(planes, library, work, iy, ix, outer, x_old, y_old, flux_old, half_old):
     """Window and pixels for a fit about (iy, ix); False if the star's old place is too far away."""
     shift_y = 0
@@ -125,7 +127,7 @@ def load_star(planes, library, work, iy, ix, outer, x_old, y_old, flux_old, half
     return True
 
 
-@kernel
+@leaf_kernel
 def normal_equations(pixels, margin, side, value, slope_x, slope_y, flux, sky, model_error2, normal, gradient):
     """Weighted normal matrix and gradient in (x, y, flux, sky) on the inner box; returns the number of pixels with weight."""
     n00 = n10 = n11 = n20 = n21 = n22 = n30 = n31 = n32 = n33 = 0.0
@@ -168,7 +170,7 @@ def normal_equations(pixels, margin, side, value, slope_x, slope_y, flux, sky, m
     return used
 
 
-@kernel
+@leaf_kernel
 def iterate(work, iy, ix, half, margin, start, fit_sky, model_error, tolerance, normal, inverse, position):
     """Gauss-Newton steps about one peak pixel; ``position`` holds (x, y, flux, sky) and is updated.
 
@@ -178,17 +180,14 @@ def iterate(work, iy, ix, half, margin, start, fit_sky, model_error, tolerance, 
     n_par = 4 if fit_sky else 3
     gradient, step = work.gradient, work.step
     row, column = work.held[WINDOW_ROW], work.held[WINDOW_COLUMN]
+    window, pixels, scratch = work.window, work.pixels, work.scratch
+    value, slope_x, slope_y = work.value, work.slope_x, work.slope_y
     for _ in range(MAX_ITERATIONS):
         x, y, flux, sky = position[0], position[1], position[2], position[3]
         start_y, phase_y = sample_start(iy - half - y)
         start_x, phase_x = sample_start(ix - half - x)
-        evaluate_box(
-            work.window, row, column, start_y, start_x, phase_y, phase_x, side, side, work.value, work.slope_x, work.slope_y,
-            work.scratch,
-        )  # fmt: skip
-        used = normal_equations(
-            work.pixels, margin, side, work.value, work.slope_x, work.slope_y, flux, sky, model_error**2, normal, gradient
-        )
+        evaluate_box(window, row, column, start_y, start_x, phase_y, phase_x, side, side, value, slope_x, slope_y, scratch)
+        used = normal_equations(pixels, margin, side, value, slope_x, slope_y, flux, sky, model_error**2, normal, gradient)
         if used < n_par + 1 or not (invert_four(normal, inverse) if fit_sky else invert_three(normal, inverse)):
             return FAILED
         for a in range(n_par):
@@ -217,7 +216,7 @@ def iterate(work, iy, ix, half, margin, start, fit_sky, model_error, tolerance, 
     return NOT_CONVERGED
 
 
-@kernel
+@leaf_kernel
 def fit_star(planes, library, work, old, half_old, start, sky_error, fit_sky, half, model_error, tolerance, result):
     """Fit one star; the rest of the scene is taken as subtracted.
 

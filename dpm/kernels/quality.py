@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dpm.kernels.jit import kernel
+from dpm.kernels.jit import leaf_kernel
 
 # Columns of a star's result row.
 X, Y, FLUX, SKY = 0, 1, 2, 3
@@ -21,7 +21,7 @@ CHI_MODEL_ERROR = 0.05  # of the light, allowed as ePSF error where a fit is jud
 MEAN_ABSOLUTE_NORMAL = 0.7978845608028654  # sqrt(2 / pi)
 
 
-@kernel
+@leaf_kernel
 def assess_fit(pixels, value, value_half, iy, ix, outer, half, n_par, allowed_error, result):
     """Fill in chi, QFIT and its expectation, RADXS, the peak and what neighbours contribute (DESIGN section 4).
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from dpm.kernels.epsf import OVERSAMPLING, TAPS, blend, sample_start, value_box
-from dpm.kernels.jit import kernel
+from dpm.kernels.jit import leaf_kernel
 
 # Entries of the small record that says what a window holds.
 WINDOW_ROW, WINDOW_COLUMN, WINDOW_Y, WINDOW_X, WINDOW_HALF = 0, 1, 2, 3, 4
 
 
-@kernel
+@leaf_kernel
 def load_window(library, work, iy, ix, half):
     """Blend the ePSF for a star whose peak pixel is (iy, ix), for boxes up to half-width ``half`` about it.
 
@@ -40,7 +40,7 @@ def load_window(library, work, iy, ix, half):
     work.held[WINDOW_HALF] = half
 
 
-@kernel
+@leaf_kernel
 def star_values(work, x, y, half, value):
     """psi of a star at (x, y) on the box of half-width ``half`` about the window's peak pixel, into ``value``."""
     held = work.held
@@ -51,19 +51,25 @@ def star_values(work, x, y, half, value):
     value_box(work.window, row, column, start_y, start_x, phase_y, phase_x, side, side, value, work.scratch)
 
 
-@kernel
+@leaf_kernel
 def add_values(image, iy, ix, flux, half, value, value_half):
     """Add flux times psi (on a box of half-width value_half about (iy, ix)) to the image within ``half`` pixels of (iy, ix)."""
     ny, nx = image.shape
     f = np.float32(flux)
     shift = value_half - half
-    for j in range(max(half - iy, 0), min(2 * half + 1, ny - iy + half)):
-        row = image[iy - half + j]
-        for i in range(max(half - ix, 0), min(2 * half + 1, nx - ix + half)):
-            row[ix - half + i] += f * value[j + shift, i + shift]
+    j0, j1 = max(half - iy, 0), min(2 * half + 1, ny - iy + half)
+    i0, i1 = max(half - ix, 0), min(2 * half + 1, nx - ix + half)
+    if j1 <= j0 or i1 <= i0:
+        return
+    # Unsigned indices: numba then leaves out the check for negative ones, and the inner loop runs in vectors.
+    v0, u0 = np.uintp(iy - half + j0), np.uintp(ix - half + i0)
+    r0, c0 = np.uintp(j0 + shift), np.uintp(i0 + shift)
+    for j in range(np.uintp(j1 - j0)):
+        for i in range(np.uintp(i1 - i0)):
+            image[v0 + j, u0 + i] += f * value[r0 + j, c0 + i]
 
 
-@kernel
+@leaf_kernel
 def add_star(image, library, work, x, y, flux, half):
     """Add a star of ``flux`` at (x, y) to the image (subtract it with a negative flux) within ``half`` pixels of its peak pixel."""
     iy = int(np.floor(y + 0.5))
@@ -73,7 +79,7 @@ def add_star(image, library, work, x, y, flux, half):
     add_values(image, iy, ix, flux, half, work.value, half)
 
 
-@kernel
+@leaf_kernel
 def replace_star(residual, library, work, x_old, y_old, flux_old, half_old, x, y, flux, half):
     """In the residual image, give back a star's old light and take its new light away.
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from dpm.kernels.bundles import MAX_HALF, workspace
 from dpm.kernels.fit import FAILED, FINE_TOLERANCE, FIRST_TOLERANCE, NOT_CONVERGED, fit_star
-from dpm.kernels.jit import kernel
+from dpm.kernels.jit import kernel, leaf_kernel
 from dpm.kernels.quality import FLUX, FLUX_ERROR, N_PIXELS, RESULT_SIZE, X, Y
 from dpm.kernels.render import add_star, replace_star
-from dpm.kernels.sky import MIN_SKY_PIXELS, annulus_sky, interpolate_mesh
+from dpm.kernels.sky import MIN_SKY_PIXELS, annulus_sky, clipped_statistics, interpolate_mesh
 
 MIN_RENDER_HALF = 3
 TOUCH_CELL = 4  # pixels a side of the cells in which changes of the scene are counted
@@ -38,7 +38,7 @@ class Stars(NamedTuple):
     sky_pixels: Any
 
 
-@kernel
+@leaf_kernel
 def render_half(flux, envelope, noise):
     """Half-width within which a star's light exceeds a tenth of the pixel noise.
 
@@ -57,7 +57,7 @@ def render_half(flux, envelope, noise):
     return half
 
 
-@kernel
+@leaf_kernel
 def touch_half(change, envelope, limit):
     """Half-width within which a change of a star's light (as a flux) is more than ``limit`` a pixel; -1 for nowhere."""
     half = -1
@@ -66,7 +66,7 @@ def touch_half(change, envelope, limit):
     return half
 
 
-@kernel
+@leaf_kernel
 def touch(touched, x, y, half, amount):
     """Count a change of the scene in the cells within ``half`` pixels of (x, y)."""
     if half < 0:
@@ -77,7 +77,7 @@ def touch(touched, x, y, half, amount):
             touched[j, i] += amount
 
 
-@kernel
+@leaf_kernel
 def changed_by_others(touched, x, y, half, own_x, own_y, own_half):
     """Has any star but this one changed the scene in the cells of its fit box?
 
@@ -98,7 +98,7 @@ def changed_by_others(touched, x, y, half, own_x, own_y, own_half):
     return False
 
 
-@kernel
+@leaf_kernel
 def is_taken(occupied, stars, x, y, min_distance):
     """Does a star already stand in this pixel, or within min_distance of this place?"""
     ny, nx = occupied.shape
@@ -239,9 +239,12 @@ def refine_stars(
         iy = min(max(int(np.floor(y + 0.5)), 0), ny - 1)
         ix = min(max(int(np.floor(x + 0.5)), 0), nx - 1)
         scatter = interpolate_mesh(scatter_mesh, mesh_cell, iy, ix)
-        sky, sky_rms, n_sky = annulus_sky(planes.residual, planes.good, iy, ix, sky_spans, sky_image[iy, ix], scatter, sample)
+        guess = np.float64(sky_image[iy, ix])
+        sky, sky_rms, n_sky, n = annulus_sky(planes.residual, planes.good, iy, ix, sky_spans, guess, scatter, sample)
+        if n_sky == 0:
+            sky, sky_rms, n_sky = clipped_statistics(sample, n)
         if n_sky < MIN_SKY_PIXELS:
-            sky = np.float64(sky_image[iy, ix])
+            sky = guess
             sky_rms = scatter
             n_sky = 0
         sky_error = sky_rms / np.sqrt(max(n_sky, MIN_SKY_PIXELS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dpm.kernels.jit import kernel
+from dpm.kernels.jit import kernel, leaf_kernel
 
 CLIP_SIGMA = 2.5  # pixels further than this from the median leave the sky sample
 CLIP_ROUNDS = 4
@@ -132,7 +132,7 @@ def fill_empty_cells(level, scatter):
     return empty
 
 
-@kernel
+@leaf_kernel
 def interpolate_mesh(mesh, cell, y, x):
     """Bilinear value of a mesh of cell centres at pixel (y, x); constant beyond the outermost centres."""
     my, mx = mesh.shape
@@ -173,7 +173,7 @@ def expand_mesh(mesh, cell, out):
             out[y, x] = line[i] + weight[x] * (line[i1] - line[i])
 
 
-@kernel
+@leaf_kernel
 def clipped_mean(values, n, center, spread):
     """Sigma-clipped mean and scatter of the first n entries, from a first guess of both; no sorting.
 
@@ -235,7 +235,7 @@ def annulus_spans(inner, outer):
     return out[:n].copy()
 
 
-@kernel
+@leaf_kernel
 def annulus_sky(residual, good, iy, ix, spans, guess, guess_scatter, sample):
     """Clipped sky about a pixel from an image whose stars are subtracted.
 
@@ -257,7 +257,9 @@ def annulus_sky(residual, good, iy, ix, spans, guess, guess_scatter, sample):
     level, sigma : float
         Mean of the clipped pixels and their scatter (NaN without pixels).
     used : int
-        Pixels that the mean rests on.
+        Pixels that the mean rests on; 0 where the guess was so wrong that less than half of the annulus stayed.
+    n : int
+        Pixels of the annulus, in ``sample``.
     """
     ny, nx = residual.shape
     n = 0
@@ -265,13 +267,9 @@ def annulus_sky(residual, good, iy, ix, spans, guess, guess_scatter, sample):
         y = iy + spans[k, 0]
         if y < 0 or y >= ny:
             continue
-        row = residual[y]
-        valid = good[y]
         for x in range(max(ix + spans[k, 1], 0), min(ix + spans[k, 2], nx - 1) + 1):
-            if valid[x]:
-                sample[n] = row[x]
+            if good[y, x]:
+                sample[n] = residual[y, x]
                 n += 1
     level, sigma, used = clipped_mean(sample, n, guess, guess_scatter)
-    if 2 * used < n or n == 0:
-        return clipped_statistics(sample, n)
-    return level, sigma, used
+    return level, sigma, used, n
