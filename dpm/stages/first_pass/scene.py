@@ -29,7 +29,8 @@ class Scene:
     def __init__(self, image: ExposureImage, epsf: GriddedEPSF) -> None:
         ny, nx = image.shape
         self.good = (image.dq & int(PixelFlag.BAD)) == 0
-        self.scene = np.where(self.good, image.sci, np.float32(0.0)).astype(np.float32)
+        everywhere = bool(self.good.all())
+        self.scene = image.sci if everywhere else np.where(self.good, image.sci, np.float32(0.0))
         self.image = image
         self.noise_planes = (image.var_read, image.poisson_factor, image.flat_variance)
         self.epsf = epsf
@@ -39,6 +40,7 @@ class Scene:
         self.scatter = np.empty(shape, np.float32)
         self.sky = np.empty((ny, nx), np.float32)
         self.residual = self.scene.copy()
+        self.significance = np.empty_like(self.residual)
         self.noise_raised = np.zeros(shape, bool)
         self.cell_noise = (_cell_median(image.var_read, shape), _cell_median(image.poisson_factor, shape))
         self.update_sky()
@@ -105,7 +107,7 @@ class Scene:
 
     def candidates(self, threshold: float, model_error: float) -> tuple[NDArray, NDArray, NDArray]:
         """Rows, columns and significances of local maxima, most significant first."""
-        significance = np.empty_like(self.residual)
+        significance = self.significance
         var_read, poisson_factor, _ = self.noise_planes
         significance_image(
             self.residual,
