@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import numpy as np
 import pytest
 from exposure_mocks import write_ccd, write_jwst
 
+from dpm.execute.local import SerialExecutor
+from dpm.io.cubes import read_exposure
 from dpm.io.errors import InputError
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import InputOptions, Options
+from dpm.run.errors import DiskFullError
+from dpm.run.pipeline import run_pipeline
 from dpm.stages import ingest
 
 
@@ -99,6 +104,21 @@ def test_another_target(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_two_instruments_never_share_a_cube(tmp_path: Path) -> None:
+    write_jwst(tmp_path / "a_cal.fits")
+    write_ccd(tmp_path / "b_flc.fits", chips=(1,))
+    options = Options(input=InputOptions(exposures=(str(tmp_path / "*.fits"),)))
+    assert len(ingest.plan(RunFolder(tmp_path / "run"), options)) == 2
+    assert {path.name.partition("_")[0] for path in (tmp_path / "run" / "cubes").glob("*.zarr")} == {"NIRISS", "WFC1"}
+
+
+def test_one_filter_in_two_units_is_named(tmp_path: Path) -> None:
+    write_ccd(tmp_path / "a_flc.fits", chips=(1,))
+    stray = write_ccd(tmp_path / "b_flc.fits", chips=(1,), header={"BUNIT": "COUNTS"})
+    error = attempt(tmp_path, tmp_path / "*.fits")
+    assert error.file == str(stray) and error.key == "BUNIT" and not (tmp_path / "run").exists()
+
+
 def test_a_mosaic_is_one_field(tmp_path: Path) -> None:
     for number in range(4):
         write_jwst(tmp_path / f"a{number}_cal.fits", dec=-69.5 + 0.02 * number)
@@ -162,3 +182,21 @@ def test_errors_travel_between_processes() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error) == "a.fits [DQ,1]: is missing. Get it"
     assert (again.file, again.key, again.problem, again.advice) == ("a.fits", "DQ,1", "is missing", "Get it")
+
+
+def test_full_disk_loses_nothing(tmp_path: Path) -> None:
+    files = tuple(str(write_jwst(tmp_path / f"{name}_cal.fits")) for name in "ab")
+    folder, options = RunFolder(tmp_path / "run"), Options(input=InputOptions(exposures=files))
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, usual[1]))
+    try:
+        with pytest.raises(DiskFullError, match="free some space and run the same command again"):
+            run_pipeline(folder, options, SerialExecutor(), stages=(ingest,))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert not list(folder.work.glob("ingest/*/[ab].json"))
+    run_pipeline(folder, options, SerialExecutor(), stages=(ingest,))
+    cube = folder.cubes / "NIRISS_F090W.zarr"
+    for index in (0, 1):
+        assert np.isfinite(read_exposure(cube, index).sci).all()
+    assert not list(folder.root.rglob("*.tmp"))

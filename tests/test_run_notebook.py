@@ -1,11 +1,13 @@
 """``dpm.open``: work in the background, cancelling, lazy tables, and what a notebook shows."""
 
 import pytest
+from astropy.table import Table
 
 import dpm
 import dpm.notebook.run
 import dpm.stages
 from dpm.execute import Interrupted
+from dpm.io.tables import write_table
 
 STAGES = ("fake_stages.numbers", "fake_stages.scaled", "fake_stages.total")
 
@@ -51,6 +53,16 @@ def test_what_is_not_there_says_so(run):
     with pytest.raises(KeyError, match="no detections"):
         run.detections_of("nothing")
     assert run.provenance == {}
+
+
+def test_detections_by_exposure_or_by_unit(run):
+    folder = run.folder.detections
+    folder.mkdir(parents=True)
+    for name in ("j1_flc_WFC1", "j1_flc_WFC2", "n1_nis_NIRISS"):
+        write_table(folder / f"{name}.parquet", Table({"x": [1.0]}))
+    assert len(run.detections_of("n1_nis")) == len(run.detections_of("j1_flc_WFC2")) == 1
+    with pytest.raises(KeyError, match="there are j1_flc_WFC1, j1_flc_WFC2\""):
+        run.detections_of("j1_flc")
 
 
 def test_failures_reach_whoever_waits(run):

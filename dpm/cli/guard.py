@@ -69,8 +69,8 @@ def prepare_process() -> None:
     logging.captureWarnings(True)
     # A log file on a full disk must not fill the screen: the error itself says what is wrong.
     logging.raiseExceptions = False
-    logging.getLogger("py.warnings").addHandler(logging.NullHandler())
-    logging.getLogger("dpm").addHandler(logging.NullHandler())
+    for name in ("py.warnings", "dpm", "matplotlib"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
 
 
 def _interrupt(number: int, frame: Any) -> None:

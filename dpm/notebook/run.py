@@ -96,7 +96,7 @@ class Run:
         Parameters
         ----------
         name : str
-            A key of `detections`.
+            A key of `detections`, or the exposure's name alone where it has one detector.
 
         Raises
         ------
@@ -104,9 +104,12 @@ class Run:
             If there is no such file.
         """
         known = self.detections
-        if name not in known:
-            raise KeyError(f"no detections of {name!r}; there are {', '.join(known) or 'none'}")
-        return self._table(known[name])
+        fitting = [key for key in known if key == name or key.rpartition("_")[0] == name]
+        if len(fitting) != 1:
+            more = ", ..." if len(known) > 10 else ""
+            shown = ", ".join(fitting or list(known)[:10]) + ("" if fitting else more)
+            raise KeyError(f"no detections of {name!r}; there are {shown or 'none'}")
+        return self._table(known[fitting[0]])
 
     @property
     def cubes(self) -> list[str]:
