@@ -98,7 +98,7 @@ def test_every_plot_is_there_and_small(full_page: Page) -> None:
         "pixel phase",
         "Pulls",
         "Magnitude scatter",
-        "Colour-magnitude diagram F090W",
+        "Colour-magnitude diagram NIRISS F090W",
         "Number of stars",
         "ePSF NIRISS F090W",
     ):
@@ -191,8 +191,8 @@ def test_wrong_errors_are_pointed_out(tmp_path: Path) -> None:
             table[name] /= 5.0
         write_table(path, table)
     summary = Page(write_report(folder)).section("summary")
-    assert "Half of the fits in F090W have a chi above 4.0" in summary
-    assert "Positions of well-measured stars in F090W scatter" in summary
+    assert "Half of the fits in NIRISS F090W have a chi above 4.0" in summary
+    assert "Positions of well-measured stars in NIRISS F090W scatter" in summary
 
 
 def test_thinning_keeps_whole_stars(full_run: RunFolder) -> None:
@@ -217,7 +217,7 @@ def test_scatter_of_stars_is_unbiased(full_run: RunFolder) -> None:
 
 
 def test_bands_and_pairs(full_run: RunFolder) -> None:
-    assert band_label("niriss_f090w") == "F090W" and band_label("acswfc_f814w_2006") == "F814W (2006)"
+    assert band_label("niriss_f090w") == "NIRISS F090W" and band_label("acswfc_f814w_2006") == "ACS F814W (2006)"
     assert color_pairs(load_run(full_run)) == [("niriss_f090w", "niriss_f150w")]
 
 

@@ -19,7 +19,7 @@ from dpm.io.run_folder import RunFolder
 from dpm.io.tables import read_table
 from dpm.models.detectors import band_wavelength
 
-__all__ = ["MAX_ROWS", "RunData", "Sample", "band_label", "load_run"]
+__all__ = ["MAX_ROWS", "RunData", "Sample", "band_label", "filter_label", "load_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ MAX_ROWS = 400_000
 _DETECTION_COLUMNS = (
     "x", "y", "x_error", "y_error", "flux", "flux_error", "area", "qfit", "qfit_expected", "radxs", "chi", "flags",
 )  # fmt: skip
+_INSTRUMENTS = {"nircam": "NIRCam", "acswfc": "ACS", "wfc3uv": "UVIS", "wfc3ir": "WFC3/IR"}
 _MATCH_COLUMNS = ("id", "row", "dx", "dy", "dmag", "used")
 
 
@@ -140,11 +141,15 @@ def load_run(folder: RunFolder, max_rows: int = MAX_ROWS) -> RunData:
 
 
 def band_label(band: str) -> str:
-    """A band as plots name it: ``niriss_f090w`` is ``F090W``, with year where there is one."""
-    _, _, rest = band.partition("_")
-    name, _, year = rest.partition("_")
-    label = name.upper() or band
-    return f"{label} ({year})" if year else label
+    """A band as plots name it: ``niriss_f090w`` is ``NIRISS F090W``, with the year where there is one."""
+    prefix = band.partition("_")[0]
+    return f"{_INSTRUMENTS.get(prefix, prefix.upper())} {filter_label(band)}"
+
+
+def filter_label(band: str) -> str:
+    """A band's filter, for where the detector is named beside it."""
+    name, _, year = band.partition("_")[2].partition("_")
+    return f"{name.upper()} ({year})" if year else name.upper()
 
 
 def _optional_table(path: Path, warnings: list[str]) -> Table | None:

@@ -13,7 +13,7 @@ from dpm.report import plots_images as images
 from dpm.report import plots_photometry as photometry
 from dpm.report import plots_quality as quality
 from dpm.report import summary
-from dpm.report.data import RunData, Sample
+from dpm.report.data import RunData, Sample, filter_label
 from dpm.report.figures import Image
 from dpm.report.select import measured_residuals
 from dpm.report.summary import HtmlTable
@@ -154,7 +154,7 @@ def _residual_maps(data: RunData) -> Section:
         for detector, area, mine in _detectors_of(data, sample):
             chosen = good & mine
             x, y, dx, dy = (sample[name][chosen].astype(float) for name in ("x", "y", "dx", "dy"))
-            title = f"{detector}, {summary.band_label(band)}"
+            title = f"{detector}, {filter_label(band)}"
             if len(section.images) < _MAX_MAPS:
                 section.images += _some(astrometry.plot_residual_map(x, y, dx, dy, area, title))
                 section.images += _some(astrometry.plot_residual_trends(x, y, dx, dy, area, title))

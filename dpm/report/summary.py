@@ -22,7 +22,6 @@ __all__ = [
     "frame_scale",
     "flag_table",
     "key_figures",
-    "band_label",
     "magnitude_label",
     "magnitude_system",
     "pixel_scale",
