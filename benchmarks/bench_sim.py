@@ -35,6 +35,12 @@ def write_true_libraries(scene: Path, folder: Path) -> None:
         write_stdpsf(folder / f"STDPSF_{detector}_{path.stem.split('_')[1]}.fits", GriddedEPSF(grid[:, :, cut, cut], nodes, nodes))
 
 
+def reference_line(scene: Path) -> str:
+    """The configuration's line for the scene's reference catalogue; empty where it has none."""
+    path = scene.resolve() / "reference.ecsv"
+    return f'reference = "{path}"\n' if path.exists() else ""
+
+
 def main() -> int:
     """Run and score; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,7 +59,7 @@ def main() -> int:
         config = folder / "field.toml"
         config.write_text(
             f'[run]\nname = "sim"\ndirectory = "{folder / "run"}"\n\n[input]\n'
-            f'exposures = ["{arguments.scene.resolve()}/*_cal.fits"]\nreference = "{arguments.scene.resolve()}/reference.ecsv"\n\n'
+            f'exposures = ["{arguments.scene.resolve()}/*_cal.fits"]\n{reference_line(arguments.scene)}\n'
             f'[psf]\nsource = "{source}"\n'
         )
         for command in (

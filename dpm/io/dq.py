@@ -1,8 +1,8 @@
 """Every instrument's DQ bits in the project's own terms (`dpm.models.flags.PixelFlag`).
 
-Sources: JWST ``stcal``/``jwst`` data-quality definitions (jwst-pipeline.readthedocs.io, "Data Quality Flags"); ACS
-Data Handbook, table "Flags for the DQ array" (section 3.4.3); WFC3 Data Handbook, table 3.3; NICMOS Data Handbook,
-table 2.2 (the NQUALnn keywords of each file count the same bits).
+JWST bits are those of the ``jwst`` pipeline's data-quality definitions; HST bits those of the instruments' Data Handbooks.
+The NICMOS bits were compared with the NQUALnn keywords of a real file.  The ACS and WFC3 bits were written down without the
+handbooks at hand and want checking against them.
 
 Decisions that the handbooks leave open: stable hot pixels (bit 16 of ACS and UVIS) are dark-subtracted and usable, as
 in AstroDrizzle's present defaults, and get WARM; unstable ones (32) and charge traps (1024) are not; WFC3/IR blobs

@@ -111,7 +111,7 @@ def _origin(
 
 
 def _zero_point(headers: tuple[fits.Header, ...]) -> float:
-    """AB zero point from PHOTFLAM and PHOTPLAM (ACS Data Handbook, section 5.1.1), NaN where they are absent."""
+    """AB zero point from PHOTFLAM and PHOTPLAM (ACS Data Handbook), NaN where they are absent."""
     flam, pivot = optional_number(headers, "PHOTFLAM", 0.0), optional_number(headers, "PHOTPLAM", 0.0)
     if flam <= 0 or pivot <= 0:
         return float("nan")

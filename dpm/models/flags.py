@@ -51,6 +51,7 @@ class StarFlag(IntFlag):
     FEW_EXPOSURES = 8192
     CLIPPED = 16384
     NOISE_RAISED = 32768
+    POSITION_RELATIVE = 65536
 
 
 STAR_FLAG_MEANINGS: dict[StarFlag, str] = {
@@ -69,6 +70,9 @@ STAR_FLAG_MEANINGS: dict[StarFlag, str] = {
     StarFlag.NOISE_FALLBACK: "errors rest on a gain and read noise guess, since the file has no usable variances",
     StarFlag.FEW_EXPOSURES: "fewer exposures than asked for: the scatter over exposures says little",
     StarFlag.NOISE_RAISED: "the sky about the star scatters more than the file's noise planes say: errors were raised to match",
+    StarFlag.POSITION_RELATIVE: (
+        "no reference catalogue measured the distortion that is left: position errors hold only what differs between exposures"
+    ),
     StarFlag.CLIPPED: "at least one exposure was left out of the average as discrepant",
 }
 

@@ -94,6 +94,7 @@ def build_catalog(
     age_positions(positions, links, epochs)
     radius = match_radius([units[k] for k in epoch_groups(units)[-1]], options.match_radius, frame.scale)
     extra = systematic_variance(positions, links, frame, reference, epochs[-1], radius, options.clip_sigma)
+    measured = bool(extra[0].any() or extra[1].any())
     positions.xx += extra[0]
     positions.yy += extra[1]
     systematic = float(np.sqrt(np.median(0.5 * (extra[0] + extra[1])))) if links.n_stars else 0.0
@@ -102,6 +103,8 @@ def build_catalog(
     order = np.lexsort((positions.x, np.round(-positions.y, 9)))
     keep = order[often[order]]
     catalog = _star_columns(units, links, rows, positions, discrepant, keep, frame, epochs, options)
+    if not measured:
+        catalog["flags"] |= np.int32(int(StarFlag.POSITION_RELATIVE))
     for band, (count, _) in zip(bands, coverage):
         _band_columns(catalog, band, units, links, count, keep, exposures)
     catalog.meta.update(
@@ -117,6 +120,7 @@ def build_catalog(
     table = _exposure_columns(units, names, exposures, frame, [len(match) for match in matches])
     matched = sum(len(match) for match in matches)
     summary = {"stars": len(catalog), "matched": matched, "position_systematic_mas": systematic * frame.scale * 1000}
+    summary["position_errors_relative"] = not measured
     return Result(catalog, table, matches, summary)
 
 

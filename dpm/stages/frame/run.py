@@ -52,6 +52,12 @@ def solve_and_write(folder: RunFolder, options: Options) -> dict[str, Any]:
         if key.partition(".")[0] not in bands:
             warnings.append(f"[photometry] zero_points: there is no band {key!r}; the bands are {', '.join(sorted(bands))}")
             log.warning(warnings[-1])
+    if len(result.catalog) and result.summary["position_errors_relative"]:
+        warnings.append(
+            "no reference catalogue measured the distortion that is left, and it is common to all exposures: ra_error and dec_error "
+            "are too small for absolute positions (flag POSITION_RELATIVE); give [input] reference, or a distortion file"
+        )
+        log.warning(warnings[-1])
     if not len(result.catalog):
         warnings.append(f"no star was found in {needed} exposures; the catalogue is empty")
         log.warning(warnings[-1])
