@@ -54,8 +54,8 @@ def solve_and_write(folder: RunFolder, options: Options) -> dict[str, Any]:
             log.warning(warnings[-1])
     if len(result.catalog) and result.summary["position_errors_relative"]:
         warnings.append(
-            "no reference catalogue measured the distortion that is left, and it is common to all exposures: ra_error and dec_error "
-            "are too small for absolute positions (flag POSITION_RELATIVE); give [input] reference, or a distortion file"
+            "no reference catalogue measured the distortion that is left, and it is common to all exposures: ra_error and "
+            "dec_error are too small for absolute positions (flag POSITION_RELATIVE); give [input] reference, or a distortion file"
         )
         log.warning(warnings[-1])
     if not len(result.catalog):
