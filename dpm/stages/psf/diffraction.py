@@ -1,6 +1,6 @@
 """A first guess of the ePSF from optics alone: an obscured circular aperture over the filter's band, through the pixel.
 
-Airy pattern of an annulus (Born & Wolf, Optics): amplitude 2 J1(v)/v - eps^2 2 J1(eps v)/(eps v), v = pi D r / lambda.
+Airy pattern of an annulus (Born & Wolf): amplitude 2 J1(v)/v - eps^2 2 J1(eps v)/(eps v), v = pi D r / lambda.
 """
 
 from __future__ import annotations
