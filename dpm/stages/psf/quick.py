@@ -36,7 +36,14 @@ STAMP_HALF = 12
 BLURS = tuple(np.arange(0.0, 0.81, 0.05))  # pixels, Gaussian sigma beside diffraction
 FIRST_BLUR = 0.3  # pixels; good enough to find the stars with
 NORMALISATION_RADIUS = 5.0  # pixels
+# The stars: chosen from a few rounds of finding only, since those that serve stand far above the threshold.
+FIND_THRESHOLD = 15.0  # of the matched filter's noise
+FIND_PASSES = 2
+EDGE = 3  # pixels; the 5 x 5 fit box and half a pixel of motion lie inside the frame
+FIT_HALF = 2  # pixels; only whole 5 x 5 fits count
+MAX_NEIGHBOR = 0.05  # neighbours' light over the star's own inside the fit box
 MIN_SIGNAL_TO_NOISE = 40.0
+LOWER_SIGNAL_TO_NOISE = 20.0  # where too few stars reach the one above
 MAX_STARS = 400
 FEW_STARS = 20
 ROUNDS = 15
@@ -47,6 +54,11 @@ SMOOTHING = ((0.0, 0.6), (1.0, 0.8), (2.5, 1.8), (5.0, 3.5), (8.0, 6.0))  # radi
 PRIOR_STARS = 1.0  # the diffraction pattern counts as this many stars of median weight
 MIN_MODEL_ERROR = 0.002  # relative; no quick ePSF is better
 QUALITY_SIGMA = 4.0  # outliers in QFIT and RADXS among the stars are not used
+QUALITY_FLOOR = 0.02  # of the flux; smaller differences in QFIT and RADXS never make an outlier
+END_RADIUS = 12.0  # pixels; the ePSF ends here, at the edge of the stamps
+END_TAPER = 0.5  # pixels over which it goes to zero
+FLOOR_SHARE = 0.1  # of the model so far; the lowest that a round may leave
+DIFFRACTION_ERROR = 0.1  # relative error ascribed to a diffraction pattern that no star has confirmed
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,7 @@ def build_quick_epsf(images: Iterable[ExposureImage], filter_name: str, pixel_sc
     parts = [part for part in (_collect(image, first) for image in images) if part is not None]
     if not parts:
         text = "no bright isolated star to make an ePSF from: the diffraction pattern of the telescope is used as it is"
-        return QuickEPSF(_as_epsf(samples, "diffraction", 0.1), 0, 1.0, "diffraction pattern, no stars", (text,))
+        return QuickEPSF(_as_epsf(samples, "diffraction", DIFFRACTION_ERROR), 0, 1.0, "diffraction pattern, no stars", (text,))
     stamps = _brightest(parts)
     samples = _best_blur(stamps, wavelength, telescope, pixel_scale)
     change = 1.0
@@ -142,10 +154,10 @@ def _radius() -> NDArray[np.float64]:
 
 
 def _normalise(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum within the normalisation radius is one star; nothing beyond 12 pixels."""
+    """Sum within the normalisation radius is one star; nothing beyond the end radius."""
     radius = _radius()
     inside = radius <= NORMALISATION_RADIUS
-    taper = np.clip((12.0 - radius) / 0.5, 0.0, 1.0)
+    taper = np.clip((END_RADIUS - radius) / END_TAPER, 0.0, 1.0)
     return np.asarray(samples * taper / (samples[inside].sum() / OVERSAMPLING**2))
 
 
@@ -156,20 +168,22 @@ def _core_share() -> NDArray[np.float64]:
 
 
 def _floor(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Lowest value allowed: a tenth of the model so far, so that noise makes no holes."""
-    return np.asarray(0.1 * np.maximum(samples, 0.0))
+    """Lowest value allowed, so that noise makes no holes."""
+    return np.asarray(FLOOR_SHARE * np.maximum(samples, 0.0))
 
 
 def _collect(image: ExposureImage, epsf: GriddedEPSF) -> _StarStamps | None:
     """Stamps of the bright, isolated, unsaturated stars of one exposure."""
-    measured = measure_exposure(image, epsf, FindOptions(threshold=15.0, passes=2))
+    measured = measure_exposure(image, epsf, FindOptions(threshold=FIND_THRESHOLD, passes=FIND_PASSES))
     rows = measured.rows
     ny, nx = image.shape
     signal = rows[:, columns.FLUX] / rows[:, columns.FLUX_ERROR]
-    inside = (rows[:, columns.X] > 3) & (rows[:, columns.X] < nx - 4) & (rows[:, columns.Y] > 3) & (rows[:, columns.Y] < ny - 4)
-    good = inside & (measured.fit_half == 2) & (rows[:, columns.N_PIXELS] == 25) & ~measured.near_saturated
-    good &= (rows[:, columns.NEIGHBOR] < 0.05) & (rows[:, columns.RADXS] > SHARP_LIMIT)
-    for minimum in (MIN_SIGNAL_TO_NOISE, 20.0):
+    x, y = rows[:, columns.X], rows[:, columns.Y]
+    inside = (x > EDGE) & (x < nx - 1 - EDGE) & (y > EDGE) & (y < ny - 1 - EDGE)
+    whole = (measured.fit_half == FIT_HALF) & (rows[:, columns.N_PIXELS] == (2 * FIT_HALF + 1) ** 2)
+    good = inside & whole & ~measured.near_saturated
+    good &= (rows[:, columns.NEIGHBOR] < MAX_NEIGHBOR) & (rows[:, columns.RADXS] > SHARP_LIMIT)
+    for minimum in (MIN_SIGNAL_TO_NOISE, LOWER_SIGNAL_TO_NOISE):
         keep = np.flatnonzero(good & (signal > minimum))
         if keep.size >= FEW_STARS // 4:
             break
@@ -178,7 +192,7 @@ def _collect(image: ExposureImage, epsf: GriddedEPSF) -> _StarStamps | None:
     for column in (columns.QFIT, columns.RADXS):
         value = rows[keep, column]
         spread = robust_width(value)
-        keep = keep[np.abs(value - np.median(value)) <= QUALITY_SIGMA * spread + 0.02]
+        keep = keep[np.abs(value - np.median(value)) <= QUALITY_SIGMA * spread + QUALITY_FLOOR]
     keep = keep[:MAX_STARS]
     side = 2 * STAMP_HALF + 1
     shape = (keep.size, side, side)
