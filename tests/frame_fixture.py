@@ -19,6 +19,8 @@ from dpm.models.master_frame import sky_to_tangent, tangent_to_sky
 
 RA0, DEC0 = 80.49, -69.4978
 REFERENCE_EPOCH = 2006.39
+# AB zero point in the headers: magnitudes of the catalogue are the truth's plus this.
+ZERO_POINT = 28.0
 
 
 @dataclass
@@ -165,7 +167,7 @@ class Field:
             va_scale=1.0,
             saturation=1e5,
             zero_point_vega=float("nan"),
-            zero_point_ab=28.0,
+            zero_point_ab=ZERO_POINT,
         )
         return row
 

@@ -50,7 +50,7 @@ def test_relative_paths_and_patterns(write, tmp_path):
             r'\[psf\] source = \'biuld\': no such file or folder: .*; allowed are also "build"',
         ),
         ('[photometry]\nzero_points = {a = "x"}', r"\[photometry\] zero_points.a = \"x\": has to be a number"),
-        ('[photometry]\nsystem = "STMAG"', r"\[photometry\] system = \"STMAG\": has to be 'instrumental', 'vega' or 'ab'"),
+        ('[photometry]\nsystem = "STMAG"', r"\[photometry\] system = \"STMAG\": has to be 'auto', 'instrumental', 'vega' or 'ab'"),
         ("[find", "not a TOML file"),
     ],
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from frame_fixture import RA0, Field, Shot, dithers, use_flag
+from frame_fixture import RA0, ZERO_POINT, Field, Shot, dithers, use_flag
 
 from dpm.io.errors import InputError
 from dpm.io.stdgdc import write_stdgdc
@@ -52,7 +52,7 @@ def test_positions_are_those_of_the_truth_at_the_epoch(solved):
     assert len(catalog) - len(i) <= 1, "junk has to stay out"
     # Reference errors of 0.2 mas over some hundred stars leave little; 16 years of motion would show as 16 mas.
     assert abs(np.median(east)) < 0.15 and abs(np.median(north)) < 0.15
-    bright = np.array(catalog["niriss_f090w_mag"])[i] < -6
+    bright = np.array(catalog["niriss_f090w_mag"])[i] < ZERO_POINT - 6
     assert robust_width(east[bright]) < 0.6
     assert summary["left_out"] == 0 and summary["n_reference"] > 30
     assert (
@@ -73,7 +73,7 @@ def test_errors_are_those_of_the_mean(solved):
     pull = np.concatenate([east / catalog["ra_error"][i], north / catalog["dec_error"][i]])
     assert 0.85 < robust_width(pull) < 1.12
     assert np.mean(np.abs(pull) > 4) < 0.01
-    for band, offset in (("f090w", 0.0), ("f150w", None)):
+    for band, offset in (("f090w", ZERO_POINT), ("f150w", None)):
         mag = np.array(catalog[f"niriss_{band}_mag"])[i] - field.mag[j]
         measured = np.isfinite(mag)
         offset = np.median(mag[measured]) if offset is None else offset
@@ -91,7 +91,8 @@ def test_axes_units_order_and_metadata(solved):
     np.testing.assert_allclose(frame.pixel_to_sky(catalog["x"], catalog["y"])[0], catalog["ra"], atol=1e-11)
     np.testing.assert_allclose(catalog["x_error"] * frame.scale * 1000, catalog["ra_error"], rtol=1e-5)
     assert str(catalog["ra_error"].unit) == "mas" and str(catalog["niriss_f090w_flux"].unit) == "DN / s"
-    assert catalog["niriss_f090w_mag"].meta["system"] == "instrumental"
+    meta = catalog["niriss_f090w_mag"].meta
+    assert (meta["system"], meta["zero_point"]) == ("AB", ZERO_POINT)
     assert abs(frame.ra0 - RA0) < 0.01
     assert "pmra" not in catalog.colnames and not catalog["niriss_f090w_saturated"].any()
 
@@ -280,7 +281,7 @@ def test_discrepant_measurements_are_clipped_and_saturated_ones_wait(tmp_path):
     for row, good in ((hit, 5), (waiting, 4)):
         star = j[i == row][0]
         assert catalog["niriss_f090w_n_good"][row] == good and catalog["niriss_f090w_n_exposures"][row] == 6
-        assert catalog["niriss_f090w_mag"][row] - field.mag[star] == pytest.approx(0, abs=0.03)
+        assert catalog["niriss_f090w_mag"][row] - field.mag[star] == pytest.approx(ZERO_POINT, abs=0.03)
         assert abs(east[i == row][0]) < 3
     assert not catalog["flags"][waiting] & int(StarFlag.SATURATED)
 
@@ -339,11 +340,34 @@ def test_an_stdgdc_file_takes_the_distortion_out(tmp_path):
         run(folder, distortion=DistortionOptions(source=str(tmp_path)))
 
 
+def test_what_the_reference_adds_to_the_errors_is_not_correlated(tmp_path):
+    field = Field(shots=dithers(4, distortion=0.15))
+
+    def change(table, star, shot):
+        table["x_error"] *= 3.0
+
+    folder, _ = field.write(tmp_path / "run", change)
+    alone, _, _ = run(folder)
+    tied, _, summary = run(folder, input=with_reference(field, tmp_path))
+    assert summary["position_systematic_mas"] > 0.5
+    # The frames differ by the pointing's error, the fluxes do not.
+    _, i, j = np.intersect1d(alone["niriss_f090w_flux"], tied["niriss_f090w_flux"], return_indices=True)
+    before, after = alone[i], tied[j]
+    product = [np.array(table["ra_error"] * table["dec_error"], dtype=float) for table in (before, after)]
+    assert len(i) > 100 and np.median(np.abs(before["ra_dec_corr"])) > 0.1
+    assert np.median(product[1] / product[0]) > 1.08
+    # The covariance stays what the fits say.
+    ratio = after["ra_dec_corr"] * product[1] / (before["ra_dec_corr"] * product[0])
+    assert np.median(ratio) == pytest.approx(1.0, abs=0.03)
+
+
 def test_zero_points_put_magnitudes_on_a_system(tmp_path):
     field = Field(shots=dithers(3))
     folder, _ = field.write(tmp_path / "run")
     for photometry, zero_point, system in (
-        (PhotometryOptions(system="ab"), 28.0, "AB"),
+        (PhotometryOptions(), ZERO_POINT, "AB"),
+        (PhotometryOptions(system="ab"), ZERO_POINT, "AB"),
+        (PhotometryOptions(system="instrumental"), 0.0, "instrumental"),
         (PhotometryOptions(zero_points={"niriss_f090w": 26.3}, system="vega"), 26.3, "Vega"),
         (PhotometryOptions(zero_points={"niriss_f090w.NIS": 25.0}), 25.0, "configured"),
         (PhotometryOptions(system="vega"), 0.0, "instrumental"),

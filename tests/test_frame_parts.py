@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from astropy.table import Table
 
+from dpm.models.options import PhotometryOptions
 from dpm.models.statistics import robust_width
 from dpm.models.transform import LinearTransform
 from dpm.stages.frame.average import mean_positions, mean_values
+from dpm.stages.frame.photometry import magnitude_system
 from dpm.stages.frame.register import Points, header_transform, register
 from dpm.stages.frame.units import Unit, epoch_groups
 from dpm.stages.frame.zero_points import solve_zero_points
@@ -55,6 +59,28 @@ def test_correlated_errors_are_averaged_with_their_covariance():
     mean = mean_positions(star, unit, a, b, parts, no, no, n, 2, np.zeros(2, dtype=np.int64), 3.5, 1e-6)
     # Each unit knows one direction: together they know both.
     assert robust_width(mean.x) < 0.012 and robust_width(mean.x / np.sqrt(mean.xx)) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "ab", "vega", "expected"),
+    [
+        (PhotometryOptions(), (25.5, 25.4), (np.nan, np.nan), (25.4, "AB")),
+        (PhotometryOptions(), (25.5, 25.4), (24.5, 24.4), (25.4, "AB")),
+        (PhotometryOptions(), (np.nan, 25.4), (24.5, 24.4), (24.4, "Vega")),
+        (PhotometryOptions(), (np.nan, 25.4), (24.5, np.nan), (0.0, "instrumental")),
+        (PhotometryOptions(system="ab"), (np.nan, 25.4), (24.5, 24.4), (25.4, "AB")),
+        (PhotometryOptions(system="vega"), (25.5, 25.4), (24.5, 24.4), (24.4, "Vega")),
+        (PhotometryOptions(system="vega"), (25.5, 25.4), (24.5, np.nan), (0.0, "instrumental")),
+        (PhotometryOptions(system="instrumental"), (25.5, 25.4), (24.5, 24.4), (0.0, "instrumental")),
+        (PhotometryOptions({"acswfc_f814w": 30.0}), (25.5, 25.4), (24.5, 24.4), (30.0, "configured")),
+        (PhotometryOptions({"acswfc_f814w.WFC1": 31.0}, "vega"), (25.5, 25.4), (24.5, 24.4), (24.4, "Vega")),
+        (PhotometryOptions({"acswfc_f814w.WFC2": 31.0}, "vega"), (25.5, 25.4), (24.5, 24.4), (31.0, "Vega")),
+    ],
+)
+def test_magnitudes_are_on_the_system_that_every_header_knows(options, ab, vega, expected):
+    rows = Table({"zero_point_ab": ab, "zero_point_vega": vega})
+    unit = SimpleNamespace(band="acswfc_f814w", detector="WFC2")
+    assert magnitude_system(unit, rows, 1, options) == expected
 
 
 def test_one_wild_measurement_is_clipped_but_not_one_of_two():

@@ -16,6 +16,7 @@ from astropy.io import fits
 from exposure_mocks import write_ccd, write_ir, write_jwst
 
 from dpm.io.cubes import cube_rows, open_cube, read_exposure, read_exposure_table
+from dpm.io.dq import translate_hst
 from dpm.io.errors import InputError
 from dpm.io.exposure_files import read_exposure_headers, read_exposure_pixels
 from dpm.io.run_folder import RunFolder
@@ -93,6 +94,20 @@ def test_sim_noise_against_truth(shared_data: Path, tmp_path: Path) -> None:
         level = scene["saturation"] / scene["gain"] / seconds
         assert row["saturation"] == pytest.approx(level, rel=0.15)
         assert row["epoch"] == pytest.approx(2022.33, abs=1e-3) and row["va_scale"] != 1.0
+
+
+BAD, WARM = PixelFlag.BAD, PixelFlag.WARM
+FULL, RAY = PixelFlag.SATURATED | BAD, PixelFlag.COSMIC_RAY | BAD
+# Meaning of the bits 1, 2, 4 ... 16384 (sources in `dpm.io.dq`).
+HST_BITS = {
+    # decoding, fill, defect, masked; hot, unstable, warm, bias; full well, flat, trap, converter; drizzle, CR-SPLIT, ghost
+    "WFC2": (BAD, BAD, BAD, BAD, WARM, BAD, WARM, BAD, FULL, BAD, BAD, FULL, RAY, RAY, BAD),
+    "UVIS1": (BAD, BAD, BAD, BAD, WARM, BAD, WARM, BAD, FULL, BAD, BAD, FULL, RAY, RAY, BAD),
+    # decoding, fill, defect, zeroth read; hot, unstable, warm, reference; saturated, blob, -, early signal; as above
+    "WFC3IR": (BAD, BAD, BAD, BAD, WARM, BAD, WARM, BAD, FULL, 0, 0, 0, RAY, RAY, BAD),
+    # decoding, linearity, dark, flat; grot, defect, saturated, lost; calibration, ray, source, early signal; drizzle, -, curved
+    "NIC2": (BAD, BAD, BAD, BAD, BAD, BAD, FULL, BAD, BAD, RAY, 0, 0, RAY, 0, BAD),
+}
 
 
 def _first(shared_data: Path) -> tuple[str, ...]:
@@ -191,24 +206,32 @@ def test_subarrays_keep_their_place(tmp_path: Path, instrument: str, detector: s
 
 def test_ccd_flags(tmp_path: Path) -> None:
     dq = np.zeros((48, 64))
-    for column, bit in enumerate((4, 16, 32, 64, 256, 512, 1024, 2048, 4096, 8192)):
-        dq[5, column] = bit
+    dq[5, :15] = 1 << np.arange(15)
     path = write_ccd(tmp_path / "a_flc.fits", chips=(2,), dq=dq)
     flags = pixels_of(path).image.dq
-    bad, warm = PixelFlag.BAD, PixelFlag.WARM
-    full, ray = PixelFlag.SATURATED | bad, PixelFlag.COSMIC_RAY | bad
-    assert flags[5, :10].tolist() == [bad, warm, bad, warm, full, bad, bad, full, ray, ray]
+    assert flags[5, :15].tolist() == list(HST_BITS["WFC2"])
     assert not flags[6:].any()
+
+
+@pytest.mark.parametrize("detector", sorted(HST_BITS))
+def test_every_bit_of_every_hst_instrument(detector: str) -> None:
+    bits = (1 << np.arange(16)).astype(np.uint16).view(np.int16)[None]
+    flags = translate_hst(bits, np.ones((1, 16), dtype=np.float32), detector)[0]
+    assert flags.tolist() == [*HST_BITS[detector], 0]
+    both = translate_hst(np.array([[16 + 4096, 64 + 256]]), np.ones((1, 2), dtype=np.float32), "UVIS1")[0]
+    assert both.tolist() == [WARM | RAY, WARM | FULL]
+    assert translate_hst(np.zeros((1, 1)), np.full((1, 1), np.nan, np.float32), detector)[0, 0] == BAD
 
 
 def test_jwst_flags(tmp_path: Path) -> None:
     dq = np.zeros((64, 80))
     dq[3, :7] = (1, 2, 4, 3, 6, 2048, 64)
+    dq[3, 7:10] = (128, 4096, 1 << 30)
     sci = np.full((64, 80), 10.0)
     sci[4, 4] = np.nan
     flags = pixels_of(write_jwst(tmp_path / "a_cal.fits", dq=dq, sci=sci)).image.dq
     short = PixelFlag.SHORT_RAMP
-    assert flags[3, :7].tolist() == [
+    assert flags[3, :10].tolist() == [
         PixelFlag.BAD,
         PixelFlag.SATURATED | short,
         PixelFlag.JUMP | short,
@@ -216,8 +239,11 @@ def test_jwst_flags(tmp_path: Path) -> None:
         PixelFlag.SATURATED | PixelFlag.JUMP | short,
         PixelFlag.WARM,
         0,
+        short,
+        PixelFlag.WARM,
+        0,
     ]
-    assert flags[4, 4] == PixelFlag.BAD and np.count_nonzero(flags) == 7
+    assert flags[4, 4] == PixelFlag.BAD and np.count_nonzero(flags) == 9
 
 
 def test_ir_uses_each_pixels_time(tmp_path: Path) -> None:

@@ -1,13 +1,23 @@
 """Every instrument's DQ bits in the project's own terms (`dpm.models.flags.PixelFlag`).
 
-JWST bits are those of the ``jwst`` pipeline's data-quality definitions; HST bits those of the instruments' Data Handbooks.
-The NICMOS bits were compared with the NQUALnn keywords of a real file.  The ACS and WFC3 bits were written down without the
-handbooks at hand and want checking against them.
+The bits were compared with these definitions:
 
-Decisions that the handbooks leave open: stable hot pixels (bit 16 of ACS and UVIS) are dark-subtracted and usable, as
-in AstroDrizzle's present defaults, and get WARM; unstable ones (32) and charge traps (1024) are not; WFC3/IR blobs
-(512) are flat-fielded and usable.  A cosmic ray found up the ramp (WFC3/IR 8192, NICMOS 512) leaves a valid value
-(SHORT_RAMP where TIME says that much was lost).
+- JWST: the ``pixel`` table of the package ``stdatamodels`` (``jwst/datamodels/dqflags.py``).
+- ACS: STScI's web page "ACS Data Quality Flags" (dq-flag-definitions), ``acsdq.h`` and ``dosink.c`` of ``hstcal``.
+- WFC3: ``wf3dq.h``, ``pixcheck.c``, ``cridcalc.c`` and ``dodqi.c`` of ``hstcal`` (calwf3).
+- NICMOS: ``calnic.h``, ``n_pixcheck.c`` and the help page of calnica in STSDAS, and the NQUALnn keywords of a real file.
+
+What they leave open is decided here.
+
+- Hot pixels (bit 16 of ACS and WFC3) are stable and dark-subtracted: usable, as in the bits that ``drizzlepac`` takes for good
+  in its pipeline products (16 for all, 64 for the CCDs, 512 for WFC3/IR).  Bit 32 is unstable dark current; in older
+  calibrations of the CCDs it was the trail of a hot pixel, and is given up there too.
+- A CCD's full well (256) keeps the charge, but neighbours share it by bleeding: no value for a fit of the core, as beyond the
+  converter's 65,535 DN (2048).  In an up-the-ramp image the saturation bit stays only where no unsaturated read gave a value.
+- WFC3/IR blobs (512) are flat-fielded and usable; signal in the zeroth read (2048, and 2048 of NICMOS) is no defect.
+- Cosmic rays up the ramp leave no bit in ``_flt`` and ``_cal``: they are marked in the single reads (``_ima``), and the slope comes
+  from the reads beside them.  A bit in the final image (WFC3/IR 8192, NICMOS 512) is therefore a rejection between exposures.
+- NICMOS grot (16), flakes that dim the light behind them, is a mere warning to calnica; for photometry it is BAD.
 """
 
 from __future__ import annotations
@@ -27,13 +37,14 @@ _CCD: dict[int, PixelFlag] = {
     1: _BAD,  # Reed-Solomon decoding error
     2: _BAD,  # lost data replaced by a fill value
     4: _BAD,  # bad detector pixel, or vignetted
-    16: PixelFlag.WARM,  # hot, stable
-    32: _BAD,  # unstable between anneals
-    64: PixelFlag.WARM,  # warm
-    128: _BAD,  # bad in the bias reference
+    8: _BAD,  # behind an occulting feature
+    16: PixelFlag.WARM,  # hot, stable (ACS: dark current above 0.14 e-/s)
+    32: _BAD,  # unstable dark current
+    64: PixelFlag.WARM,  # warm (ACS: 0.06 to 0.14 e-/s)
+    128: _BAD,  # structure of the bias: bad or unstable columns
     256: _SATURATED,  # full well
     512: _BAD,  # bad or uncertain flat
-    1024: _BAD,  # charge trap (sink pixel)
+    1024: _BAD,  # charge trap (sink pixel), and the pixels that it drains
     2048: _SATURATED,  # analogue-to-digital converter
     4096: _RAY,  # AstroDrizzle
     8192: _RAY,  # combination of a CR-SPLIT
@@ -46,32 +57,32 @@ HST_TABLES: dict[str, dict[int, PixelFlag]] = {
     "UVIS1": _CCD,
     "UVIS2": _CCD,
     "WFC3IR": {
-        1: _BAD,
-        2: _BAD,
-        4: _BAD,
+        1: _BAD,  # Reed-Solomon decoding error
+        2: _BAD,  # lost data replaced by a fill value
+        4: _BAD,  # bad detector pixel
         8: _BAD,  # deviant zero read
-        16: PixelFlag.WARM,  # hot
-        32: _BAD,  # unstable response
+        16: PixelFlag.WARM,  # hot, stable
+        32: _BAD,  # unstable, or a ramp with more cosmic rays than can be
         64: PixelFlag.WARM,
         128: _BAD,  # bad reference pixel
-        256: _SATURATED,
-        4096: _RAY,
-        8192: PixelFlag.JUMP,
-        16384: _BAD,
+        256: _SATURATED,  # already in the zeroth read
+        4096: _RAY,  # AstroDrizzle
+        8192: _RAY,  # combination of repeated exposures
+        16384: _BAD,  # cross-talk or ghost
     },
     "NICMOS": {
-        1: _BAD,
-        2: _BAD,  # linearity correction failed
-        4: _BAD,  # dark
-        8: _BAD,  # flat
+        1: _BAD,  # Reed-Solomon decoding error
+        2: _BAD,  # poor linearity correction
+        4: _BAD,  # poor dark
+        8: _BAD,  # poor flat
         16: _BAD,  # grot
-        32: _BAD,  # defective
+        32: _BAD,  # hot or cold
         64: _SATURATED,
-        128: _BAD,  # missing
-        256: _BAD,  # no good read
-        512: PixelFlag.JUMP,
-        4096: _RAY,
-        16384: _BAD,
+        128: _BAD,  # lost in transmission
+        256: _BAD,  # found bad during calibration
+        512: _RAY,
+        4096: _RAY,  # AstroDrizzle
+        16384: _BAD,  # curved ramp
     },
 }
 

@@ -40,7 +40,17 @@ __all__ = ["read_headers", "read_pixels"]
 
 Plane = NDArray[np.float32]
 
+# A ramp with less than this part of the longest TIME is flagged: its shot noise is 15 % larger or more.
 _SHORT_RAMP_BELOW = 0.75
+# Part of the longest TIME from which a pixel counts as whole (TIME is float32); it only chooses pixels to learn the noise from.
+_WHOLE_RAMP = 0.999
+# Where less than this part of a ramp's variance is left without light, k = 1 / exptime was too large for this ERR (a ramp's
+# noise is not that of a sum): then both are found from the pixels.
+_LEAST_READ_SHARE = 0.05
+# Seconds; keeps pixels without any exposure (which are BAD) from dividing by zero.
+_SHORTEST_TIME = 1e-3
+# AB magnitude of 1 erg/s/cm2/A at 1 A: 2.5 log10 of the light's speed, 2.998e18 A/s, less 48.60.
+_AB_OF_FLAM = -2.408
 
 
 def _filter_name(path: str | Path, header: fits.Header, instrument: str) -> str:
@@ -115,7 +125,7 @@ def _zero_point(headers: tuple[fits.Header, ...]) -> float:
     flam, pivot = optional_number(headers, "PHOTFLAM", 0.0), optional_number(headers, "PHOTPLAM", 0.0)
     if flam <= 0 or pivot <= 0:
         return float("nan")
-    return float(-2.5 * np.log10(flam) - 5.0 * np.log10(pivot) - 2.408)
+    return float(-2.5 * np.log10(flam) - 5.0 * np.log10(pivot) + _AB_OF_FLAM)
 
 
 def read_headers(path: str | Path, hdulist: fits.HDUList) -> list[ExposureUnit]:
@@ -299,12 +309,12 @@ def _noise(
             path, "ADCGAIN", "the keyword is missing, and with it the gain", "Set input.gain (electrons per DN)"
         )
     k = np.full_like(sci, 1.0 / (gain * exptime))
-    longest = ramp[1] >= 0.999 * ramp[1].max() if ramp is not None else np.ones(sci.shape, dtype=bool)
+    longest = ramp[1] >= _WHOLE_RAMP * ramp[1].max() if ramp is not None else np.ones(sci.shape, dtype=bool)
     light = np.nan_to_num(sci)
     variance = np.nan_to_num(err * err)
     slope, var_read, own = split_error(variance, light, (dq == 0) & longest, k=None if not electrons else 1.0 / exptime)
     source = "ERR and exposure time" if electrons else "ERR, ADCGAIN and TIME"
-    if electrons and ramp is not None and not np.median(var_read) > 0.05 * np.median(variance[dq == 0]):
+    if electrons and ramp is not None and not np.median(var_read) > _LEAST_READ_SHARE * np.median(variance[dq == 0]):
         slope, var_read, own = split_error(variance, light, (dq == 0) & longest)
     if not np.isfinite(var_read).all():
         noise = (
@@ -333,7 +343,7 @@ def _ramp_noise(
 ) -> tuple[Plane, Plane]:
     """k and variance without light of every pixel from its own reads and seconds."""
     reads, times = ramp
-    seconds = np.maximum(times, 1e-3).astype(np.float64)
+    seconds = np.maximum(times, _SHORTEST_TIME).astype(np.float64)
     own_k = 1.0 / (gain * seconds) * (ramp_shot_factor(reads) if line_fit else 1.0)
     full = float(reads.max())
     longer = ramp_read_factor(reads) / ramp_read_factor(np.array(full)) * (float(times.max()) / seconds) ** 2

@@ -1,19 +1,112 @@
-"""Finding: matched-filter significance of an image and its local maxima."""
+"""Finding: local maxima of the matched-filter significance of an image."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dpm.kernels.jit import kernel
+from dpm.kernels.jit import kernel, leaf_kernel
+from dpm.kernels.sky import mesh_row
+
+# Rows kept of each: the filter and the comparison with neighbours are three rows high.
+KEPT_ROWS = 3
+
+
+@leaf_kernel
+def weigh_row(residual, scene, sky, extra, variance_read, poisson_factor, good, squared_error, y, weight, weighted):
+    """Weights of the pixels of row y, and weights times light above the sky, into row y % KEPT_ROWS of the buffers."""
+    zero = np.float32(0.0)
+    one = np.float32(1.0)
+    v = np.uintp(y)
+    slot = np.uintp(y % KEPT_ROWS)
+    for x in range(np.uintp(residual.shape[1])):
+        value = residual[v, x]
+        star = max(scene[v, x] - value, zero)
+        counted = poisson_factor[v, x] * max(sky[x] + star, zero)
+        w = one / (variance_read[v, x] + extra[x] + counted + squared_error * star * star)
+        w = w if good[v, x] else zero
+        d = (value - sky[x]) * w
+        weight[slot, x] = w
+        weighted[slot, x] = d if good[v, x] else zero
+
+
+@leaf_kernel
+def significance_row(weight, weighted, p, y, significance):
+    """Significance of a star centred near each pixel of row y, from the three rows about it; into row y % KEPT_ROWS."""
+    a, b, c = np.uintp((y - 1) % KEPT_ROWS), np.uintp(y % KEPT_ROWS), np.uintp((y + 1) % KEPT_ROWS)
+    one, two = np.uintp(1), np.uintp(2)
+    zero = np.float32(0.0)
+    p00, p01, p02, p10, p11, p12 = p[0, 0], p[0, 1], p[0, 2], p[1, 0], p[1, 1], p[1, 2]
+    p20, p21, p22 = p[2, 0], p[2, 1], p[2, 2]
+    q00, q01, q02, q10, q11, q12 = p00 * p00, p01 * p01, p02 * p02, p10 * p10, p11 * p11, p12 * p12
+    q20, q21, q22 = p20 * p20, p21 * p21, p22 * p22
+    for k in range(np.uintp(weight.shape[1] - 2)):
+        m, n = k + one, k + two
+        top = (
+            p00 * weighted[a, k]
+            + p01 * weighted[a, m]
+            + p02 * weighted[a, n]
+            + p10 * weighted[b, k]
+            + p11 * weighted[b, m]
+            + p12 * weighted[b, n]
+            + p20 * weighted[c, k]
+            + p21 * weighted[c, m]
+            + p22 * weighted[c, n]
+        )
+        bottom = (
+            q00 * weight[a, k]
+            + q01 * weight[a, m]
+            + q02 * weight[a, n]
+            + q10 * weight[b, k]
+            + q11 * weight[b, m]
+            + q12 * weight[b, n]
+            + q20 * weight[c, k]
+            + q21 * weight[c, m]
+            + q22 * weight[c, n]
+        )
+        s = top / np.sqrt(bottom)
+        significance[b, m] = s if bottom > zero else zero
+
+
+@leaf_kernel
+def maxima_of_row(significance, y, limit, rows, columns, values, n):
+    """Append the local maxima of row y that reach the limit; returns the new number."""
+    a, b, c = np.uintp((y - 1) % KEPT_ROWS), np.uintp(y % KEPT_ROWS), np.uintp((y + 1) % KEPT_ROWS)
+    one = np.uintp(1)
+    for x in range(one, np.uintp(significance.shape[1] - 1)):
+        s = significance[b, x]
+        if s < limit:
+            continue
+        l, r = x - one, x + one
+        # Ties go to the first pixel in raster order.
+        if (
+            significance[a, l] >= s
+            or significance[a, x] >= s
+            or significance[a, r] >= s
+            or significance[b, l] >= s
+            or significance[b, r] > s
+            or significance[c, l] > s
+            or significance[c, x] > s
+            or significance[c, r] > s
+        ):
+            continue
+        if n < rows.shape[0]:
+            rows[n] = y
+            columns[n] = x
+            values[n] = s
+        n += 1
+    return n
 
 
 @kernel
-def significance_image(residual, scene, sky, variance_read, poisson_factor, good, profile, model_error, out):
-    """Significance of a star centred near each pixel, in units of the noise.
+def find_peaks(
+    residual, scene, level, excess, cell, variance_read, poisson_factor, good, profile, model_error, threshold,
+    rows, columns, values,
+):
+    """Pixels where the significance of a star is above a threshold and no neighbour of the 3 x 3 exceeds it.
 
-    ``S = sum(p w d) / sqrt(sum(p^2 w))`` over 3 x 3 pixels, with p the ePSF averaged over the pixel phase, d the residual above
-    the sky and w one over the variance: Poisson and read noise of what the model has, plus (model_error x model)^2 for the
-    ePSF's own error, so that structure of bright stars does not become stars (DESIGN section 6).
+    The significance is ``sum(p w d) / sqrt(sum(p^2 w))`` over 3 x 3 pixels, with p the ePSF averaged over the pixel phase, d the
+    residual above the sky and w one over the variance: Poisson and read noise of what the model has, plus (model_error x
+    model)^2 for the ePSF's own error, so that structure of bright stars does not become stars (DESIGN section 6).
 
     Parameters
     ----------
@@ -21,8 +114,9 @@ def significance_image(residual, scene, sky, variance_read, poisson_factor, good
         Image minus the stars known so far, sky included.
     scene : ndarray (ny, nx), float32
         The image itself; scene - residual is the model of the stars.
-    sky : ndarray (ny, nx), float32
-        Sky level.
+    level, excess : ndarray (my, mx), float32
+        Meshes of the sky and of what the read variance lacks, in cells of ``cell`` pixels.
+    cell : int
     variance_read, poisson_factor : ndarray (ny, nx), float32
         Noise planes (`dpm.models.exposure.ExposureImage`).
     good : ndarray (ny, nx), bool
@@ -31,107 +125,37 @@ def significance_image(residual, scene, sky, variance_read, poisson_factor, good
         Phase-averaged ePSF.
     model_error : float
         Error of the ePSF model relative to the light it predicts.
-    out : ndarray (ny, nx), float32
-        Filled; the outermost ring is zero.
-    """
-    ny, nx = residual.shape
-    weighted = np.zeros((3, nx), np.float32)
-    weight = np.zeros((3, nx), np.float32)
-    squared = np.float32(model_error * model_error)
-    p = profile
-    q = profile * profile
-    zero = np.float32(0.0)
-    one = np.float32(1.0)
-    for x in range(nx):
-        out[0, x] = zero
-        out[ny - 1, x] = zero
-    for y in range(ny):
-        slot = y % 3
-        w_row = weight[slot]
-        d_row = weighted[slot]
-        for x in range(nx):
-            star = scene[y, x] - residual[y, x]
-            star = max(star, zero)
-            variance = variance_read[y, x] + poisson_factor[y, x] * max(sky[y, x] + star, zero) + squared * star * star
-            w = one / variance if good[y, x] else zero
-            d = (residual[y, x] - sky[y, x]) * w
-            w_row[x] = w
-            d_row[x] = d if good[y, x] else zero
-        if y < 2:
-            continue
-        a, b, c = (y - 2) % 3, (y - 1) % 3, slot
-        wa, wb, wc = weight[a], weight[b], weight[c]
-        da, db, dc = weighted[a], weighted[b], weighted[c]
-        row = out[y - 1]
-        row[0] = zero
-        row[nx - 1] = zero
-        for x in range(1, nx - 1):
-            top = (
-                p[0, 0] * da[x - 1]
-                + p[0, 1] * da[x]
-                + p[0, 2] * da[x + 1]
-                + p[1, 0] * db[x - 1]
-                + p[1, 1] * db[x]
-                + p[1, 2] * db[x + 1]
-                + p[2, 0] * dc[x - 1]
-                + p[2, 1] * dc[x]
-                + p[2, 2] * dc[x + 1]
-            )
-            bottom = (
-                q[0, 0] * wa[x - 1]
-                + q[0, 1] * wa[x]
-                + q[0, 2] * wa[x + 1]
-                + q[1, 0] * wb[x - 1]
-                + q[1, 1] * wb[x]
-                + q[1, 2] * wb[x + 1]
-                + q[2, 0] * wc[x - 1]
-                + q[2, 1] * wc[x]
-                + q[2, 2] * wc[x + 1]
-            )
-            row[x] = top / np.sqrt(bottom) if bottom > zero else zero
-
-
-@kernel
-def local_maxima(significance, threshold, rows, columns, values):
-    """Pixels above a threshold that no neighbour of the 3 x 3 exceeds.
-
-    Parameters
-    ----------
-    significance : ndarray (ny, nx), float32
-        Image to search.
     threshold : float
-        Lowest value that counts.
+        Lowest significance that counts.
     rows, columns, values : ndarray
-        Filled with what is found, in raster order.
+        Filled with what is found, in raster order; the outermost ring of pixels is not searched.
 
     Returns
     -------
     int
         How many there are; more than the arrays hold means that the rest was not stored.
     """
-    ny, nx = significance.shape
-    n = 0
+    ny, nx = residual.shape
+    weight = np.zeros((KEPT_ROWS, nx), np.float32)
+    weighted = np.zeros((KEPT_ROWS, nx), np.float32)
+    significance = np.zeros((KEPT_ROWS, nx), np.float32)
+    sky = np.empty(nx, np.float32)
+    extra = np.zeros(nx, np.float32)
+    squared = np.float32(model_error * model_error)
     limit = np.float32(threshold)
-    for y in range(1, ny - 1):
-        for x in range(1, nx - 1):
-            s = significance[y, x]
-            if s < limit:
-                continue
-            # Ties go to the first pixel in raster order.
-            if (
-                significance[y - 1, x - 1] >= s
-                or significance[y - 1, x] >= s
-                or significance[y - 1, x + 1] >= s
-                or significance[y, x - 1] >= s
-                or significance[y, x + 1] > s
-                or significance[y + 1, x - 1] > s
-                or significance[y + 1, x] > s
-                or significance[y + 1, x + 1] > s
-            ):
-                continue
-            if n < rows.shape[0]:
-                rows[n] = y
-                columns[n] = x
-                values[n] = s
-            n += 1
+    raised = excess.max() > 0.0
+    n = 0
+    for y in range(ny):
+        mesh_row(level, cell, y, sky)
+        if raised:
+            mesh_row(excess, cell, y, extra)
+        weigh_row(residual, scene, sky, extra, variance_read, poisson_factor, good, squared, y, weight, weighted)
+        if y >= 2:
+            significance_row(weight, weighted, profile, y - 1, significance)
+        if y >= 3:
+            n = maxima_of_row(significance, y - 2, limit, rows, columns, values, n)
+    if ny >= 3:
+        # The last row, never filtered, is below every star.
+        significance[(ny - 1) % KEPT_ROWS] = 0.0
+        n = maxima_of_row(significance, ny - 2, limit, rows, columns, values, n)
     return n

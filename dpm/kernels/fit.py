@@ -70,15 +70,17 @@ def invert_four(m, inverse):
 
 
 @leaf_kernel
-def gather_pixels(planes, iy, ix, outer, flux_old, old_value, shift_y, shift_x, half_old, pixels):
+def gather_pixels(planes, extra, iy, ix, outer, flux_old, old_value, shift_y, shift_x, half_old, pixels):
     """Copy the box of half-width ``outer`` about (iy, ix) out of the planes.
 
     pixels[0] is the image without other stars, [1] their light, [2:5] the noise planes; a pixel without weight is infinite in [2].
+    ``extra`` joins the read variance.
     The star's own old light (psi ``old_value`` on a box of half_old about a pixel (shift_y, shift_x) away) is put back.
     """
     # Out of the tuple once: numba counts references at every access.
     residual, scene, good, variance_read, poisson_factor, flat_variance = planes
     ny, nx = residual.shape
+    more = np.float32(extra)
     side = 2 * outer + 1
     for j in range(side):
         v = iy - outer + j
@@ -87,7 +89,7 @@ def gather_pixels(planes, iy, ix, outer, flux_old, old_value, shift_y, shift_x, 
             if 0 <= v < ny and 0 <= u < nx and good[v, u]:
                 pixels[0, j, i] = residual[v, u]
                 pixels[1, j, i] = scene[v, u]
-                pixels[2, j, i] = variance_read[v, u]
+                pixels[2, j, i] = variance_read[v, u] + more
                 pixels[3, j, i] = poisson_factor[v, u]
                 pixels[4, j, i] = flat_variance[v, u]
             else:
@@ -108,7 +110,7 @@ def gather_pixels(planes, iy, ix, outer, flux_old, old_value, shift_y, shift_x, 
 
 
 @leaf_kernel
-def load_star(planes, library, work, iy, ix, outer, x_old, y_old, flux_old, half_old):
+def load_star(planes, extra, library, work, iy, ix, outer, x_old, y_old, flux_old, half_old):
     """Window and pixels for a fit about (iy, ix); False if the star's old place is too far away."""
     shift_y = 0
     shift_x = 0
@@ -123,7 +125,7 @@ def load_star(planes, library, work, iy, ix, outer, x_old, y_old, flux_old, half
     load_window(library, work, iy, ix, max(outer, half_old))
     if flux_old != 0.0 and shift_y == 0 and shift_x == 0:
         star_values(work, x_old, y_old, half_old, work.old_value)
-    gather_pixels(planes, iy, ix, outer, flux_old, work.old_value, shift_y, shift_x, half_old, work.pixels)
+    gather_pixels(planes, extra, iy, ix, outer, flux_old, work.old_value, shift_y, shift_x, half_old, work.pixels)
     return True
 
 
@@ -217,13 +219,15 @@ def iterate(work, iy, ix, half, margin, start, fit_sky, model_error, tolerance, 
 
 
 @leaf_kernel
-def fit_star(planes, library, work, old, half_old, start, sky_error, fit_sky, half, model_error, tolerance, result):
+def fit_star(planes, extra_variance, library, work, old, half_old, start, sky_error, fit_sky, half, model_error, tolerance, result):
     """Fit one star; the rest of the scene is taken as subtracted.
 
     Parameters
     ----------
     planes : Planes
         The exposure.
+    extra_variance : float
+        Joins the read variance.
     library : Library
         The ePSF.
     work : Work
@@ -265,7 +269,7 @@ def fit_star(planes, library, work, old, half_old, start, sky_error, fit_sky, ha
         ix = int(np.floor(position[0] + 0.5))
         if iy < 0 or ix < 0 or iy >= ny or ix >= nx:
             return FAILED
-        if not load_star(planes, library, work, iy, ix, outer, old[0], old[1], old[2], half_old):
+        if not load_star(planes, extra_variance, library, work, iy, ix, outer, old[0], old[1], old[2], half_old):
             return FAILED
         status = iterate(work, iy, ix, half, outer - half, start, fit_sky, model_error, tolerance, normal, inverse, position)
         if status != MOVED:

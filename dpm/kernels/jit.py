@@ -2,7 +2,8 @@
 
 numba's own cache looks only at the file of the compiled function; a change in a function that it calls from another file
 leaves a stale caller.  The cache folder is therefore named after a hash of all kernel sources, the CPU model, the numba
-version and the user, so that any change, any other kind of node and any other user compiles afresh.
+version and the user, so that any change, any other kind of node and any other user compiles afresh.  The user's folders that
+no process has opened for a month are removed.
 """
 
 from __future__ import annotations
@@ -12,12 +13,19 @@ import getpass
 import hashlib
 import os
 import platform
+import re
+import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numba
 
 __all__ = ["cache_folder", "is_cold", "kernel"]
+
+# Days without use after which a cache folder of other sources goes; far above the clocks' differences on shared disks.
+UNUSED_DAYS = 30.0
 
 
 def _cpu_model() -> str:
@@ -50,9 +58,36 @@ def cache_folder() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return folder
+            pass
     except OSError:
         return _temporary_folder(folder.name)
+    _mark_used(folder)
+    return folder
+
+
+def _mark_used(folder: Path) -> None:
+    """Set the folder's time to now and remove its siblings that were not used for `UNUSED_DAYS`.
+
+    Each is renamed first, which only one process can do, and looked at again: whoever opened it in between keeps it.  A
+    process that still runs on a removed folder has its kernels in memory, and numba makes the folder again to save another.
+    """
+    with suppress(OSError):
+        os.utime(folder)
+    ours = re.compile(rf"(kernels-{re.escape(_user())}-[0-9a-f]{{16}})(\.removed-\d+)?")
+    oldest = time.time() - 86400.0 * UNUSED_DAYS
+    with suppress(OSError):
+        for other in [path for path in folder.parent.iterdir() if path != folder]:
+            match = ours.fullmatch(other.name)
+            # Another process may be first at any of these steps.
+            with suppress(OSError):
+                if match is None or other.is_symlink() or other.stat().st_mtime > oldest:
+                    continue
+                doomed = other.with_name(f"{match[1]}.removed-{os.getpid()}")
+                other.rename(doomed)
+                if doomed.stat().st_mtime > oldest:
+                    doomed.rename(other)
+                else:
+                    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _temporary_folder(name: str) -> Path:
@@ -62,6 +97,7 @@ def _temporary_folder(name: str) -> Path:
         fallback.parent.mkdir(mode=0o700, exist_ok=True)
         if fallback.parent.stat().st_uid == os.getuid():
             fallback.mkdir(exist_ok=True)
+            _mark_used(fallback)
             return fallback
     except OSError:
         pass

@@ -21,6 +21,17 @@ NOT_SWEPT = -1  # in star_sky_pixels
 MIN_FIT_PIXELS = 6  # position, flux and two to spare
 
 
+class Sky(NamedTuple):
+    """Sky of an exposure on meshes (my, mx) of square cells of ``cell`` pixels: its level, its scatter, and the variance that the
+    noise planes lack.
+    """
+
+    level: Any
+    scatter: Any
+    excess: Any
+    cell: Any
+
+
 class Stars(NamedTuple):
     """The stars of an exposure, one entry each, with room for more.
 
@@ -116,7 +127,7 @@ def is_taken(occupied, stars, x, y, min_distance):
 
 @kernel
 def fit_candidates(
-    rows, columns, fluxes, halves, planes, library, sky_image, envelope, noise, threshold, model_error, min_distance,
+    rows, columns, fluxes, halves, planes, library, sky, envelope, noise, threshold, model_error, min_distance,
     stars, n_stars, occupied, touched,
 ):
     """Fit candidates in the order given and subtract those that are significant.
@@ -131,8 +142,7 @@ def fit_candidates(
         The exposure; its residual image is changed in place.
     library : Library
         The ePSF.
-    sky_image : ndarray (ny, nx)
-        Sky level.
+    sky : Sky
     envelope, noise : ndarray, float
         For `render_half`.
     threshold : float
@@ -160,10 +170,13 @@ def fit_candidates(
     for k in range(rows.shape[0]):
         if n_stars >= stars.rows.shape[0]:
             break
-        sky = np.float64(sky_image[min(max(int(rows[k] + 0.5), 0), ny - 1), min(max(int(columns[k] + 0.5), 0), nx - 1)])
-        start = (columns[k], rows[k], fluxes[k], sky)
+        iy, ix = int(rows[k] + 0.5), int(columns[k] + 0.5)
+        extra = interpolate_mesh(sky.excess, sky.cell, iy, ix)
+        start = (columns[k], rows[k], fluxes[k], interpolate_mesh(sky.level, sky.cell, iy, ix))
         half = max(render_half(fluxes[k], envelope, noise), halves[k])
-        status = fit_star(planes, library, work, nothing, half, start, 0.0, False, halves[k], model_error, FIRST_TOLERANCE, result)
+        status = fit_star(
+            planes, extra, library, work, nothing, half, start, 0.0, False, halves[k], model_error, FIRST_TOLERANCE, result
+        )
         if status == FAILED or not result[FLUX] > threshold * result[FLUX_ERROR] or result[N_PIXELS] < MIN_FIT_PIXELS:
             continue
         x, y, flux = result[X], result[Y], result[FLUX]
@@ -183,7 +196,7 @@ def fit_candidates(
 
 @kernel
 def refine_stars(
-    order, planes, library, sky_image, scatter_mesh, mesh_cell, envelope, noise, fit_sky, model_error, sky_spans, everyone, level,
+    order, planes, library, sky_mesh, envelope, noise, fit_sky, model_error, sky_spans, everyone, level,
     stars, touched_before, touched,
 ):
     """One sweep: each star again, with its sky from the annulus and all others subtracted.
@@ -199,10 +212,8 @@ def refine_stars(
         The exposure; its residual image is changed in place.
     library : Library
         The ePSF.
-    sky_image : ndarray (ny, nx)
-        Sky level to start from.
-    scatter_mesh : ndarray (my, mx)
-        Scatter of the sky in cells of ``mesh_cell`` pixels.
+    sky_mesh : Sky
+        The sky to start from.
     envelope, noise : ndarray, float
         For `render_half`.
     fit_sky, model_error : bool, float
@@ -238,8 +249,9 @@ def refine_stars(
             continue
         iy = min(max(int(np.floor(y + 0.5)), 0), ny - 1)
         ix = min(max(int(np.floor(x + 0.5)), 0), nx - 1)
-        scatter = interpolate_mesh(scatter_mesh, mesh_cell, iy, ix)
-        guess = np.float64(sky_image[iy, ix])
+        scatter = interpolate_mesh(sky_mesh.scatter, sky_mesh.cell, iy, ix)
+        guess = interpolate_mesh(sky_mesh.level, sky_mesh.cell, iy, ix)
+        extra = interpolate_mesh(sky_mesh.excess, sky_mesh.cell, iy, ix)
         sky, sky_rms, n_sky, n = annulus_sky(planes.residual, planes.good, iy, ix, sky_spans, guess, scatter, sample)
         if n_sky == 0:
             sky, sky_rms, n_sky = clipped_statistics(sample, n)
@@ -253,7 +265,8 @@ def refine_stars(
         old = (x, y, flux)
         start = (x, y, flux, sky)
         status = fit_star(
-            planes, library, work, old, stars.half[k], start, sky_error, fit_sky, fit_half, model_error, FINE_TOLERANCE, result
+            planes, extra, library, work, old, stars.half[k], start, sky_error, fit_sky, fit_half, model_error, FINE_TOLERANCE,
+            result,
         )
         if status == FAILED or not result[FLUX] > 0.0:
             stars.status[k] = NOT_CONVERGED

@@ -9,6 +9,8 @@ from dpm.kernels.jit import kernel, leaf_kernel
 CLIP_SIGMA = 2.5  # pixels further than this from the median leave the sky sample
 CLIP_ROUNDS = 4
 CUT_NORMAL_SIGMA = 0.9013  # standard deviation of a unit normal cut at 2.5 sigma
+BINS = 64  # of the histogram that gives a first median and scatter
+BIN_REACH = 4.0  # standard deviations either side of the guess that it covers
 MIN_SKY_PIXELS = 20  # below this a sky from the annulus is not trusted
 
 
@@ -72,8 +74,83 @@ def clipped_statistics(values, n):
     return center, spread, hi - lo
 
 
+@leaf_kernel
+def clipped_mean(values, n, center, spread):
+    """Sigma-clipped mean and scatter of the first n entries, from a first guess of both; no sorting.
+
+    Returns
+    -------
+    mean, sigma : float
+    used : int
+        0 where the guess was so wrong that less than half of the entries stay; then the guess is returned.
+    """
+    mean = center
+    sigma = spread
+    used = 0
+    for _ in range(CLIP_ROUNDS):
+        low = mean - CLIP_SIGMA * sigma
+        high = mean + CLIP_SIGMA * sigma
+        total = 0.0
+        square = 0.0
+        count = 0
+        for k in range(n):
+            v = np.float64(values[k])
+            if low <= v <= high:
+                d = v - mean
+                total += d
+                square += d * d
+                count += 1
+        if 2 * count < n:
+            return center, spread, 0
+        shift = total / count
+        new_sigma = np.sqrt(max(square / count - shift * shift, 0.0)) / CUT_NORMAL_SIGMA
+        # Half a per cent in sigma moves the mean by less than a hundredth of its error.
+        settled = abs(new_sigma - sigma) < 0.005 * sigma and abs(shift) < 0.01 * sigma
+        used = count
+        mean += shift
+        sigma = new_sigma
+        if settled:
+            break
+    return mean, sigma, used
+
+
+@leaf_kernel
+def binned_quartiles(values, n, center, spread, counts):
+    """Median and scatter (from the quartiles) of the first n entries, by a histogram about a guess of both.
+
+    Returns
+    -------
+    median, sigma : float
+        sigma is 0 where the histogram does not hold the quartiles well inside, or there was no guess.
+    """
+    if not spread > 0.0:
+        return center, 0.0
+    for b in range(BINS):
+        counts[b] = 0
+    low = center - BIN_REACH * spread
+    scale = BINS / (2.0 * BIN_REACH * spread)
+    for k in range(n):
+        place = (np.float64(values[k]) - low) * scale
+        counts[int(min(max(place, 0.0), BINS - 1.0))] += 1
+    if counts[0] > n // 8 or counts[BINS - 1] > n // 5:
+        return center, 0.0
+    first = middle = last = -1.0
+    total = 0
+    for b in range(BINS):
+        count = counts[b]
+        more = total + count
+        if first < 0.0 and 4 * more >= n:
+            first = b + (0.25 * n - total) / count
+        if middle < 0.0 and 2 * more >= n:
+            middle = b + (0.5 * n - total) / count
+        if last < 0.0 and 4 * more >= 3 * n:
+            last = b + (0.75 * n - total) / count
+        total = more
+    return low + middle / scale, (last - first) / (1.349 * scale)
+
+
 @kernel
-def mesh_sky(values, good, cell, stride, level, scatter):
+def mesh_sky(values, good, cell, stride, known, level, scatter):
     """Clipped sky level and scatter in square cells.
 
     Parameters
@@ -86,12 +163,16 @@ def mesh_sky(values, good, cell, stride, level, scatter):
         Side of a cell in pixels.
     stride : int
         Every stride-th pixel on both axes is looked at.
+    known : bool
+        Whether ``level`` and ``scatter`` hold an earlier result, as a first guess; otherwise the cell before is the guess.
     level, scatter : ndarray (my, mx), float32
         Filled; a cell without enough good pixels gets NaN.
     """
     ny, nx = values.shape
     my, mx = level.shape
     sample = np.empty(cell * cell, np.float32)
+    counts = np.zeros(BINS, np.int64)
+    mean = sigma = np.nan
     for j in range(my):
         for i in range(mx):
             n = 0
@@ -104,9 +185,24 @@ def mesh_sky(values, good, cell, stride, level, scatter):
                 level[j, i] = np.nan
                 scatter[j, i] = np.nan
                 continue
-            mean, sigma, _ = clipped_statistics(sample, n)
+            if known:
+                mean, sigma = np.float64(level[j, i]), np.float64(scatter[j, i])
+            used = 0
+            # A guess saves sorting the pixels; only the histogram's place depends on it.
+            middle, spread = binned_quartiles(sample, n, mean, sigma, counts)
+            if spread > 0.0:
+                mean, sigma, used = clipped_mean(sample, n, middle, spread)
+            if used == 0:
+                mean, sigma, used = clipped_statistics(sample, n)
             level[j, i] = mean
             scatter[j, i] = sigma
+
+
+@kernel
+def mesh_values(mesh, cell, y, x, out):
+    """`interpolate_mesh` at many pixels."""
+    for k in range(out.shape[0]):
+        out[k] = interpolate_mesh(mesh, cell, y[k], x[k])
 
 
 @kernel
@@ -147,70 +243,28 @@ def interpolate_mesh(mesh, cell, y, x):
     return (1 - b) * ((1 - a) * mesh[j, i] + a * mesh[j, i1]) + b * ((1 - a) * mesh[j1, i] + a * mesh[j1, i1])
 
 
-@kernel
-def expand_mesh(mesh, cell, out):
-    """Bilinear interpolation of a mesh of cell centres to every pixel of ``out``."""
-    ny, nx = out.shape
-    my, mx = mesh.shape
-    line = np.empty(mx, np.float32)
-    left = np.empty(nx, np.int64)
-    weight = np.empty(nx, np.float32)
-    for x in range(nx):
-        u = min(max((x + 0.5) / cell - 0.5, 0.0), mx - 1.0)
-        i = min(int(u), max(mx - 2, 0))
-        left[x] = i
-        weight[x] = u - i
-    for y in range(ny):
-        v = min(max((y + 0.5) / cell - 0.5, 0.0), my - 1.0)
-        j = min(int(v), max(my - 2, 0))
-        j1 = min(j + 1, my - 1)
-        b = np.float32(v - j)
-        for i in range(mx):
-            line[i] = (np.float32(1.0) - b) * mesh[j, i] + b * mesh[j1, i]
-        for x in range(nx):
-            i = left[x]
-            i1 = min(i + 1, mx - 1)
-            out[y, x] = line[i] + weight[x] * (line[i1] - line[i])
-
-
 @leaf_kernel
-def clipped_mean(values, n, center, spread):
-    """Sigma-clipped mean and scatter of the first n entries, from a first guess of both; no sorting.
-
-    Returns
-    -------
-    mean, sigma : float
-    used : int
-        0 where the guess was so wrong that less than half of the entries stay; then the guess is returned.
-    """
-    mean = center
-    sigma = spread
-    used = 0
-    for _ in range(CLIP_ROUNDS):
-        low = mean - CLIP_SIGMA * sigma
-        high = mean + CLIP_SIGMA * sigma
-        total = 0.0
-        square = 0.0
-        count = 0
-        for k in range(n):
-            v = np.float64(values[k])
-            if low <= v <= high:
-                d = v - mean
-                total += d
-                square += d * d
-                count += 1
-        if 2 * count < n:
-            return center, spread, 0
-        shift = total / count
-        new_sigma = np.sqrt(max(square / count - shift * shift, 0.0)) / CUT_NORMAL_SIGMA
-        # Half a per cent in sigma moves the mean by less than a hundredth of its error.
-        settled = abs(new_sigma - sigma) < 0.005 * sigma and abs(shift) < 0.01 * sigma
-        used = count
-        mean += shift
-        sigma = new_sigma
-        if settled:
-            break
-    return mean, sigma, used
+def mesh_row(mesh, cell, y, out):
+    """`interpolate_mesh` at all pixels of row y, into ``out`` (nx,)."""
+    my, mx = mesh.shape
+    nx = out.shape[0]
+    v = min(max((y + 0.5) / cell - 0.5, 0.0), my - 1.0)
+    j = min(int(v), max(my - 2, 0))
+    j1 = min(j + 1, my - 1)
+    b = np.float32(v - j)
+    a = np.float32(1.0) - b
+    left = a * mesh[j, 0] + b * mesh[j1, 0]
+    half = cell // 2
+    for x in range(min(half, nx)):
+        out[np.uintp(x)] = left
+    for i in range(1, mx + 1):
+        k = min(i, mx - 1)
+        right = a * mesh[j, k] + b * mesh[j1, k]
+        slope = (right - left) / np.float32(cell)
+        first = (i - 1) * cell + half
+        for x in range(np.uintp(max(min(cell, nx - first), 0))):
+            out[np.uintp(first) + x] = left + slope * (np.float32(x) + np.float32(0.5))
+        left = right
 
 
 @kernel

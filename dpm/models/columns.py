@@ -127,7 +127,7 @@ CATALOG_COLUMNS: tuple[Column, ...] = (
 )
 
 CATALOG_FILTER_COLUMNS: tuple[Column, ...] = (
-    Column("mag", "float32", "mag", "phot.mag", "magnitude; the system is in the column's metadata"),
+    Column("mag", "float32", "mag", "phot.mag", "magnitude; its system and zero point are in the column's metadata"),
     Column("mag_error", "float32", "mag", "stat.error;phot.mag", "one-sigma error of mag, a quick ePSF's model error included"),
     Column("mag_rms", "float32", "mag", "stat.stdev;phot.mag", "scatter of single-exposure magnitudes"),
     Column("flux", "float64", "flux", "phot.count", "mean flux, pixel area and zero points applied"),

@@ -24,9 +24,32 @@ __all__ = [
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
+# Side of a block (pixels): amplifiers, shading and flats vary over hundreds of pixels, and the median of 4,096 values is good to
+# 2 % of their scatter.
 BLOCK = 64
+# Fewest pixels for a median: its error is then 0.28 of their scatter.
 MIN_PIXELS = 20
+# Sigma; above it the noise of the light skews a ratio by less than 1/25.
 BRIGHT_SIGMA = 5.0
+# Sigma above the median within which a pixel shows the variance without light: stars beyond it add more than they tell.
+FAINT_SIGMA = 3.0
+# Pixels that tell the growth of the variance with light: the brightest hundredth where they are at least three times the median
+# light, the brightest tenth where fewer than five are.
+BRIGHT_QUANTILE = 0.99
+BRIGHT_RATIO = 3.0
+FEW_BRIGHT = 5
+WIDER_QUANTILE = 0.9
+# Pixels of the middle: their light is within this part of the median light.
+MIDDLE = 0.5
+# Rounds between the level of the middle and the slope of the bright ones, and the relative change that ends them.
+SLOPE_ROUNDS = 50
+SLOPE_CONVERGED = 1e-6
+# Quantile of the saturated pixels' values that is the level.  Full wells differ over a chip (WFC3/UVIS: 63,465 to 72,356 e-, WFC3
+# ISR 2025-06; ACS/WFC: 84,700 e- and a tenth of variation, ACS Instrument Handbook, table 4.1), so it is that of the shallow ones;
+# the lowest value of all may be a pixel that a reference file flags.
+SATURATED_QUANTILE = 0.02
+# Quantile of their unflagged neighbours' values where the values themselves are lost.
+NEIGHBOR_QUANTILE = 0.9
 
 
 def _cells(array: NDArray, block: int, fill: float | bool) -> NDArray:
@@ -179,7 +202,7 @@ def split_error(variance: Array, light: Array, good: Mask, k: float | None = Non
     if k is None:
         k = _bright_slope(variance[usable].astype(np.float64), light[usable].astype(np.float64))
     own = np.maximum(variance - np.float32(k) * np.maximum(light, 0.0), 0.0).astype(np.float32)
-    faint = usable & (light <= np.median(light[usable]) + 3.0 * np.sqrt(np.median(variance[usable])))
+    faint = usable & (light <= np.median(light[usable]) + FAINT_SIGMA * np.sqrt(np.median(variance[usable])))
     medians, _ = block_median(own, faint)
     if not np.isfinite(medians).any():
         return k, np.full(variance.shape, np.median(own[faint]), dtype=np.float32), own
@@ -188,17 +211,17 @@ def split_error(variance: Array, light: Array, good: Mask, k: float | None = Non
 
 def _bright_slope(variance: NDArray[np.float64], light: NDArray[np.float64]) -> float:
     """Slope of variance against light: bright pixels over the level of the middle ones, until both agree."""
-    middle = np.abs(light - np.median(light)) <= 0.5 * np.median(light)
+    middle = np.abs(light - np.median(light)) <= MIDDLE * np.median(light)
     if not middle.any():
         middle = np.ones(light.size, dtype=bool)
-    bright = light >= max(float(np.quantile(light, 0.99)), 3.0 * float(np.median(light)))
-    if np.count_nonzero(bright) < 5:
-        bright = light >= np.quantile(light, 0.9)
+    bright = light >= max(float(np.quantile(light, BRIGHT_QUANTILE)), BRIGHT_RATIO * float(np.median(light)))
+    if np.count_nonzero(bright) < FEW_BRIGHT:
+        bright = light >= np.quantile(light, WIDER_QUANTILE)
     slope = 0.0
-    for _ in range(50):
+    for _ in range(SLOPE_ROUNDS):
         level = float(np.median(variance[middle] - slope * light[middle]))
         new = max(float(np.median((variance[bright] - level) / light[bright])), 0.0)
-        if abs(new - slope) <= 1e-6 * max(new, 1e-30):
+        if abs(new - slope) <= SLOPE_CONVERGED * new:
             return new
         slope = new
     return slope
@@ -232,8 +255,8 @@ def saturation_level(light: Array, saturated: Mask, good: Mask) -> float:
     Returns
     -------
     float
-        Second percentile of the saturated pixels' values; where those are lost, the 90th percentile of their unflagged
-        neighbours, a level that is surely below; NaN where nothing is saturated.
+        A low quantile of the saturated pixels' values above their unflagged neighbours' median; where those are lost, a high
+        quantile of the neighbours', a level that is surely below; NaN where nothing is saturated.
     """
     if not saturated.any():
         return float("nan")
@@ -247,8 +270,8 @@ def saturation_level(light: Array, saturated: Mask, good: Mask) -> float:
     floor = float(np.median(around)) if around.size else 0.0
     values = values[values > max(floor, 0.0)]
     if values.size:
-        return float(np.quantile(values, 0.02))
-    return float(np.quantile(around, 0.9)) if around.size else float("nan")
+        return float(np.quantile(values, SATURATED_QUANTILE))
+    return float(np.quantile(around, NEIGHBOR_QUANTILE)) if around.size else float("nan")
 
 
 def round_mantissa(values: NDArray[np.float32], bits: int) -> Array:

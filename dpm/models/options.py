@@ -103,12 +103,13 @@ class FindOptions:
 class PhotometryOptions:
     """``[photometry]``: zero points by band (``niriss_f090w``) or band and detector (``niriss_f090w.NIS``), in quotes.
 
-    ``system`` is ``"instrumental"``, ``"vega"`` or ``"ab"``: the last two take the header's zero points where none is given
-    here.
+    ``system`` says what magnitudes are where no zero point is given here: ``"auto"`` takes the headers' of a band whose
+    exposures all have one (AB, else Vega), ``"ab"`` and ``"vega"`` take that one, ``"instrumental"`` leaves -2.5 log10 of the
+    flux.  Beside ``"ab"`` or ``"vega"`` it also names the system of the zero points that are given.
     """
 
     zero_points: dict[str, float] = field(default_factory=dict)
-    system: Literal["instrumental", "vega", "ab"] = "instrumental"
+    system: Literal["auto", "instrumental", "vega", "ab"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _candidates(scene: Scene, options: FindOptions, number: int) -> tuple[NDArra
     # The peak pixel itself may have no weight.
     ny, nx = scene.residual.shape
     around = [scene.residual[np.clip(y + j, 0, ny - 1), np.clip(x + i, 0, nx - 1)] for j in (-1, 0, 1) for i in (-1, 0, 1)]
-    peak = np.max(around, axis=0) - scene.sky[y, x]
+    peak = np.max(around, axis=0) - scene.sky_at(y, x)
     return y, x, np.maximum(peak, significance * scene.noise) / float(scene.epsf.matched_profile[1, 1])
 
 
@@ -144,7 +144,7 @@ def _subtract_bright(
         Row, column and flux of the other peaks found.
     """
     halo = np.zeros(image.shape, np.float32)
-    seeds = saturated_seeds(image, scene.sky)
+    seeds = saturated_seeds(image, scene.sky_at)
     if seeds.x.size:
         scene.fit_new(seeds.y, seeds.x, seeds.flux / scene.epsf.envelope[0], seeds.half, SATURATED_THRESHOLD)
     n_saturated = scene.count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,7 @@ class SaturatedSeeds:
     half: NDArray[np.int64]
 
 
-def saturated_seeds(image: ExposureImage, sky: NDArray[np.float32]) -> SaturatedSeeds:
+def saturated_seeds(image: ExposureImage, sky_at: Callable[[NDArray, NDArray], NDArray[np.float64]]) -> SaturatedSeeds:
     """Centres of connected groups of lost saturated pixels.
 
     A bleed column is longer than the core is wide: the centre is where the group is widest.
@@ -71,7 +72,7 @@ def saturated_seeds(image: ExposureImage, sky: NDArray[np.float32]) -> Saturated
         radius = 0.5 * float(width.max())
         y.append(yc)
         x.append(xc)
-        flux.append((peak - float(sky[int(yc), int(xc)])) * max(1.0, radius) ** 2)
+        flux.append((peak - float(sky_at(np.array([int(yc)]), np.array([int(xc)]))[0])) * max(1.0, radius) ** 2)
         half.append(int(min(np.ceil(radius) + WING_PIXELS, MAX_FIT_HALF)))
     order = np.argsort(-np.array(flux), kind="stable") if flux else np.zeros(0, int)
     return SaturatedSeeds(

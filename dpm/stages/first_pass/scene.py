@@ -8,9 +8,9 @@ from scipy import ndimage
 
 from dpm.kernels import quality as columns
 from dpm.kernels.bundles import Planes
-from dpm.kernels.find import local_maxima, significance_image
-from dpm.kernels.scene import NOT_SWEPT, TOUCH_CELL, Stars, fit_candidates, refine_stars, remove_stars
-from dpm.kernels.sky import expand_mesh, fill_empty_cells, mesh_sky
+from dpm.kernels.find import find_peaks
+from dpm.kernels.scene import NOT_SWEPT, TOUCH_CELL, Sky, Stars, fit_candidates, refine_stars, remove_stars
+from dpm.kernels.sky import fill_empty_cells, mesh_sky, mesh_values
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag
@@ -32,19 +32,15 @@ class Scene:
         everywhere = bool(self.good.all())
         self.scene = image.sci if everywhere else np.where(self.good, image.sci, np.float32(0.0))
         self.image = image
-        self.noise_planes = (image.var_read, image.poisson_factor, image.flat_variance)
         self.epsf = epsf
         self.library = epsf.library(image.x_origin, image.y_origin)
         shape = (max(1, -(-ny // MESH_CELL)), max(1, -(-nx // MESH_CELL)))
-        self.level = np.empty(shape, np.float32)
-        self.scatter = np.empty(shape, np.float32)
-        self.sky = np.empty((ny, nx), np.float32)
+        self.sky = Sky(np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.float32), MESH_CELL)
         self.residual = self.scene.copy()
-        self.significance = np.empty_like(self.residual)
         self.noise_raised = np.zeros(shape, bool)
         self.cell_noise = (_cell_median(image.var_read, shape), _cell_median(image.poisson_factor, shape))
-        self.update_sky()
-        self.noise = float(np.median(self.scatter))
+        self.update_sky(known=False)
+        self.noise = float(np.median(self.sky.scatter))
         self.occupied = np.zeros((ny, nx), np.int32)
         self.count = 0
         self.stars = _empty_stars(max(4096, ny * nx // 128))
@@ -61,7 +57,8 @@ class Scene:
     @property
     def planes(self) -> Planes:
         """The exposure as the kernels take it."""
-        return Planes(self.residual, self.scene, self.good, *self.noise_planes)
+        image = self.image
+        return Planes(self.residual, self.scene, self.good, image.var_read, image.poisson_factor, image.flat_variance)
 
     @property
     def rows(self) -> NDArray[np.float64]:
@@ -73,31 +70,29 @@ class Scene:
         """Half-widths of the stars' fit boxes."""
         return np.asarray(self.stars.fit_half[: self.count])
 
-    def update_sky(self) -> None:
-        """Sky mesh of the residual image, and its value at every pixel."""
+    def update_sky(self, known: bool = True) -> None:
+        """Sky meshes of the residual image, from the earlier ones where they are known."""
         stride = 4 if self.residual.size >= LARGE_IMAGE else 1
-        mesh_sky(self.residual, self.good, MESH_CELL, stride, self.level, self.scatter)
-        fill_empty_cells(self.level, self.scatter)
-        expand_mesh(self.level, MESH_CELL, self.sky)
+        mesh_sky(self.residual, self.good, MESH_CELL, stride, known, self.sky.level, self.sky.scatter)
+        fill_empty_cells(self.sky.level, self.sky.scatter)
         self._raise_noise()
 
     def _raise_noise(self) -> None:
-        """Where the sky scatters clearly more than the noise planes say, add the difference to them.
+        """Where the sky scatters clearly more than the noise planes say, the difference is to be added to them.
 
         Flat residuals, charge-transfer corrections and unresolved stars are noise that no plane of the file holds; an error bar
         without them would be too small.
         """
-        var_read, poisson_factor, flat_variance = self.image.var_read, self.image.poisson_factor, self.image.flat_variance
-        formal = self.cell_noise[0] + self.cell_noise[1] * np.maximum(self.level, 0.0)
-        ratio = ndimage.median_filter(self.scatter**2 / formal, size=3, mode="nearest")
+        formal = self.cell_noise[0] + self.cell_noise[1] * np.maximum(self.sky.level, 0.0)
+        ratio = ndimage.median_filter(self.sky.scatter**2 / formal, size=3, mode="nearest")
         self.noise_raised = ratio > NOISE_DEAD_ZONE
-        if not self.noise_raised.any():
-            self.noise_planes = (var_read, poisson_factor, flat_variance)
-            return
-        excess = np.where(self.noise_raised, (ratio - 1.0) * formal, 0.0).astype(np.float32)
-        plane = np.empty_like(var_read)
-        expand_mesh(excess, MESH_CELL, plane)
-        self.noise_planes = (var_read + plane, poisson_factor, flat_variance)
+        self.sky.excess[:] = np.where(self.noise_raised, (ratio - 1.0) * formal, 0.0)
+
+    def sky_at(self, y: NDArray, x: NDArray) -> NDArray[np.float64]:
+        """Sky level at these pixels."""
+        out = np.empty(len(y))
+        mesh_values(self.sky.level, MESH_CELL, y, x, out)
+        return out
 
     def noise_raised_at(self, y: NDArray, x: NDArray) -> NDArray[np.bool_]:
         """Whether the noise planes were raised at these pixels."""
@@ -107,22 +102,14 @@ class Scene:
 
     def candidates(self, threshold: float, model_error: float) -> tuple[NDArray, NDArray, NDArray]:
         """Rows, columns and significances of local maxima, most significant first."""
-        significance = self.significance
-        var_read, poisson_factor, _ = self.noise_planes
-        significance_image(
-            self.residual,
-            self.scene,
-            self.sky,
-            var_read,
-            poisson_factor,
-            self.good,
-            self.epsf.matched_profile,
-            model_error,
-            significance,
-        )
+        image = self.image
         capacity = max(1024, self.residual.size // 16)
         rows, cols, values = np.empty(capacity, np.int64), np.empty(capacity, np.int64), np.empty(capacity)
-        found = min(local_maxima(significance, threshold, rows, cols, values), capacity)
+        found = find_peaks(
+            self.residual, self.scene, self.sky.level, self.sky.excess, MESH_CELL, image.var_read, image.poisson_factor, self.good,
+            self.epsf.matched_profile, model_error, threshold, rows, cols, values,
+        )  # fmt: skip
+        found = min(found, capacity)
         order = np.argsort(-values[:found], kind="stable")
         return rows[:found][order], cols[:found][order], values[:found][order]
 
@@ -141,7 +128,7 @@ class Scene:
         rows = self.rows
         order = np.lexsort((-rows[:, columns.FLUX], pixel_block(rows[:, columns.Y], rows[:, columns.X])))
         refine_stars(
-            order, self.planes, self.library, self.sky, self.scatter, MESH_CELL, self.epsf.envelope, self.noise, fit_sky,
+            order, self.planes, self.library, self.sky, self.epsf.envelope, self.noise, fit_sky,
             self.epsf.model_error, annulus, everyone, level, self.stars, before, self.touched,
         )  # fmt: skip
 

@@ -25,12 +25,31 @@ log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
-# Brightest stars of each list that vote, the same while rotations are tried, and the largest rotation (degrees).
+# None of these numbers is fitted to data.  Brightest stars of each list that vote (their 160,000 pairs take milliseconds), the same
+# while rotations are tried, and how many times the voters a unit brings to the list of what is aligned.
 VOTERS = 400
 ROTATION_VOTERS = 150
+LISTED = 5
+# Largest error of a header's roll (degrees) that is looked for.  At most so many steps on either side; one step moves the
+# edge of the field by so many cells, which a window of 2 x 2 cells still holds.
 LARGEST_ROTATION = 1.0
+MOST_ROTATIONS = 40
+ROTATION_STEP = 1.5
 # Peaks that chance would make more often than this are not believed.
 CHANCE = 1e-3
+# Fullest windows that are looked at: a true peak is among the very first, unless chance's peak at a large offset beats it.
+WINDOWS = 20
+# Fewest pairs for four and for six parameters: twice over-determined and more, so that a wrong pair can be clipped.
+FOUR_PARAMETERS = 5
+SIX_PARAMETERS = 15
+# Side of a voting cell in match radii; not below a pixel, since that much distortion is left by linear headers.
+CELL = 3.0
+SMALLEST_CELL = 1.0
+# A fit has to keep this part of the votes that led to it; with this part of the shorter list matched no rotation is tried.
+KEPT_VOTES = 0.5
+MATCHED_WELL = 0.4
+# A unit with fewer stars does not begin a group.
+FEWEST_TO_BEGIN = 5
 
 
 @dataclass(frozen=True)
@@ -76,7 +95,7 @@ def vote_offset(x: Floats, y: Floats, x_to: Floats, y_to: Floats, max_offset: fl
     row = np.floor((dy - low) / cell).astype(np.int64)
     votes = np.bincount(row * n_cells + column, minlength=n_cells * n_cells).reshape(n_cells, n_cells)
     windows = votes[:-1, :-1] + votes[1:, :-1] + votes[:-1, 1:] + votes[1:, 1:]
-    best = np.argsort(-windows, axis=None, kind="stable")[:20]
+    best = np.argsort(-windows, axis=None, kind="stable")[:WINDOWS]
     # Votes of the peak itself must not count as background.
     expected = max(4.0 * (len(dx) - windows.flat[best[0]]) / n_cells**2, 4.0 / n_cells**2)
     winner: Vote | None = None
@@ -112,7 +131,7 @@ def refine(
 ) -> tuple[LinearFit | None, NDArray[np.int64], NDArray[np.int64]]:
     """Improve a transform by matching and fitting within shrinking radii.
 
-    The number of parameters follows the number of pairs: 2 below 5, 4 below 15, else 6.
+    The number of parameters follows the number of pairs: 2 below `FOUR_PARAMETERS`, 4 below `SIX_PARAMETERS`, else 6.
 
     Returns
     -------
@@ -150,11 +169,11 @@ def fit_pairs(
     n = len(u)
     if n < 2:
         return None
-    parameters = 2 if n < 5 else 4 if n < 15 else 6
+    parameters = 2 if n < FOUR_PARAMETERS else 4 if n < SIX_PARAMETERS else 6
     if parameters == 6:
         return fit_linear(u, v, x_to, y_to, errors, 6, clip)
     x, y = guess(u, v)
-    fit = fit_linear(x, y, x_to, y_to, errors, parameters, clip if n >= 5 else None)
+    fit = fit_linear(x, y, x_to, y_to, errors, parameters, clip if n >= FOUR_PARAMETERS else None)
     centre = guess.inverse()(*fit.centre)
     # Re-expressed for (u, v): a shift's covariance is the same, those of scale and rotation grow by the guess's scale.
     stretch = np.ones(parameters)
@@ -205,8 +224,8 @@ def match_lists(
         return None
     x, y = start(u, v)
     size = float(np.hypot(np.ptp(x), np.ptp(y))) / 2
-    step = np.degrees(1.5 * cell / max(size, 1.0))
-    n_steps = min(int(np.ceil(LARGEST_ROTATION / step)), 40)
+    step = np.degrees(ROTATION_STEP * cell / max(size, 1.0))
+    n_steps = min(int(np.ceil(LARGEST_ROTATION / step)), MOST_ROTATIONS)
     angles = [0.0] + [sign * k * step for k in range(1, n_steps + 1) for sign in (1, -1)]
     centre = (float(np.mean(x)), float(np.mean(y)))
     radii = (2.0 * cell, max(cell, 2 * match_radius), match_radius)
@@ -219,9 +238,9 @@ def match_lists(
             continue
         guess = LinearTransform(x_shift=vote.dx, y_shift=vote.dy).after(turned)
         fit, i, _ = refine(u, v, x_to, y_to, guess, radii, clip)
-        if fit is not None and len(i) >= max(2, 0.5 * vote.count) and (best is None or len(i) > best[2]):
+        if fit is not None and len(i) >= max(2, KEPT_VOTES * vote.count) and (best is None or len(i) > best[2]):
             best = (fit, vote, len(i))
-        if best is not None and angle == 0 and best[2] >= 0.4 * min(len(u), len(x_to)):
+        if best is not None and angle == 0 and best[2] >= MATCHED_WELL * min(len(u), len(x_to)):
             break
     return best
 
@@ -281,7 +300,7 @@ def align(units: Sequence[Unit], max_offset: float, match_radius: float, clip: f
     while left:
         pool = sorted(left)
         middle = np.median(centres[pool], axis=0)
-        seed = min(pool, key=lambda k: (len(units[k]) < 5, round(float(np.hypot(*(centres[k] - middle))), 3), k))
+        seed = min(pool, key=lambda k: (len(units[k]) < FEWEST_TO_BEGIN, round(float(np.hypot(*(centres[k] - middle))), 3), k))
         group = _grow(units, seed, pool, centres, sizes, max_offset, match_radius, clip)
         groups.append(sorted(group))
         left -= set(group)
@@ -305,7 +324,7 @@ def _grow(
 ) -> list[int]:
     """Units of the pool that can be aligned with the seed, one after the other, nearest to what is aligned first."""
     units[seed].transform = units[seed].start
-    chosen = units[seed].bright(5 * VOTERS)
+    chosen = units[seed].bright(LISTED * VOTERS)
     stars = _StarList(*units[seed].start(units[seed].u[chosen], units[seed].v[chosen]), units[seed].instrumental[chosen])
     group = [seed]
     waiting = [k for k in pool if k != seed]
@@ -328,7 +347,7 @@ def _grow(
 
 def _join(unit: Unit, stars: _StarList, max_offset: float, match_radius: float, clip: float) -> bool:
     """Align one unit with the list and add its new stars to the list."""
-    chosen = unit.bright(5 * VOTERS)
+    chosen = unit.bright(LISTED * VOTERS)
     u, v, mag = unit.u[chosen], unit.v[chosen], unit.instrumental[chosen]
     x, y = unit.start(unit.outline_u, unit.outline_v)
     near = stars.near(x.min() - max_offset, x.max() + max_offset, y.min() - max_offset, y.max() + max_offset)
@@ -339,8 +358,7 @@ def _join(unit: Unit, stars: _StarList, max_offset: float, match_radius: float, 
     overlap = (x_here > x_near.min() - max_offset) & (x_here < x_near.max() + max_offset)
     overlap &= (y_here > y_near.min() - max_offset) & (y_here < y_near.max() + max_offset)
     first, second = np.flatnonzero(overlap)[:VOTERS], near[:VOTERS]
-    # Cells have to take in what linear headers leave of the distortion: about a pixel.
-    cell = max(3 * match_radius, 1.0)
+    cell = max(CELL * match_radius, SMALLEST_CELL)
     found = match_lists(u[first], v[first], stars.x[second], stars.y[second], unit.start, max_offset, cell, match_radius, clip)
     if found is None:
         return False

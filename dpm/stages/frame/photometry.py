@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+# Systems that headers may have a zero point for, as keys of the configuration; the first that is known wins.
+SYSTEMS = {"ab": "AB", "vega": "Vega"}
 # Fluxes from wings or from fits that stopped early count only where a star has nothing better.
 WEIGHTLESS = int(StarFlag.SATURATED | StarFlag.NOT_CONVERGED)
 
@@ -121,22 +123,38 @@ def average_band(
     values = replace(values, error=np.hypot(values.error, shared))
     for n, k in enumerate(members):
         units[k].zero_point, units[k].zero_point_error = float(zero_point[n]), float(error[n])
-    absolute, system = magnitude_system(units[members[central]], exposures[members[central]], photometry)
+    absolute, system = magnitude_system(units[members[central]], exposures[members], central, photometry)
     return Band(name, members, rows, values, flux * scale[unit], absolute, system)
 
 
-def magnitude_system(unit: Unit, row: Table.Row, photometry: PhotometryOptions) -> tuple[float, str]:
-    """Zero point of a band and the name of its system, by the central unit."""
+def magnitude_system(unit: Unit, rows: Table, central: int, photometry: PhotometryOptions) -> tuple[float, str]:
+    """Zero point of a band and the name of its system: given ones first, then the headers' (DESIGN section 4).
+
+    Parameters
+    ----------
+    unit : Unit
+        The central unit, on whose scale the mean fluxes are.
+    rows : Table
+        Exposure rows of the band's units.
+    central : int
+        Row of the central unit.
+    photometry : PhotometryOptions
+        ``[photometry]``.
+    """
     given = configured_zero_point(photometry, unit.band, unit.detector)
-    wanted = photometry.system.lower()
-    names = {"vega": "Vega", "ab": "AB"}
     if given is not None:
-        return given, names.get(wanted, "configured")
-    if wanted in names:
-        value = float(row[f"zero_point_{wanted}"])
-        if np.isfinite(value):
-            return value, names[wanted]
-        log.warning("%s: the header has no %s zero point; magnitudes stay instrumental", unit.band, names[wanted])
+        return given, SYSTEMS.get(photometry.system, "configured")
+    for system, name in SYSTEMS.items():
+        values = np.asarray(rows[f"zero_point_{system}"], dtype=float)
+        # A field of which a part has no zero point would hide a calibration that went wrong there.
+        known = np.isfinite(values[central]) if photometry.system == system else np.isfinite(values).all()
+        if known and photometry.system in ("auto", system):
+            return float(values[central]), name
+    if photometry.system in SYSTEMS:
+        wanted = SYSTEMS[photometry.system]
+        log.warning("%s: the header has no %s zero point; magnitudes stay instrumental", unit.band, wanted)
+    elif photometry.system == "auto":
+        log.warning("%s: not every header has a zero point; magnitudes stay instrumental", unit.band)
     return 0.0, "instrumental"
 
 

@@ -29,7 +29,7 @@ from dpm.stages.ingest.stripes import measure_stripes
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "expand_exposures", "finalise", "plan", "work"]
 
 NAME = "ingest"
-REVISION = 1
+REVISION = 2
 PARTITIONED = True
 CONFIG = ("input.exposures", "input.remove_stripes", "input.gwcs", "input.gain", "input.read_noise")
 UPSTREAM: tuple[str, ...] = ()
