@@ -94,6 +94,10 @@ class BarProgress(LineProgress):
         self._remove()
         self._bar = self._progress.add_task(name, total=n_parts, completed=n_done)
 
+    def round_started(self, name: str, n_parts: int, n_done: int) -> None:
+        """See `Observer`."""
+        self.stage_started(name, n_parts, n_done, "")
+
     def part_finished(self, name: str, part: str, error: str | None) -> None:
         """See `Observer`."""
         super().part_finished(name, part, error)

@@ -23,7 +23,7 @@ from dpm.io.errors import InputError
 from dpm.kernels.epsf import OVERSAMPLING, SAMPLES
 from dpm.models.epsf import GriddedEPSF, centre_samples
 
-__all__ = ["read_model_error", "read_stdpsf", "write_stdpsf"]
+__all__ = ["read_model_error", "read_pair_id", "read_stdpsf", "write_stdpsf"]
 
 BORDER_RADIUS = 12.0  # pixels; real files hold garbage in the ring beyond
 TAPER_RADIUS = 11.5  # pixels; from here the ePSF goes smoothly to zero at the border
@@ -87,9 +87,11 @@ def read_stdpsf(
         for index in np.ndindex(*samples.shape[:2]):
             samples[index] = centre_samples(samples[index])[0]
     approximate = str(header.get("DPMAPPRX", "F")).strip().upper().startswith("T")
+    weak = tuple(int(number) for number in str(header.get("DPMWEAK", "")).split())
     return GriddedEPSF(
-        samples, node_x, node_y, source=str(path), approximate=approximate, model_error=float(str(header.get("DPMERROR", 0.0)))
-    )
+        samples, node_x, node_y, source=str(path), approximate=approximate,
+        model_error=float(str(header.get("DPMERROR", 0.0))), weak_nodes=weak,
+    )  # fmt: skip
 
 
 def read_model_error(path: str | Path) -> float:
@@ -98,7 +100,12 @@ def read_model_error(path: str | Path) -> float:
     return float(str(_read_primary(path)[0].get("DPMERROR", 0.0))) if path.exists() else 0.0
 
 
-def write_stdpsf(path: str | Path, epsf: GriddedEPSF, comments: tuple[str, ...] = ()) -> None:
+def read_pair_id(path: str | Path) -> str:
+    """Id that an ePSF shares with the distortion solved together with it; empty for others' libraries."""
+    return str(_read_primary(Path(path))[0].get("DPMPAIR", "")).strip()
+
+
+def write_stdpsf(path: str | Path, epsf: GriddedEPSF, comments: tuple[str, ...] = (), pair: str = "") -> None:
     """Write an ePSF library that others' readers open: one header block, ten node keys an axis, padded with 9999.
 
     Parameters
@@ -109,6 +116,8 @@ def write_stdpsf(path: str | Path, epsf: GriddedEPSF, comments: tuple[str, ...] 
         Nodes 0-based; written 1-based.
     comments : tuple of str
         COMMENT cards.
+    pair : str
+        Id shared with the distortion solved together with it (centring trades with distortion, DESIGN section 4).
     """
     path = Path(path)
     cube = epsf.samples.reshape(-1, SAMPLES, SAMPLES).astype(np.float32)
@@ -125,6 +134,10 @@ def write_stdpsf(path: str | Path, epsf: GriddedEPSF, comments: tuple[str, ...] 
         header["DPMAPPRX"] = (True, "made quickly from few stars")
     if epsf.model_error:
         header["DPMERROR"] = (epsf.model_error, "error of psi relative to its value")
+    if epsf.weak_nodes:
+        header["DPMWEAK"] = (" ".join(str(number) for number in epsf.weak_nodes), "nodes with too few stars, from 0")
+    if pair:
+        header["DPMPAIR"] = (pair, "ePSF and distortion solved together share it")
     for text in comments:
         header["COMMENT"] = text
     with replacing(path) as temporary:

@@ -6,7 +6,7 @@ four around it (DESIGN section 4).  Between samples the ePSF is the quintic B-sp
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -42,6 +42,8 @@ class GriddedEPSF:
         Made quickly from few stars: measurements with it are flagged EPSF_EXTRAPOLATED.
     model_error : float
         Error of psi relative to its value near the core, where it is known; joins the noise of bright stars.
+    weak_nodes : tuple of int
+        Numbers of the nodes (x fastest) that too few stars made: measurements that lean on them are flagged EPSF_EXTRAPOLATED.
 
     Raises
     ------
@@ -55,7 +57,7 @@ class GriddedEPSF:
     source: str = ""
     approximate: bool = False
     model_error: float = 0.0
-    meta: dict[str, str] = field(default_factory=dict)
+    weak_nodes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         shape = (self.node_y.size, self.node_x.size, kernels.SAMPLES, kernels.SAMPLES)
@@ -102,6 +104,17 @@ class GriddedEPSF:
         nodes = np.asarray(self.node_x, float), np.asarray(self.node_y, float)
         return Library(self.coefficients, *nodes, float(x_origin), float(y_origin))
 
+    def node_weights(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Bilinear weights of all nodes for stars at raw positions, (n, nodes), x fastest; constant outside the grid."""
+        across = _hat(self.node_x, np.atleast_1d(np.asarray(x, float)))
+        up = _hat(self.node_y, np.atleast_1d(np.asarray(y, float)))
+        return np.asarray((up[:, :, None] * across[:, None, :]).reshape(len(across), -1))
+
+    def blended(self, x: float, y: float) -> Samples:
+        """Samples (101, 101) of the ePSF of a star at a raw position."""
+        nodes = self.samples.reshape(-1, kernels.SAMPLES, kernels.SAMPLES)
+        return np.asarray(np.tensordot(self.node_weights(x, y)[0], nodes, 1))
+
     def __call__(self, x: float, y: float, dx: ArrayLike, dy: ArrayLike) -> NDArray[np.float64]:
         """psi at offsets (dx, dy) = pixel minus star for a star at raw position (x, y).
 
@@ -128,6 +141,20 @@ class GriddedEPSF:
         out = np.empty((offset_x.size, 3))
         evaluate_points(self.coefficients, self.node_x, self.node_y, float(x), float(y), offset_x.ravel(), offset_y.ravel(), out)
         return out[:, 1].reshape(offset_x.shape), out[:, 2].reshape(offset_x.shape)
+
+
+def _hat(nodes: NDArray[np.float64], position: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Linear weights of ascending nodes, (n, nodes)."""
+    out = np.zeros((len(position), len(nodes)))
+    if len(nodes) == 1:
+        out[:] = 1.0
+        return out
+    lower = np.clip(np.searchsorted(nodes, position, side="right") - 1, 0, len(nodes) - 2)
+    share = np.clip((position - nodes[lower]) / (nodes[lower + 1] - nodes[lower]), 0.0, 1.0)
+    rows = np.arange(len(position))
+    out[rows, lower] = 1.0 - share
+    out[rows, lower + 1] = share
+    return out
 
 
 def centre_samples(samples: Samples) -> tuple[Samples, tuple[float, float]]:

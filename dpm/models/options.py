@@ -55,9 +55,13 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class PsfOptions:
-    """``[psf]``: ``source`` is ``"build"``, an STDPSF file, or a folder of them."""
+    """``[psf]``: ``source`` is ``"build"``, an STDPSF file, or a folder of them.
+
+    ``grid`` is the number of ePSFs along each side of the detector that a build makes, where the stars suffice.
+    """
 
     source: str = _file("build", "build")
+    grid: Annotated[int, Ge(1)] = 5
 
 
 @dataclass(frozen=True)

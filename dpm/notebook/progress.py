@@ -43,6 +43,11 @@ class NotebookProgress(Observer):
         self.lines[name] = {"text": f"on {executor}", "done": n_done, "of": n_parts}
         self._update(now=True)
 
+    def round_started(self, name: str, n_parts: int, n_done: int) -> None:
+        """See `Observer`."""
+        self.lines[name] |= {"done": n_done, "of": n_parts}
+        self._update()
+
     def part_finished(self, name: str, part: str, error: str | None) -> None:
         """See `Observer`."""
         self.lines[name]["done"] += 1

@@ -42,6 +42,9 @@ class Observer:
     def stage_started(self, name: str, n_parts: int, n_done: int, executor: str) -> None:
         """A stage begins, with some parts perhaps done by an earlier run."""
 
+    def round_started(self, name: str, n_parts: int, n_done: int) -> None:
+        """A stage goes on with another round of parts, which were not known when it began."""
+
     def compiling(self) -> None:
         """The kernels are compiled first, which takes far longer than the stage's own work."""
 
@@ -172,14 +175,30 @@ class Runner:
         self.warnings.begin()
         parts, tasks = self.planned(name)
         done = self.map(name, parts, tasks)
-        return self.finalise(name, parts, tasks, done, time.perf_counter() - start)
+        rounds = [tasks]
+        next_round = getattr(self.stages[name], "next_round", None)
+        while next_round is not None:
+            results = [[done[task.name].result for task in group] for group in rounds]
+            more = next_round(self.folder, self.options, results)
+            if not more:
+                break
+            done |= self.map(name, parts, more, first=False)
+            rounds.append(more)
+        every = [task for group in rounds for task in group]
+        return self.finalise(name, parts, every, done, time.perf_counter() - start)
 
-    def map(self, name: str, parts: Parts, tasks: list[Task]) -> dict[str, Part]:
+    def map(self, name: str, parts: Parts, tasks: list[Task], first: bool = True) -> dict[str, Part]:
         """Do those of the tasks that are not done yet; returns all parts by name."""
         done = parts.finished_parts(tasks)
         pending = [task for task in tasks if task.name not in done]
-        log.info("%s: %d parts, %d of them done before (key %s)", name, len(tasks), len(done), self.keys[name].key)
-        self.observer.stage_started(name, len(tasks), len(done), self.executor.describe())
+        log.log(
+            logging.INFO if first else logging.DEBUG,
+            "%s: %d parts, %d of them done before (key %s)", name, len(tasks), len(done), self.keys[name].key,
+        )  # fmt: skip
+        if first:
+            self.observer.stage_started(name, len(tasks), len(done), self.executor.describe())
+        else:
+            self.observer.round_started(name, len(tasks), len(done))
         module = self.stages[name].__name__
         self._announce_compiling(name, pending)
         worker = PartWorker(module, str(parts.path.resolve()))

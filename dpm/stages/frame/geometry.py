@@ -121,7 +121,9 @@ def unit_plane(
     return plane, LinearTransform(ratio, 0.0, 0.0, ratio, frame.x0, frame.y0).after(plane.to_plane)
 
 
-def load_units(folder: RunFolder, exposures: Table, frame: MasterFrame, options: Options) -> list[Unit]:
+def load_units(
+    folder: RunFolder, exposures: Table, frame: MasterFrame, options: Options, detections: Path | None = None
+) -> list[Unit]:
     """All units with their detections, sorted by epoch, exposure and detector.
 
     Parameters
@@ -134,6 +136,8 @@ def load_units(folder: RunFolder, exposures: Table, frame: MasterFrame, options:
         Master frame.
     options : Options
         ``[distortion]`` and ``[photometry]`` count.
+    detections : Path, optional
+        Folder with the tables of detections; the run folder's own when None.
     """
     maps: dict[tuple[str, str], MapDistortion | None] = {}
     epsf_errors: dict[tuple[str, str], float] = {}
@@ -146,19 +150,22 @@ def load_units(folder: RunFolder, exposures: Table, frame: MasterFrame, options:
             offset = find_detector(detector).library_y_offset
             maps[key] = read_stdgdc(path, y_offset=offset) if path else None
             epsf_errors[key] = read_model_error(folder.psf_file(detector, filter_name))
-        units.append(_load_unit(folder, row, frame, maps[key], options.photometry, epsf_errors[key]))
+        path = folder.detections_file(str(row["exposure"]), str(row["detector"]))
+        if detections is not None:
+            path = detections / path.name
+        units.append(_load_unit(folder, path, row, frame, maps[key], options.photometry, epsf_errors[key]))
     return units
 
 
 def _load_unit(
     folder: RunFolder,
+    path: Path,
     row: Row,
     frame: MasterFrame,
     distortion: MapDistortion | None,
     photometry: PhotometryOptions,
     epsf_error: float,
 ) -> Unit:
-    path = folder.detections_file(str(row["exposure"]), str(row["detector"]))
     names = ["x", "y", "x_error", "y_error", "flux", "flux_error", "area", "flags"]
     table = read_columns(path, names)
     plane, start = unit_plane(folder, row, frame, distortion)

@@ -1,6 +1,7 @@
-"""The ePSF of every cube: from a library, or made quickly from the cube's own bright isolated stars.
+"""The ePSF of every cube: from a library, or built from the exposures' own stars.
 
-Writes ``calibration/psf/STDPSF_<DETECTOR>_<FILTER>.fits``, centred as DESIGN section 4 asks, one chip a file.
+Writes ``calibration/psf/STDPSF_<DETECTOR>_<FILTER>.fits``, centred as DESIGN section 4 asks, one chip a file; and, where it was
+built, ``calibration/psf/build.json`` with what every round did.
 """
 
 from __future__ import annotations
@@ -17,46 +18,54 @@ from dpm.models.detectors import find_detector
 from dpm.models.options import Options
 from dpm.stages.base import Task
 
-__all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
+__all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "next_round", "plan", "work"]
 
 NAME = "psf"
-REVISION = 1
+REVISION = 2
 PARTITIONED = False
-CONFIG = ("psf",)
+CONFIG = ("psf", "frame.max_offset")
 UPSTREAM = ("ingest",)
 
-BUILD_SECONDS = 4.0  # a quick ePSF from eight exposures
-MAX_EXPOSURES = 8  # exposures that a quick ePSF looks at
+LIBRARY_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
 
 
 def plan(folder: RunFolder, options: Options) -> list[Task]:
-    """One task a cube.
+    """One task a cube: its library file, or the first step of a build.
 
     Raises
     ------
     InputError
         If a library is asked for and there is none for a cube's detector and filter.
     """
+    if options.psf.source == "build":
+        from dpm.stages.psf.build import first_tasks
+
+        return first_tasks(folder, options)
     table = read_exposure_table(folder)
     tasks = []
     for cube in sorted({str(name) for name in table["cube"]}):
         rows = table[table["cube"] == cube]
         detector, filter_name = str(rows["detector"][0]), str(rows["filter"][0])
         arguments: dict[str, Any] = {
+            "step": "library",
             "detector": detector,
             "filter": filter_name,
-            "cube": str(folder.cubes / cube),
-            "indices": [int(k) for k in rows["index"][:: max(1, len(rows) // MAX_EXPOSURES)][:MAX_EXPOSURES]],
-            "pixel_scale": float(rows["pixel_scale"][0]),
             "output": str(folder.psf_file(detector, filter_name)),
-            "library": "",
+            "library": str(find_library(Path(options.psf.source), detector, filter_name)),
         }
-        if options.psf.source != "build":
-            arguments["library"] = str(find_library(Path(options.psf.source), detector, filter_name))
-        tasks.append(Task(NAME, Path(cube).stem, arguments, 0.5 if arguments["library"] else BUILD_SECONDS))
+        tasks.append(Task(NAME, Path(cube).stem, arguments, LIBRARY_SECONDS))
     return tasks
+
+
+def next_round(folder: RunFolder, options: Options, rounds: list[list[dict[str, Any]]]) -> list[Task]:
+    """The build's next round; a library needs none."""
+    if options.psf.source != "build":
+        return []
+    from dpm.stages.psf.build import next_tasks
+
+    return next_tasks(folder, options, rounds)
 
 
 def find_library(source: Path, detector: str, filter_name: str) -> Path:
@@ -90,33 +99,41 @@ def is_named_for(stem: str, detector: str, library: str, filter_name: str) -> bo
 
 
 def work(task: Task) -> dict[str, Any]:
-    """Read or make one ePSF and write it."""
+    """One step of a build, or one library file read and written."""
     arguments = task.arguments
-    output = Path(arguments["output"])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    summary: dict[str, Any] = {"name": task.name, "files": [str(Path("calibration") / "psf" / output.name)], "warnings": []}
-    if arguments["library"]:
-        detector = find_detector(arguments["detector"])
-        rows = (detector.library_y_offset, detector.library_y_offset + detector.ny)
-        epsf = read_stdpsf(arguments["library"], rows=rows, y_offset=detector.library_y_offset)
-        write_stdpsf(output, epsf, (f"from {Path(arguments['library']).name}, centred",))
-        if not is_named_for(Path(arguments["library"]).stem, detector.name, detector.library, arguments["filter"]):
-            summary["warnings"] = [
-                f"{task.name}: by its name, {Path(arguments['library']).name} is the ePSF of another detector or filter"
-            ]
-        return summary | {"source": arguments["library"], "nodes": list(epsf.samples.shape[:2])}
-    from dpm.stages.psf.quick import build_quick_epsf, load_images
+    if arguments["step"] == "library":
+        return {"name": task.name, "step": "library"} | _copy_library(task.name, arguments)
+    from dpm.stages.psf.steps import STEPS
 
-    images = load_images(Path(arguments["cube"]), arguments["indices"])
-    result = build_quick_epsf(images, arguments["filter"], arguments["pixel_scale"], arguments["detector"])
-    write_stdpsf(output, result.epsf, (result.description,))
-    summary["warnings"] = [f"{task.name}: {text}" for text in result.warnings]
-    return summary | {"source": "build", "stars": result.n_stars, "change": result.last_change, "nodes": [1, 1]}
+    common = {key: arguments[key] for key in ("outer", "inner", "cube") if key in arguments}
+    return {"name": task.name, "step": arguments["step"], "warnings": []} | common | STEPS[arguments["step"]](arguments)
+
+
+def _copy_library(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The part of a library that a detector needs, as a file of its own."""
+    output, library = Path(arguments["output"]), Path(arguments["library"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    detector = find_detector(arguments["detector"])
+    rows = (detector.library_y_offset, detector.library_y_offset + detector.ny)
+    epsf = read_stdpsf(library, rows=rows, y_offset=detector.library_y_offset)
+    write_stdpsf(output, epsf, (f"from {library.name}, centred",))
+    warnings = []
+    if not is_named_for(library.stem, detector.name, detector.library, arguments["filter"]):
+        warnings = [f"{name}: by its name, {library.name} is the ePSF of another detector or filter"]
+    files = [str(Path("calibration") / "psf" / output.name)]
+    return {"files": files, "warnings": warnings, "source": str(library), "nodes": list(epsf.samples.shape[:2])}
 
 
 def finalise(folder: RunFolder, options: Options, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Collect the warnings of quick ePSFs."""
-    warnings = [text for result in results for text in result["warnings"]]
+    """Put the build's last ePSFs in their place, and say what came out."""
+    warnings = list(dict.fromkeys(text for result in results for text in result["warnings"]))
+    if options.psf.source == "build":
+        from dpm.stages.psf.finish import finish_build
+
+        summary, words = finish_build(folder, options, results)
+        warnings += words
+    else:
+        summary = {"epsfs": len(results), "sources": {result["name"]: result["source"] for result in results}}
     for text in warnings:
         logger.warning(text)
-    return {"epsfs": len(results), "sources": {r["name"]: r["source"] for r in results}, "warnings": warnings}
+    return summary | {"warnings": warnings}

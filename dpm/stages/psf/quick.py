@@ -18,30 +18,25 @@ from scipy import ndimage
 
 from dpm.io.cubes import read_exposure
 from dpm.kernels import quality as columns
-from dpm.kernels.bundles import Planes
 from dpm.kernels.epsf import OVERSAMPLING, SAMPLES
-from dpm.kernels.stamps import Stamps, cut_stamps, fit_stamps
+from dpm.kernels.stamps import Stamps, fit_stamps
 from dpm.models.detectors import band_name, band_wavelength, find_detector
 from dpm.models.epsf import GriddedEPSF, centre_samples
 from dpm.models.exposure import ExposureImage
-from dpm.models.flags import PixelFlag
 from dpm.models.options import FindOptions
 from dpm.models.statistics import robust_width
-from dpm.stages.first_pass.measure import SHARP_LIMIT, measure_exposure
+from dpm.stages.first_pass.measure import measure_exposure
+from dpm.stages.psf.candidates import StarStamps, choose_stars, cut_stars, drop_outliers
 from dpm.stages.psf.diffraction import diffraction_epsf
+from dpm.stages.psf.grid import normalise, radius_grid
 
 __all__ = ["QuickEPSF", "build_quick_epsf", "load_images"]
 
-STAMP_HALF = 12
 BLURS = tuple(np.arange(0.0, 0.81, 0.05))  # pixels, Gaussian sigma beside diffraction
 FIRST_BLUR = 0.3  # pixels; good enough to find the stars with
-NORMALISATION_RADIUS = 5.0  # pixels
 # The stars: chosen from a few rounds of finding only, since those that serve stand far above the threshold.
 FIND_THRESHOLD = 15.0  # of the matched filter's noise
 FIND_PASSES = 2
-EDGE = 3  # pixels; the 5 x 5 fit box and half a pixel of motion lie inside the frame
-FIT_HALF = 2  # pixels; only whole 5 x 5 fits count
-MAX_NEIGHBOR = 0.05  # neighbours' light over the star's own inside the fit box
 MIN_SIGNAL_TO_NOISE = 40.0
 LOWER_SIGNAL_TO_NOISE = 20.0  # where too few stars reach the one above
 MAX_STARS = 400
@@ -53,10 +48,6 @@ CORE_TAPER = (4.5, 6.5)  # pixels; the stars decide inside, diffraction outside
 SMOOTHING = ((0.0, 0.6), (1.0, 0.8), (2.5, 1.8), (5.0, 3.5), (8.0, 6.0))  # radius in pixels, sigma in samples
 PRIOR_STARS = 1.0  # the diffraction pattern counts as this many stars of median weight
 MIN_MODEL_ERROR = 0.002  # relative; no quick ePSF is better
-QUALITY_SIGMA = 4.0  # outliers in QFIT and RADXS among the stars are not used
-QUALITY_FLOOR = 0.02  # of the flux; smaller differences in QFIT and RADXS never make an outlier
-END_RADIUS = 12.0  # pixels; the ePSF ends here, at the edge of the stamps
-END_TAPER = 0.5  # pixels over which it goes to zero
 FLOOR_SHARE = 0.1  # of the model so far; the lowest that a round may leave
 DIFFRACTION_ERROR = 0.1  # relative error ascribed to a diffraction pattern that no star has confirmed
 
@@ -70,14 +61,6 @@ class QuickEPSF:
     last_change: float
     description: str
     warnings: tuple[str, ...]
-
-
-@dataclass
-class _StarStamps:
-    """Stamps, and where each one's fit starts (rows of `dpm.kernels.quality`, stamp pixels)."""
-
-    stamps: Stamps
-    start: NDArray[np.float64]
 
 
 def load_images(cube: Path, indices: list[int]) -> Iterator[ExposureImage]:
@@ -105,7 +88,7 @@ def build_quick_epsf(images: Iterable[ExposureImage], filter_name: str, pixel_sc
         With no usable star the diffraction pattern itself, and a warning that says so.
     """
     telescope, wavelength = find_detector(detector).telescope, band_wavelength(band_name(detector, filter_name))
-    samples = _normalise(diffraction_epsf(wavelength, telescope, pixel_scale, FIRST_BLUR))
+    samples = normalise(diffraction_epsf(wavelength, telescope, pixel_scale, FIRST_BLUR))
     node = np.zeros(1)
     first = GriddedEPSF(samples[None, None], node, node, source="diffraction", approximate=True)
     parts = [part for part in (_collect(image, first) for image in images) if part is not None]
@@ -119,7 +102,7 @@ def build_quick_epsf(images: Iterable[ExposureImage], filter_name: str, pixel_sc
     for _ in range(ROUNDS):
         results, residuals, weights = _fit(stamps, samples)
         correction = _average_residuals(results, residuals, weights)
-        new = _normalise(centre_samples(np.maximum(samples + correction * _core_share(), _floor(samples)))[0])
+        new = normalise(centre_samples(np.maximum(samples + correction * _core_share(), _floor(samples)))[0])
         change = float(np.abs(new - samples).max() / new.max())
         samples = new
         stamps.start = np.where(np.isfinite(results[:, columns.CHI : columns.CHI + 1]), results, stamps.start)
@@ -135,9 +118,9 @@ def build_quick_epsf(images: Iterable[ExposureImage], filter_name: str, pixel_sc
     return QuickEPSF(_as_epsf(samples, "quick", error), used, change, text, tuple(warnings))
 
 
-def _best_blur(stamps: _StarStamps, wavelength: float, telescope: str, pixel_scale: float) -> NDArray[np.float64]:
+def _best_blur(stamps: StarStamps, wavelength: float, telescope: str, pixel_scale: float) -> NDArray[np.float64]:
     """The blurred diffraction pattern with the smallest median chi of the stars."""
-    trials = [_normalise(diffraction_epsf(wavelength, telescope, pixel_scale, blur)) for blur in BLURS]
+    trials = [normalise(diffraction_epsf(wavelength, telescope, pixel_scale, blur)) for blur in BLURS]
     chi = [float(np.nanmedian(_fit(stamps, trial)[0][:, columns.CHI])) for trial in trials]
     return trials[int(np.nanargmin(chi))]
 
@@ -147,24 +130,10 @@ def _as_epsf(samples: NDArray[np.float64], source: str, error: float) -> Gridded
     return GriddedEPSF(samples[None, None], node, node, source=source, approximate=True, model_error=error)
 
 
-def _radius() -> NDArray[np.float64]:
-    rows, cols = np.mgrid[:SAMPLES, :SAMPLES]
-    half = (SAMPLES - 1) // 2
-    return np.asarray(np.hypot(rows - half, cols - half) / OVERSAMPLING)
-
-
-def _normalise(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum within the normalisation radius is one star; nothing beyond the end radius."""
-    radius = _radius()
-    inside = radius <= NORMALISATION_RADIUS
-    taper = np.clip((END_RADIUS - radius) / END_TAPER, 0.0, 1.0)
-    return np.asarray(samples * taper / (samples[inside].sum() / OVERSAMPLING**2))
-
-
 def _core_share() -> NDArray[np.float64]:
     """1 in the core, 0 in the wings: there neighbours and the sky weigh more than the stars, and diffraction stands."""
     inner, outer = CORE_TAPER
-    return np.asarray(np.clip((outer - _radius()) / (outer - inner), 0.0, 1.0))
+    return np.asarray(np.clip((outer - radius_grid()) / (outer - inner), 0.0, 1.0))
 
 
 def _floor(samples: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -172,51 +141,30 @@ def _floor(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(FLOOR_SHARE * np.maximum(samples, 0.0))
 
 
-def _collect(image: ExposureImage, epsf: GriddedEPSF) -> _StarStamps | None:
+def _collect(image: ExposureImage, epsf: GriddedEPSF) -> StarStamps | None:
     """Stamps of the bright, isolated, unsaturated stars of one exposure."""
     measured = measure_exposure(image, epsf, FindOptions(threshold=FIND_THRESHOLD, passes=FIND_PASSES))
-    rows = measured.rows
-    ny, nx = image.shape
-    signal = rows[:, columns.FLUX] / rows[:, columns.FLUX_ERROR]
-    x, y = rows[:, columns.X], rows[:, columns.Y]
-    inside = (x > EDGE) & (x < nx - 1 - EDGE) & (y > EDGE) & (y < ny - 1 - EDGE)
-    whole = (measured.fit_half == FIT_HALF) & (rows[:, columns.N_PIXELS] == (2 * FIT_HALF + 1) ** 2)
-    good = inside & whole & ~measured.near_saturated
-    good &= (rows[:, columns.NEIGHBOR] < MAX_NEIGHBOR) & (rows[:, columns.RADXS] > SHARP_LIMIT)
     for minimum in (MIN_SIGNAL_TO_NOISE, LOWER_SIGNAL_TO_NOISE):
-        keep = np.flatnonzero(good & (signal > minimum))
+        keep = np.sort(choose_stars(image, measured, minimum))
         if keep.size >= FEW_STARS // 4:
             break
     if keep.size == 0:
         return None
-    for column in (columns.QFIT, columns.RADXS):
-        value = rows[keep, column]
-        spread = robust_width(value)
-        keep = keep[np.abs(value - np.median(value)) <= QUALITY_SIGMA * spread + QUALITY_FLOOR]
-    keep = keep[:MAX_STARS]
-    side = 2 * STAMP_HALF + 1
-    shape = (keep.size, side, side)
-    stamps = Stamps(
-        np.empty(shape, np.float32), np.empty(shape, bool), np.empty(shape, np.float32), np.empty(shape, np.float32),
-        np.empty(shape, np.float32), np.empty(keep.size), np.empty(keep.size),
-    )  # fmt: skip
-    usable = (image.dq & int(PixelFlag.BAD)) == 0
-    planes = Planes(measured.residual, measured.residual, usable, image.var_read, image.poisson_factor, image.flat_variance)
-    cut_stamps(planes, epsf.library(image.x_origin, image.y_origin), rows[keep], measured.render_half[keep], STAMP_HALF, stamps)
-    start = rows[keep].copy()
-    start[:, columns.X] += STAMP_HALF - np.floor(start[:, columns.X] + 0.5)
-    start[:, columns.Y] += STAMP_HALF - np.floor(start[:, columns.Y] + 0.5)
-    return _StarStamps(stamps, start)
+    keep = drop_outliers(measured.rows, keep)[:MAX_STARS]
+    stars = cut_stars(image, epsf, measured, keep)
+    # Diffraction stands for the wings, so the star's own annulus holds nothing that is to be learnt.
+    stars.start[:, columns.SKY] = measured.rows[keep, columns.SKY]
+    return stars
 
 
-def _brightest(parts: list[_StarStamps]) -> _StarStamps:
+def _brightest(parts: list[StarStamps]) -> StarStamps:
     start = np.concatenate([part.start for part in parts])
     order = np.argsort(-start[:, columns.FLUX], kind="stable")[:MAX_STARS]
     joined = (np.concatenate(arrays)[order] for arrays in zip(*(part.stamps for part in parts), strict=True))
-    return _StarStamps(Stamps(*joined), start[order])
+    return StarStamps(Stamps(*joined), start[order])
 
 
-def _fit(stamps: _StarStamps, samples: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
+def _fit(stamps: StarStamps, samples: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
     epsf = _as_epsf(samples, "quick", 0.0)
     shape = stamps.stamps.values.shape
     results = np.full((shape[0], columns.RESULT_SIZE), np.nan)
@@ -252,7 +200,7 @@ def _average_residuals(results: NDArray, residuals: NDArray, weights: NDArray) -
 
 def _spread(deviation: NDArray, index: NDArray) -> NDArray[np.float64]:
     """Robust scatter of the deviations in rings of one pixel."""
-    ring = _radius().ravel()[index].astype(int)
+    ring = radius_grid().ravel()[index].astype(int)
     out = np.empty(deviation.size)
     for k in np.unique(ring):
         inside = ring == k
@@ -262,7 +210,7 @@ def _spread(deviation: NDArray, index: NDArray) -> NDArray[np.float64]:
 
 def _smooth(top: NDArray, bottom: NDArray, prior: float) -> NDArray[np.float64]:
     """Weighted mean under a Gaussian kernel whose width grows with the radius."""
-    radius = _radius()
+    radius = radius_grid()
     radii = np.array([entry[0] for entry in SMOOTHING])
     layers = []
     for _, sigma in SMOOTHING:

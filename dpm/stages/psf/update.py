@@ -1,0 +1,143 @@
+"""From the sums over stars to a better ePSF: smoothing, the nodes' own shapes as far as the stars show them, centring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm.kernels.epsf import SAMPLES
+from dpm.kernels.epsf_samples import smooth_samples
+from dpm.models.epsf import GriddedEPSF, centre_samples
+from dpm.stages.psf.grid import CORE_RADIUS, END_RADIUS, normalise, radius_grid
+from dpm.stages.psf.samples import NodeSums
+
+__all__ = ["Update", "update_epsf"]
+
+BANDWIDTH = ((0.0, 0.6), (1.0, 0.7), (2.0, 1.2), (4.0, 2.5), (8.0, 4.0))  # radius in pixels, sigma of the smoothing in samples
+CURVED_RADIUS = 6.0  # pixels; inside, the smoothing keeps slope and curvature
+POSITIVE_RADIUS = 4.0  # pixels; outside, noise must not make holes
+DEVIATION_RADIUS = 4.0  # pixels; further out all nodes have the mean ePSF: their own stars are too few for it
+DEVIATION_TAPER = 1.0  # pixels
+DEVIATION_WIDTH = 1.5  # the nodes' own shapes are smoothed over as many times the width: they rest on fewer stars
+RINGS = (0.0, 0.8, 1.6, 2.6, DEVIATION_RADIUS)  # pixels; in each the share of the modes is set anew
+RIDGE = 0.1  # of the diagonal: nodes without stars stay where their neighbours put them
+NOISE_FACTOR = 1.5  # the difference of the halves understates the noise: both were clipped about the same model
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Update:
+    """Result of `update_epsf`.
+
+    Parameters
+    ----------
+    epsf : GriddedEPSF
+    change : float
+        RMS over nodes and samples within 1.5 pixels of what changed, of the peak.
+    noise : float
+        The same of the error that the stars' own noise leaves, from the difference of two halves of the stars.
+    shift : float
+        Largest move that centring made, pixels.
+    """
+
+    epsf: GriddedEPSF
+    change: float
+    noise: float
+    shift: float
+
+
+def update_epsf(epsf: GriddedEPSF, sums: NodeSums) -> Update:
+    """Add the averaged residuals to the ePSF.
+
+    The mean ePSF takes the average of all stars. The nodes' deviations from it are solved from the normal equations of bilinear
+    blending, taken apart into cosine modes over the grid of nodes, and each mode counts, ring by ring, by the share of its
+    variance that is not noise (Wiener); the noise comes from two halves of the stars.
+
+    Parameters
+    ----------
+    epsf : GriddedEPSF
+        The model that the sums' residuals were taken from.
+    sums : NodeSums
+        Over all exposures.
+    """
+    radius = radius_grid()
+    width = np.interp(radius, *np.array(BANDWIDTH).T)
+    width[radius > END_RADIUS] = 0.0
+    degree = np.where(radius < CURVED_RADIUS, 2, 0)
+    top, bottom = sums.top.sum(axis=0), sums.bottom.sum(axis=0)
+    correction, variance = _smooth(top.sum(axis=(0, 1)), bottom.sum(axis=(0, 1)), width, degree)
+    samples = epsf.samples + correction
+    inside = radius <= CORE_RADIUS
+    noise = float(np.mean(variance[inside]))
+    if epsf.node_x.size * epsf.node_y.size > 1:
+        deviations, error2 = _deviations(epsf, sums, np.where(radius < DEVIATION_RADIUS, width * DEVIATION_WIDTH, 0.0), degree)
+        samples = epsf.samples.mean(axis=(0, 1)) + correction + deviations
+        noise += error2
+    shift = 0.0
+    for node in np.ndindex(*samples.shape[:2]):
+        positive = np.where(radius > POSITIVE_RADIUS, np.maximum(samples[node], 0.0), samples[node])
+        centred, moved = centre_samples(positive)
+        samples[node] = normalise(centred)
+        shift = max(shift, *(abs(value) for value in moved))
+    peak = float(samples.max())
+    change = float(np.sqrt(np.mean((samples - epsf.samples)[..., inside] ** 2))) / peak
+    new = GriddedEPSF(samples, epsf.node_x, epsf.node_y, source="build")
+    return Update(new, change, float(np.sqrt(noise)) / peak, shift)
+
+
+def _smooth(top: Floats, bottom: Floats, width: Floats, degree: NDArray) -> tuple[Floats, Floats]:
+    smoothed, variance = np.empty((SAMPLES, SAMPLES)), np.empty((SAMPLES, SAMPLES))
+    smooth_samples(np.ascontiguousarray(top), np.ascontiguousarray(bottom), width, degree, smoothed, variance)
+    return smoothed, variance
+
+
+def _deviations(epsf: GriddedEPSF, sums: NodeSums, width: Floats, degree: NDArray) -> tuple[Floats, float]:
+    """The nodes' deviations from the mean ePSF, and the mean noise variance within the core that is left in them."""
+    now = epsf.samples - epsf.samples.mean(axis=(0, 1))
+    halves = [now + _solve_nodes(sums.top[k], sums.bottom[k], sums.gram[k], width, degree) for k in (0, 1)]
+    whole = now + _solve_nodes(sums.top.sum(axis=0), sums.bottom.sum(axis=0), sums.gram.sum(axis=0), width, degree)
+    modes_y, modes_x = _cosines(epsf.node_y.size), _cosines(epsf.node_x.size)
+
+    def to_modes(values: Floats) -> Floats:
+        return np.einsum("aj,bi,jirc->abrc", modes_y, modes_x, values)
+
+    first, second, full = (to_modes(values) for values in (*halves, whole))
+    radius = radius_grid()
+    share = np.zeros_like(full)
+    left = 0.0
+    for inner, outer in zip(RINGS[:-1], RINGS[1:], strict=True):
+        ring = (radius >= inner) & (radius < outer)
+        noise = NOISE_FACTOR * np.mean((first - second)[..., ring] ** 2, axis=-1) / 4.0
+        power = np.mean(full[..., ring] ** 2, axis=-1)
+        kept = np.clip(1.0 - noise / np.maximum(power, 1e-30), 0.0, 1.0)
+        share[..., ring] = kept[..., None]
+        if outer <= RINGS[2]:
+            left += float(np.mean(kept**2 * noise)) * ring.sum() / (radius < RINGS[2]).sum()
+    taper = np.clip((DEVIATION_RADIUS - radius) / DEVIATION_TAPER, 0.0, 1.0)
+    kept_deviations = np.einsum("aj,bi,abrc->jirc", modes_y, modes_x, full * share) * taper
+    return kept_deviations, left
+
+
+def _solve_nodes(top: Floats, bottom: Floats, gram: Floats, width: Floats, degree: NDArray) -> Floats:
+    """Corrections of the nodes less the mean correction, so that the blend of the nodes fits."""
+    node_y, node_x = top.shape[:2]
+    mean, _ = _smooth(top.sum(axis=(0, 1)), bottom.sum(axis=(0, 1)), width, degree)
+    average = np.zeros((node_y * node_x, SAMPLES * SAMPLES))
+    for k, node in enumerate(np.ndindex(node_y, node_x)):
+        if bottom[node].any():
+            average[k] = np.where(width > 0, _smooth(top[node], bottom[node], width, degree)[0] - mean, 0.0).ravel()
+    # A node's average mixes in its neighbours' corrections, by the products of the bilinear weights.
+    total = gram.sum(axis=1)
+    ridge = RIDGE * np.diag(np.maximum(total, 1e-3 * total.mean() + 1e-300))
+    solved = np.linalg.solve(gram + ridge, (1.0 + RIDGE) * total[:, None] * average)
+    return np.asarray(solved.reshape(top.shape))
+
+
+def _cosines(n: int) -> Floats:
+    """Orthonormal cosine modes over n nodes, (mode, node)."""
+    k = np.arange(n)
+    modes = np.cos(np.pi * np.outer(k, k + 0.5) / n)
+    return np.asarray(modes / np.linalg.norm(modes, axis=1)[:, None])
