@@ -321,9 +321,11 @@ class _System:
         residual = right.copy()
         direction = better = self.precondition(residual)
         size = first = float(residual @ better)
+        steps = 0
         for _ in range(MOST_STEPS):
             if size <= tolerance**2 * first or size <= 0:
                 break
+            steps += 1
             image = self.apply(direction)
             length = size / float(direction @ image)
             solution += length * direction
@@ -331,6 +333,7 @@ class _System:
             better = self.precondition(residual)
             previous, size = size, float(residual @ better)
             direction = better + (size / previous) * direction
+        log.debug("%d steps of conjugate gradients", steps)
         return solution
 
     def draw(self, rng: np.random.Generator) -> Floats:

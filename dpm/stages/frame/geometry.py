@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
+# Largest believable |VA_SCALE - 1|: 40 km/s over the speed of light.
+LARGEST_ABERRATION = 1.4e-4
+
 
 def _bounds(row: Row) -> tuple[float, float, float, float]:
     """Raw limits of a unit's pixels' centres."""
@@ -206,7 +209,18 @@ def _load_unit(
         bounds=bounds,
         zero_point_prior=_prior(row, photometry),
         epsf_error=epsf_error,
+        filter=str(row["filter"]),
+        x=x,
+        y=y,
+        forward=plane.forward,
+        va_scale=_va_scale(row),
     )
+
+
+def _va_scale(row: Row) -> float:
+    """Scale of velocity aberration; 1 where the header has none."""
+    value = float(row["va_scale"])
+    return value if np.isfinite(value) and abs(value - 1) < LARGEST_ABERRATION else 1.0
 
 
 def _prior(row: Row, photometry: PhotometryOptions) -> float:

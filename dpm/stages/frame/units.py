@@ -69,6 +69,14 @@ class Unit:
         Zero point from the header or the configuration, which ties units that share no stars; NaN for none.
     epsf_error : float
         Error of the ePSF relative to its value; fluxes of all units share it.
+    filter : str
+        Name of the filter.
+    x, y : ndarray (n,)
+        Raw positions, 0-based pixels of the full detector.
+    forward : callable
+        Raw to corrected positions, as `u` and `v` were made.
+    va_scale : float
+        Velocity aberration's scale: ideal offset = sky offset / va_scale; 1 where it is unknown.
     """
 
     exposure: str
@@ -92,6 +100,11 @@ class Unit:
     bounds: tuple[float, float, float, float]
     zero_point_prior: float = float("nan")
     epsf_error: float = 0.0
+    filter: str = ""
+    x: Floats = field(default_factory=lambda: np.zeros(0))
+    y: Floats = field(default_factory=lambda: np.zeros(0))
+    forward: Callable[[Floats, Floats], tuple[Floats, Floats]] | None = None
+    va_scale: float = 1.0
     transform: LinearTransform | None = None
     fit: LinearFit | None = None
     zero_point: float = float("nan")
