@@ -1,7 +1,7 @@
 """Find and measure the stars of one exposure: arrays in, a table out; no run folder, no cluster.
 
 Rounds of finding and fitting go from bright to faint; each round looks at the residuals of the one before, and ends with sweeps
-in which every star is fitted again with all others subtracted.
+in which every star is fitted again with all others subtracted; stars closer than two pixels are fitted jointly.
 """
 
 from __future__ import annotations
@@ -105,9 +105,11 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
         if not last:
             scene.update_sky()
             scene.refine(options.fit_sky, annulus, False, COARSE_LEVEL)
+            scene.refine_groups(options.fit_sky, KEEP_FRACTION * options.threshold, COARSE_LEVEL)
         else:
             scene.refine(options.fit_sky, annulus, True, FINE_LEVEL)
-            scene.refine(options.fit_sky, annulus, False, FINE_LEVEL)
+            grouped = scene.refine_groups(options.fit_sky, KEEP_FRACTION * options.threshold, FINE_LEVEL)
+            scene.refine(options.fit_sky, annulus, False, FINE_LEVEL, ~grouped)
         scene.keep(_still_stars(scene.rows, scene.fit_half, options, last) & _above_halo(scene, halo))
     order = np.argsort(-scene.rows[:, columns.FLUX], kind="stable")
     y = np.clip(np.rint(scene.rows[order, columns.Y]).astype(int), 0, image.shape[0] - 1)

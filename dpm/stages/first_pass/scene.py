@@ -9,6 +9,8 @@ from scipy import ndimage
 from dpm.kernels import quality as columns
 from dpm.kernels.bundles import Planes
 from dpm.kernels.find import find_peaks
+from dpm.kernels.group_fit import FIT_HALF
+from dpm.kernels.groups import link_groups, refine_groups
 from dpm.kernels.scene import NOT_SWEPT, TOUCH_CELL, Sky, Stars, fit_candidates, refine_stars, remove_stars
 from dpm.kernels.sky import fill_empty_cells, mesh_sky, mesh_values
 from dpm.models.epsf import GriddedEPSF
@@ -122,15 +124,33 @@ class Scene:
             self.occupied, self.touched,
         )  # fmt: skip
 
-    def refine(self, fit_sky: bool, annulus: NDArray, everyone: bool, level: float) -> None:
-        """One sweep, block by block, bright to faint in each; without ``everyone`` only where something changed."""
+    def refine(self, fit_sky: bool, annulus: NDArray, everyone: bool, level: float, which: NDArray | None = None) -> None:
+        """One sweep, block by block, bright to faint in each; without ``everyone`` only where something changed.
+
+        ``which`` (a mask) limits it to some of the stars.
+        """
         before, self.touched = self.touched, np.zeros_like(self.touched)
         rows = self.rows
         order = np.lexsort((-rows[:, columns.FLUX], pixel_block(rows[:, columns.Y], rows[:, columns.X])))
+        if which is not None:
+            order = order[which[order]]
         refine_stars(
             order, self.planes, self.library, self.sky, self.epsf.envelope, self.noise, fit_sky,
             self.epsf.model_error, annulus, everyone, level, self.stars, before, self.touched,
         )  # fmt: skip
+
+    def refine_groups(self, fit_sky: bool, threshold: float, level: float) -> NDArray[np.bool_]:
+        """Fit stars that stand close together jointly; returns the mask of the stars that were."""
+        rows = self.rows
+        order = np.argsort(-rows[:, columns.FLUX], kind="stable")
+        members, first = np.empty(self.count, np.int64), np.zeros(self.count + 1, np.int64)
+        n_groups = link_groups(rows, self.fit_half == FIT_HALF, order, self.residual.shape, members, first)
+        done = np.zeros(self.count, bool)
+        refine_groups(
+            members, first[: n_groups + 1], self.planes, self.library, self.sky, self.epsf.envelope, self.noise, fit_sky,
+            self.epsf.model_error, threshold, level, self.stars, done, self.touched,
+        )  # fmt: skip
+        return done
 
     def keep(self, mask: NDArray[np.bool_]) -> None:
         """Put back the light of the stars outside the mask and forget them."""
