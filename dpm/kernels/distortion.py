@@ -12,7 +12,7 @@ import numpy as np
 
 from dpm.kernels.jit import kernel
 
-__all__ = ["accumulate", "accumulate_gradient", "clipped_medians", "displacement", "n_terms"]
+__all__ = ["accumulate", "accumulate_gradient", "clipped_medians", "displacement", "n_terms", "table_weights"]
 
 
 def n_terms(order: int) -> int:
@@ -23,35 +23,32 @@ def n_terms(order: int) -> int:
 @kernel
 def _powers(s, t, order, out):
     """Products s^i t^j of order 2 to `order`, in the order (2,0), (1,1), (0,2), (3,0), ...; their number."""
-    n = 0
-    for total in range(2, order + 1):
-        for j in range(total + 1):
-            value = 1.0
-            for _ in range(total - j):
-                value *= s
-            for _ in range(j):
-                value *= t
-            out[n] = value
-            n += 1
+    if order < 2:
+        return 0
+    out[0] = s * s
+    out[1] = s * t
+    out[2] = t * t
+    n = 3
+    for total in range(3, order + 1):
+        for j in range(total):
+            out[n + j] = s * out[n + j - total]
+        out[n + total] = t * out[n - 1]
+        n += total + 1
     return n
 
 
 @kernel
 def _node(position, nodes):
-    """Lower of the two nodes about a position, and the weight of the upper one; beyond the ends the end's value holds."""
+    """Lower of the two nodes about a position, and the weight of the upper one; beyond the ends the end's value holds.
+
+    Nodes are evenly spaced but for the first and the last.
+    """
     last = nodes.size - 1
     if position <= nodes[0]:
         return 0, 0.0
     if position >= nodes[last]:
         return last - 1, 1.0
-    low = 0
-    high = last
-    while high - low > 1:
-        middle = (low + high) // 2
-        if nodes[middle] <= position:
-            low = middle
-        else:
-            high = middle
+    low = min(max(int(np.floor((position - nodes[1]) / (nodes[2] - nodes[1]))) + 1, 0), last - 1)
     return low, (position - nodes[low]) / (nodes[low + 1] - nodes[low])
 
 
@@ -273,20 +270,43 @@ def accumulate_gradient(
     gradient,
 ):
     """The gradient of `accumulate` alone; parameters as there."""
-    width = 4 + terms + 8
-    index = np.empty(width, np.int64)
-    vx = np.empty(width)
-    vy = np.empty(width)
     scratch = np.empty(max(terms, 1))
+    size = node_x.size * node_y.size
     for k in range(x.size):
-        if weight[k] <= 0.0:
+        wx = weight[k] * residual_x[k]
+        wy = weight[k] * residual_y[k]
+        if wx == 0.0 and wy == 0.0:
             continue
-        n = _row(
-            x[k], y[k], u[k], v[k], unit[k], filt[k], centre, half, order, terms, matrix, reach,
-            node_x, node_y, start, scratch, index, vx, vy,
-        )  # fmt: skip
-        for a in range(n):
-            gradient[index[a]] += weight[k] * (vx[a] * residual_x[k] + vy[a] * residual_y[k])
+        m = matrix[unit[k]]
+        p = (m[0, 0] * u[k] + m[0, 1] * v[k]) / reach
+        q = (m[1, 0] * u[k] + m[1, 1] * v[k]) / reach
+        gx = m[0, 0] * wx + m[1, 0] * wy
+        gy = m[0, 1] * wx + m[1, 1] * wy
+        first = 4 * unit[k]
+        gradient[first] += wx
+        gradient[first + 1] += wy
+        gradient[first + 2] += p * wx + q * wy
+        gradient[first + 3] += p * wy - q * wx
+        if terms > 0:
+            s = (x[k] - centre[0]) / half
+            t = (y[k] - centre[1]) / half
+            first = start[0] + filt[k] * terms
+            gradient[first] += gx * s - gy * t
+            gradient[first + 1] += gx * t + gy * s
+            many = _powers(s, t, order, scratch)
+            for i in range(many):
+                gradient[first + 2 + i] += gx * scratch[i]
+                gradient[first + 2 + many + i] += gy * scratch[i]
+        if node_x.size > 1:
+            i, a = _node(x[k], node_x)
+            j, b = _node(y[k], node_y)
+            first = start[1] + 2 * filt[k] * size + j * node_x.size + i
+            for dj in range(2):
+                for di in range(2):
+                    h = (a if di else 1.0 - a) * (b if dj else 1.0 - b)
+                    column = first + dj * node_x.size + di
+                    gradient[column] += h * gx
+                    gradient[column + size] += h * gy
 
 
 @kernel
@@ -332,3 +352,32 @@ def clipped_medians(values, index, clip, rounds, middle, error):
         n = high - low
         middle[row] = 0.5 * (held[low + (n - 1) // 2] + held[low + n // 2])
         error[row] = 1.2533 * sigma / np.sqrt(n)
+
+
+@kernel
+def table_weights(x, y, node_x, node_y):
+    """The four nodes about each position and their bilinear weights.
+
+    Parameters
+    ----------
+    x, y : ndarray (n,)
+        Raw positions.
+    node_x, node_y : ndarray
+        Raw positions of the nodes.
+
+    Returns
+    -------
+    index : ndarray (n, 4), int64
+        Nodes, row by row.
+    weight : ndarray (n, 4)
+    """
+    index = np.empty((x.size, 4), np.int64)
+    weight = np.empty((x.size, 4))
+    for k in range(x.size):
+        i, a = _node(x[k], node_x)
+        j, b = _node(y[k], node_y)
+        for dj in range(2):
+            for di in range(2):
+                index[k, 2 * dj + di] = (j + dj) * node_x.size + i + di
+                weight[k, 2 * dj + di] = (a if di else 1.0 - a) * (b if dj else 1.0 - b)
+    return index, weight

@@ -36,8 +36,8 @@ LEAST_SPREAD = 1e-3
 # One round may move shift, scale and rotation by this much (pixels at the border) against the data: ties free gauges.
 DAMPING = 10.0
 # Pairs of residuals tell the table's prior: bins of their distance (cells), lengths that compete, most residuals, clip.
-LAGS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-LENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
+LAGS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 9.0, 14.0)
+LENGTHS = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 9.0, 14.0)
 MOST_RESIDUALS = 15_000
 MOST_NEIGHBORS = 60
 # A covariance that stands out of its noise by less than this is none.
@@ -172,19 +172,24 @@ def find_table_prior(
     own = filt[i] == filt[j]
     within = _covariance(distance[own], product[own], weight[own])
     across = _covariance(distance[~own], product[~own], weight[~own])
-    best: tuple[float, float, float] | None = None
-    middle = 0.5 * (np.array(LAGS[1:]) + np.array(LAGS[:-1]))
-    for length in LENGTHS:
-        shape = correlation_at(middle, length)
-        amplitude, misfit, _ = _amplitude(shape, *within)
-        if best is None or misfit < best[0]:
-            best = misfit, length, amplitude
+    # Middles weighted by area; pairs of negative covariance (a wave has them) are no sign of length.
+    middle = np.sqrt(0.5 * (np.array(LAGS[1:]) ** 2 + np.array(LAGS[:-1]) ** 2))
+    positive = np.cumprod(within[0] > 0).astype(bool)
+    close = within[0][positive], within[1][positive]
+    best: tuple[float, float, bool] | None = None
+    for smooth in (True, False):
+        for length in LENGTHS:
+            misfit = _amplitude(correlation_at(middle[positive], length, smooth), *close)[1]
+            if best is None or misfit < best[0]:
+                best = misfit, length, smooth
     assert best is not None
-    _, length, total = best
-    shape = correlation_at(middle, length)
-    error = _amplitude(shape, *within)[2]
-    common, _, common_error = _amplitude(shape, *across)
-    log.debug("table prior: variance %.2e +- %.1e, common to filters %.2e, length %.1f cells", total, error, common, length)
+    _, length, smooth = best
+    total, _, error = _amplitude(correlation_at(middle[positive], length, smooth), *close)
+    common, _, common_error = _amplitude(correlation_at(middle[positive], length, smooth), across[0][positive], across[1][positive])
+    log.debug(
+        "table prior: variance %.2e +- %.1e, common to filters %.2e, length %.2f cells, %s", total, error, common, length,
+        "Gaussian" if smooth else "Matern 3/2",
+    )  # fmt: skip
     if layout.n_filters < 2:
         common = 0.0
     elif common < SIGNIFICANT * common_error:
@@ -192,7 +197,7 @@ def find_table_prior(
     if total < SIGNIFICANT * error or total <= 0:
         return None
     common = min(common, total)
-    return TablePrior(float(np.sqrt(common)), float(np.sqrt(total - common)), length)
+    return TablePrior(float(np.sqrt(common)), float(np.sqrt(total - common)), length, smooth)
 
 
 def _pairs(points: Floats) -> tuple[Ints, Ints]:

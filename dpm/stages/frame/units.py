@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm.models.distortion_errors import DistortionErrors
 from dpm.models.flags import StarFlag
 from dpm.models.transform import LinearFit, LinearTransform
 
@@ -69,6 +70,16 @@ class Unit:
         Zero point from the header or the configuration, which ties units that share no stars; NaN for none.
     epsf_error : float
         Error of the ePSF relative to its value; fluxes of all units share it.
+    filter : str
+        Name of the filter.
+    x, y : ndarray (n,)
+        Raw positions, 0-based pixels of the full detector.
+    forward : callable
+        Raw to corrected positions, as `u` and `v` were made.
+    va_scale : float
+        Velocity aberration's scale: ideal offset = sky offset / va_scale; 1 where it is unknown.
+    map_errors : DistortionErrors, optional
+        Errors of a distortion solved from the data.
     """
 
     exposure: str
@@ -92,6 +103,12 @@ class Unit:
     bounds: tuple[float, float, float, float]
     zero_point_prior: float = float("nan")
     epsf_error: float = 0.0
+    filter: str = ""
+    x: Floats = field(default_factory=lambda: np.zeros(0))
+    y: Floats = field(default_factory=lambda: np.zeros(0))
+    forward: Callable[[Floats, Floats], tuple[Floats, Floats]] | None = None
+    va_scale: float = 1.0
+    map_errors: DistortionErrors | None = None
     transform: LinearTransform | None = None
     fit: LinearFit | None = None
     zero_point: float = float("nan")
