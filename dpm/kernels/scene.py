@@ -235,7 +235,7 @@ def refine_stars(
     n_annulus = 0
     for k in range(sky_spans.shape[0]):
         n_annulus += sky_spans[k, 2] - sky_spans[k, 1] + 1
-    sample = np.empty(n_annulus, np.float32)
+    sample = np.empty(n_annulus + 1, np.float32)
     ny, nx = planes.residual.shape
     for m in range(order.shape[0]):
         k = order[m]
