@@ -61,7 +61,7 @@ def workspace():
     """Fresh work arrays."""
     return Work(
         np.empty((MAX_WINDOW, MAX_WINDOW), np.float32),
-        np.zeros(5, np.int64),
+        np.zeros(6, np.int64),
         np.empty((MAX_BOX, MAX_BOX), np.float32),
         np.empty((MAX_BOX, MAX_BOX), np.float32),
         np.empty((MAX_BOX, MAX_BOX), np.float32),

@@ -12,7 +12,7 @@ import numpy as np
 
 from dpm.kernels.jit import kernel
 
-__all__ = ["accumulate", "accumulate_gradient", "clipped_medians", "displacement", "n_terms"]
+__all__ = ["accumulate", "accumulate_gradient", "clipped_medians", "displacement", "n_terms", "table_weights"]
 
 
 def n_terms(order: int) -> int:
@@ -352,3 +352,32 @@ def clipped_medians(values, index, clip, rounds, middle, error):
         n = high - low
         middle[row] = 0.5 * (held[low + (n - 1) // 2] + held[low + n // 2])
         error[row] = 1.2533 * sigma / np.sqrt(n)
+
+
+@kernel
+def table_weights(x, y, node_x, node_y):
+    """The four nodes about each position and their bilinear weights.
+
+    Parameters
+    ----------
+    x, y : ndarray (n,)
+        Raw positions.
+    node_x, node_y : ndarray
+        Raw positions of the nodes.
+
+    Returns
+    -------
+    index : ndarray (n, 4), int64
+        Nodes, row by row.
+    weight : ndarray (n, 4)
+    """
+    index = np.empty((x.size, 4), np.int64)
+    weight = np.empty((x.size, 4))
+    for k in range(x.size):
+        i, a = _node(x[k], node_x)
+        j, b = _node(y[k], node_y)
+        for dj in range(2):
+            for di in range(2):
+                index[k, 2 * dj + di] = (j + dj) * node_x.size + i + di
+                weight[k, 2 * dj + di] = (a if di else 1.0 - a) * (b if dj else 1.0 - b)
+    return index, weight

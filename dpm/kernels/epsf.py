@@ -21,50 +21,37 @@ TAPS = 6  # a quintic B-spline touches six samples
 
 
 @leaf_kernel
-def _spline(a):
-    """Quintic B-spline at distance a >= 0 from its sample."""
-    if a < 1.0:
-        return 0.55 + a * a * (-0.5 + a * a * (0.25 - a / 12.0))
-    if a < 2.0:
-        return 0.425 + a * (0.625 + a * (-1.75 + a * (1.25 + a * (-0.375 + a / 24.0))))
-    b = 3.0 - a
-    return b * b * b * b * b / 120.0
-
-
-@leaf_kernel
-def _spline_slope(a):
-    """Its derivative by the distance."""
-    if a < 1.0:
-        return a * (-1.0 + a * a * (1.0 - 5.0 * a / 12.0))
-    if a < 2.0:
-        return 0.625 + a * (-3.5 + a * (3.75 + a * (-1.5 + 5.0 * a / 24.0)))
-    b = 3.0 - a
-    return -b * b * b * b / 24.0
-
-
-@leaf_kernel
 def quintic_weights(t):
-    """Weights of the six samples around a point that lies t samples (0 <= t < 1) beyond the third; float32."""
+    """Weights of the six samples around a point that lies t samples (0 <= t < 1) beyond the third; float32.
+
+    A quintic B-spline is one polynomial of the distance a to the sample below 1, one from 1 to 2, and one from 2 to 3.
+    """
+    u = 1.0 - t
+    a, b = 1.0 + t, 1.0 + u
+    t2, u2 = t * t, u * u
     return (
-        np.float32(_spline(2.0 + t)),
-        np.float32(_spline(1.0 + t)),
-        np.float32(_spline(t)),
-        np.float32(_spline(1.0 - t)),
-        np.float32(_spline(2.0 - t)),
-        np.float32(_spline(3.0 - t)),
+        np.float32(u2 * u2 * u * (1.0 / 120.0)),
+        np.float32(0.425 + a * (0.625 + a * (-1.75 + a * (1.25 + a * (-0.375 + a * (1.0 / 24.0)))))),
+        np.float32(0.55 + t2 * (-0.5 + t2 * (0.25 - t * (1.0 / 12.0)))),
+        np.float32(0.55 + u2 * (-0.5 + u2 * (0.25 - u * (1.0 / 12.0)))),
+        np.float32(0.425 + b * (0.625 + b * (-1.75 + b * (1.25 + b * (-0.375 + b * (1.0 / 24.0)))))),
+        np.float32(t2 * t2 * t * (1.0 / 120.0)),
     )
 
 
 @leaf_kernel
 def quintic_slopes(t):
     """Derivatives of the six weights by t; float32."""
+    u = 1.0 - t
+    a, b = 1.0 + t, 1.0 + u
+    t2, u2 = t * t, u * u
     return (
-        np.float32(_spline_slope(2.0 + t)),
-        np.float32(_spline_slope(1.0 + t)),
-        np.float32(_spline_slope(t)),
-        np.float32(-_spline_slope(1.0 - t)),
-        np.float32(-_spline_slope(2.0 - t)),
-        np.float32(-_spline_slope(3.0 - t)),
+        np.float32(-u2 * u2 * (1.0 / 24.0)),
+        np.float32(0.625 + a * (-3.5 + a * (3.75 + a * (-1.5 + a * (5.0 / 24.0))))),
+        np.float32(t * (-1.0 + t2 * (1.0 - t * (5.0 / 12.0)))),
+        np.float32(-u * (-1.0 + u2 * (1.0 - u * (5.0 / 12.0)))),
+        np.float32(-0.625 - b * (-3.5 + b * (3.75 + b * (-1.5 + b * (5.0 / 24.0))))),
+        np.float32(t2 * t2 * (1.0 / 24.0)),
     )
 
 

@@ -127,7 +127,7 @@ def find_peaks(
         Error of the ePSF model relative to the light it predicts.
     threshold : float
         Lowest significance that counts.
-    rows, columns, values : ndarray
+    rows, columns, values : ndarray (capacity,)
         Filled with what is found, in raster order; the outermost ring of pixels is not searched.
 
     Returns

@@ -12,8 +12,22 @@ import numpy as np
 from dpm.kernels.bundles import MAX_HALF
 from dpm.kernels.epsf import evaluate_box, sample_start
 from dpm.kernels.jit import leaf_kernel
-from dpm.kernels.quality import CHI_MODEL_ERROR, FLUX, FLUX_ERROR, SKY, X_ERROR, XY_COVARIANCE, Y_ERROR, X, Y, assess_fit
-from dpm.kernels.render import WINDOW_COLUMN, WINDOW_HALF, WINDOW_ROW, load_window, star_values
+from dpm.kernels.quality import (
+    CHI,
+    CHI_MODEL_ERROR,
+    FLUX,
+    FLUX_ERROR,
+    N_PIXELS,
+    RESULT_SIZE,
+    SKY,
+    X_ERROR,
+    XY_COVARIANCE,
+    Y_ERROR,
+    X,
+    Y,
+    assess_fit,
+)
+from dpm.kernels.render import FIT_PIXELS, WINDOW_COLUMN, WINDOW_HALF, WINDOW_ROW, load_window, star_values
 
 # Outcomes of a fit.
 CONVERGED, NOT_CONVERGED, FAILED = 0, 1, 2
@@ -21,8 +35,9 @@ MOVED = 3  # inside a fit only: the peak is another pixel's
 MAX_ITERATIONS = 12
 MAX_RECENTRES = 4
 MAX_STEP = 0.5  # pixels a Gauss-Newton step may move the star
-FIRST_TOLERANCE = 0.5  # of the error, for stars that will be fitted again
-FINE_TOLERANCE = 0.05  # of the error: Gauss-Newton's next step would be a small part of it
+# A step below this part of the errors is the last: the next would be about a tenth as long.
+FIRST_TOLERANCE = 0.5
+FINE_TOLERANCE = 0.2
 MAX_OFF_PEAK = 0.7  # pixels from the box's centre before the box moves on
 MAX_WINDOW_OFFSET = 0.95  # pixels from the box's centre that the window has room for
 MAX_SHIFT = 2  # pixels a star may move in one fit
@@ -135,20 +150,23 @@ def normal_equations(pixels, margin, side, value, slope_x, slope_y, flux, sky, m
     n00 = n10 = n11 = n20 = n21 = n22 = n30 = n31 = n32 = n33 = 0.0
     b0 = b1 = b2 = b3 = 0.0
     used = 0
-    for j in range(side):
-        for i in range(side):
-            read = np.float64(pixels[2, j + margin, i + margin])
-            if read == np.inf:
-                continue
-            used += 1
+    shift = np.uintp(margin)
+    image, other, read, poisson, flat = np.uintp(0), np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(4)
+    for j in range(np.uintp(side)):
+        v = j + shift
+        for i in range(np.uintp(side)):
+            u = i + shift
+            variance = np.float64(pixels[read, v, u])
+            used += np.int64(variance < np.inf)
             psi = np.float64(value[j, i])
             star = flux * psi
-            light = max(star + sky + pixels[1, j + margin, i + margin], 0.0)
-            counted = pixels[3, j + margin, i + margin] * light + pixels[4, j + margin, i + margin] * light * light
-            weight = 1.0 / (read + counted + model_error2 * star * star)
-            g0 = flux * slope_x[j, i]
-            g1 = flux * slope_y[j, i]
-            wr = weight * (pixels[0, j + margin, i + margin] - sky - star)
+            light = max(star + sky + pixels[other, v, u], 0.0)
+            variance += light * (pixels[poisson, v, u] + pixels[flat, v, u] * light) + model_error2 * star * star
+            # A pixel of infinite variance drops out by itself.
+            weight = 1.0 / variance
+            wr = weight * (pixels[image, v, u] - sky - star)
+            g0 = np.float64(slope_x[j, i])
+            g1 = np.float64(slope_y[j, i])
             w0 = weight * g0
             w1 = weight * g1
             w2 = weight * psi
@@ -166,9 +184,11 @@ def normal_equations(pixels, margin, side, value, slope_x, slope_y, flux, sky, m
             n31 += w1
             n32 += w2
             n33 += weight
-    normal[0, 0], normal[1, 0], normal[1, 1], normal[2, 0], normal[2, 1] = n00, n10, n11, n20, n21
-    normal[2, 2], normal[3, 0], normal[3, 1], normal[3, 2], normal[3, 3] = n22, n30, n31, n32, n33
-    gradient[0], gradient[1], gradient[2], gradient[3] = b0, b1, b2, b3
+    flux2 = flux * flux
+    normal[0, 0], normal[1, 0], normal[1, 1] = flux2 * n00, flux2 * n10, flux2 * n11
+    normal[2, 0], normal[2, 1], normal[2, 2] = flux * n20, flux * n21, n22
+    normal[3, 0], normal[3, 1], normal[3, 2], normal[3, 3] = flux * n30, flux * n31, n32, n33
+    gradient[0], gradient[1], gradient[2], gradient[3] = flux * b0, flux * b1, b2, b3
     return used
 
 
@@ -190,6 +210,7 @@ def iterate(work, iy, ix, half, margin, start, fit_sky, model_error, tolerance, 
         start_x, phase_x = sample_start(ix - half - x)
         evaluate_box(window, row, column, start_y, start_x, phase_y, phase_x, side, side, value, slope_x, slope_y, scratch)
         used = normal_equations(pixels, margin, side, value, slope_x, slope_y, flux, sky, model_error**2, normal, gradient)
+        work.held[FIT_PIXELS] = used
         if used < n_par + 1 or not (invert_four(normal, inverse) if fit_sky else invert_three(normal, inverse)):
             return FAILED
         for a in range(n_par):
@@ -219,7 +240,9 @@ def iterate(work, iy, ix, half, margin, start, fit_sky, model_error, tolerance, 
 
 
 @leaf_kernel
-def fit_star(planes, extra_variance, library, work, old, half_old, start, sky_error, fit_sky, half, model_error, tolerance, result):
+def fit_star(
+    planes, extra_variance, library, work, old, half_old, start, sky_error, fit_sky, half, model_error, tolerance, judge, result
+):
     """Fit one star; the rest of the scene is taken as subtracted.
 
     Parameters
@@ -248,6 +271,8 @@ def fit_star(planes, extra_variance, library, work, old, half_old, start, sky_er
         Error of the ePSF relative to the light it predicts; joins the variances as (model_error * light)^2.
     tolerance : float
         A step below this part of the errors ends the fit.
+    judge : bool
+        Also say how well the fit describes the pixels; otherwise those columns are NaN.
     result : ndarray (RESULT_SIZE,)
         Filled (columns named in `dpm.kernels.quality`); positions in array pixels.
 
@@ -291,6 +316,11 @@ def fit_star(planes, extra_variance, library, work, old, half_old, start, sky_er
     result[Y_ERROR] = np.sqrt(inverse[1, 1] + s2 * v1 * v1)
     result[XY_COVARIANCE] = inverse[0, 1] + s2 * v0 * v1
     result[FLUX_ERROR] = np.sqrt(inverse[2, 2] + s2 * v2 * v2)
-    allowed = max(CHI_MODEL_ERROR, 3.0 * model_error)
-    assess_fit(work.pixels, work.value, work.held[WINDOW_HALF], iy, ix, outer, half, 4 if fit_sky else 3, allowed, result)
+    if judge:
+        allowed = max(CHI_MODEL_ERROR, 3.0 * model_error)
+        assess_fit(work.pixels, work.value, work.held[WINDOW_HALF], iy, ix, outer, half, 4 if fit_sky else 3, allowed, result)
+    else:
+        for k in range(CHI, RESULT_SIZE):
+            result[k] = np.nan
+        result[N_PIXELS] = work.held[FIT_PIXELS]
     return CONVERGED if status == CONVERGED else NOT_CONVERGED

@@ -7,8 +7,8 @@ import numpy as np
 from dpm.kernels.epsf import OVERSAMPLING, TAPS, blend, sample_start, value_box
 from dpm.kernels.jit import leaf_kernel
 
-# Entries of the small record that says what a window holds.
-WINDOW_ROW, WINDOW_COLUMN, WINDOW_Y, WINDOW_X, WINDOW_HALF = 0, 1, 2, 3, 4
+# Entries of the small record that says what a window holds, and how many pixels the last step of a fit rested on.
+WINDOW_ROW, WINDOW_COLUMN, WINDOW_Y, WINDOW_X, WINDOW_HALF, FIT_PIXELS = 0, 1, 2, 3, 4, 5
 
 
 @leaf_kernel

@@ -175,7 +175,8 @@ def fit_candidates(
         start = (columns[k], rows[k], fluxes[k], interpolate_mesh(sky.level, sky.cell, iy, ix))
         half = max(render_half(fluxes[k], envelope, noise), halves[k])
         status = fit_star(
-            planes, extra, library, work, nothing, half, start, 0.0, False, halves[k], model_error, FIRST_TOLERANCE, result
+            planes, extra, library, work, nothing, half, start, 0.0, False, halves[k], model_error, FIRST_TOLERANCE, False,
+            result,
         )
         if status == FAILED or not result[FLUX] > threshold * result[FLUX_ERROR] or result[N_PIXELS] < MIN_FIT_PIXELS:
             continue
@@ -196,7 +197,7 @@ def fit_candidates(
 
 @kernel
 def refine_stars(
-    order, planes, library, sky_mesh, envelope, noise, fit_sky, model_error, sky_spans, everyone, level,
+    order, planes, library, sky_mesh, envelope, noise, fit_sky, model_error, sky_spans, final, everyone,
     stars, touched_before, touched,
 ):
     """One sweep: each star again, with its sky from the annulus and all others subtracted.
@@ -220,10 +221,10 @@ def refine_stars(
         See `fit_star`.
     sky_spans : ndarray (n, 3)
         Pixels of the sky annulus (`dpm.kernels.sky.annulus_spans`).
+    final : bool
+        Whether this is a last sweep; in others steps end earlier, only large changes count, and no fit is judged.
     everyone : bool
         Fit every star; otherwise only where another star changed something.
-    level : float
-        What counts as a change: FINE_LEVEL or COARSE_LEVEL.
     stars : Stars
         Updated.
     touched_before, touched : ndarray, int32
@@ -232,10 +233,12 @@ def refine_stars(
     """
     work = workspace()
     result = np.empty(RESULT_SIZE)
+    tolerance = FINE_TOLERANCE if final else FIRST_TOLERANCE
+    limit = (FINE_LEVEL if final else COARSE_LEVEL) * noise
     n_annulus = 0
     for k in range(sky_spans.shape[0]):
         n_annulus += sky_spans[k, 2] - sky_spans[k, 1] + 1
-    sample = np.empty(n_annulus, np.float32)
+    sample = np.empty(n_annulus + 1, np.float32)
     ny, nx = planes.residual.shape
     for m in range(order.shape[0]):
         k = order[m]
@@ -256,16 +259,14 @@ def refine_stars(
         if n_sky == 0:
             sky, sky_rms, n_sky = clipped_statistics(sample, n)
         if n_sky < MIN_SKY_PIXELS:
-            sky = guess
-            sky_rms = scatter
-            n_sky = 0
+            sky, sky_rms, n_sky = guess, scatter, 0
         sky_error = sky_rms / np.sqrt(max(n_sky, MIN_SKY_PIXELS))
         stars.sky_rms[k] = sky_rms
         stars.sky_pixels[k] = n_sky
         old = (x, y, flux)
         start = (x, y, flux, sky)
         status = fit_star(
-            planes, extra, library, work, old, stars.half[k], start, sky_error, fit_sky, fit_half, model_error, FINE_TOLERANCE,
+            planes, extra, library, work, old, stars.half[k], start, sky_error, fit_sky, fit_half, model_error, tolerance, final,
             result,
         )
         if status == FAILED or not result[FLUX] > 0.0:
@@ -276,7 +277,7 @@ def refine_stars(
         replace_star(planes.residual, library, work, x, y, flux, stars.half[k], result[X], result[Y], result[FLUX], half)
         # A shift changes the light by the flux times the ePSF's slope, which is about its value per pixel.
         shift = np.sqrt((result[X] - x) ** 2 + (result[Y] - y) ** 2)
-        stars.touch[k] = touch_half(abs(result[FLUX] - flux) + 2.0 * flux * shift, envelope, level * noise)
+        stars.touch[k] = touch_half(abs(result[FLUX] - flux) + 2.0 * flux * shift, envelope, limit)
         touch(touched, result[X], result[Y], stars.touch[k], 1)
         stars.rows[k] = result
         stars.half[k] = half

@@ -9,6 +9,7 @@ from dpm.kernels.jit import kernel, leaf_kernel
 CLIP_SIGMA = 2.5  # pixels further than this from the median leave the sky sample
 CLIP_ROUNDS = 4
 CUT_NORMAL_SIGMA = 0.9013  # standard deviation of a unit normal cut at 2.5 sigma
+FIXED_POINT = 512  # parts of a standard deviation; the squares of 1024 clipped pixels add up to less than 2^31
 BINS = 64  # of the histogram that gives a first median and scatter
 BIN_REACH = 4.0  # standard deviations either side of the guess that it covers
 MIN_SKY_PIXELS = 20  # below this a sky from the annulus is not trusted
@@ -87,29 +88,40 @@ def clipped_mean(values, n, center, spread):
     mean = center
     sigma = spread
     used = 0
+    if not sigma > 0.0:
+        return center, spread, 0
+    whole = np.int32(FIXED_POINT)
+    half_range = np.float32(2 * CLIP_SIGMA * FIXED_POINT) + np.float32(0.5)
+    offset = np.int32(2 * CLIP_SIGMA * FIXED_POINT)
+    one, zero = np.int32(1), np.int32(0)
     for _ in range(CLIP_ROUNDS):
-        low = mean - CLIP_SIGMA * sigma
-        high = mean + CLIP_SIGMA * sigma
-        total = 0.0
-        square = 0.0
-        count = 0
-        for k in range(n):
-            v = np.float64(values[k])
-            if low <= v <= high:
-                d = v - mean
-                total += d
-                square += d * d
-                count += 1
+        low = np.float32(mean - CLIP_SIGMA * sigma)
+        high = np.float32(mean + CLIP_SIGMA * sigma)
+        middle = np.float32(mean)
+        scale = np.float32(FIXED_POINT / sigma)
+        # Sums of whole numbers come out the same in any order, so that the loop runs in vectors.
+        total = zero
+        square = zero
+        count = zero
+        for k in range(np.uintp(n)):
+            v = values[k]
+            inside = (v >= low) & (v <= high)
+            moved = (v - middle) * scale if inside else np.float32(0.0)
+            d = np.int32(np.int32(moved + half_range) - offset)
+            total = np.int32(total + d)
+            square = np.int32(square + np.int32(d * d))
+            count = np.int32(count + (one if inside else zero))
         if 2 * count < n:
             return center, spread, 0
-        shift = total / count
-        new_sigma = np.sqrt(max(square / count - shift * shift, 0.0)) / CUT_NORMAL_SIGMA
+        shift = sigma * total / (count * np.float64(whole))
+        variance = sigma * sigma * square / (count * np.float64(whole) * whole) - shift * shift
+        new_sigma = np.sqrt(max(variance, 0.0)) / CUT_NORMAL_SIGMA
         # Half a per cent in sigma moves the mean by less than a hundredth of its error.
         settled = abs(new_sigma - sigma) < 0.005 * sigma and abs(shift) < 0.01 * sigma
         used = count
         mean += shift
         sigma = new_sigma
-        if settled:
+        if settled or not sigma > 0.0:
             break
     return mean, sigma, used
 
@@ -304,7 +316,7 @@ def annulus_sky(residual, good, iy, ix, spans, guess, guess_scatter, sample):
     guess, guess_scatter : float
         Sky and scatter to start from, say the mesh's.
     sample : ndarray
-        Work space for all pixels of the annulus.
+        Work space for all pixels of the annulus and one more.
 
     Returns
     -------
@@ -321,9 +333,11 @@ def annulus_sky(residual, good, iy, ix, spans, guess, guess_scatter, sample):
         y = iy + spans[k, 0]
         if y < 0 or y >= ny:
             continue
-        for x in range(max(ix + spans[k, 1], 0), min(ix + spans[k, 2], nx - 1) + 1):
-            if good[y, x]:
-                sample[n] = residual[y, x]
-                n += 1
+        first, last = max(ix + spans[k, 1], 0), min(ix + spans[k, 2], nx - 1)
+        v = np.uintp(y)
+        for x in range(np.uintp(first), np.uintp(max(last + 1, first))):
+            # Written always, kept if good: no branch.
+            sample[np.uintp(n)] = residual[v, x]
+            n += np.int64(good[v, x])
     level, sigma, used = clipped_mean(sample, n, guess, guess_scatter)
     return level, sigma, used, n

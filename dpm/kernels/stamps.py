@@ -96,7 +96,8 @@ def fit_stamps(stamps, library, start, results, residuals, weights):
         planes = Planes(values, values, stamps.mask[k], stamps.read[k], stamps.poisson[k], stamps.flat[k])
         sky = start[k, SKY]
         first = (start[k, X], start[k, Y], start[k, FLUX], sky)
-        status = fit_star(planes, 0.0, own, work, nothing, 0, first, 0.0, False, STAMP_FIT_HALF, 0.0, FINE_TOLERANCE, results[k])
+        result = results[k]
+        status = fit_star(planes, 0.0, own, work, nothing, 0, first, 0.0, False, STAMP_FIT_HALF, 0.0, FINE_TOLERANCE, True, result)
         if status == FAILED:
             results[k, CHI] = np.nan
             weights[k] = 0.0

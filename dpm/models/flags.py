@@ -52,6 +52,7 @@ class StarFlag(IntFlag):
     CLIPPED = 16384
     NOISE_RAISED = 32768
     POSITION_RELATIVE = 65536
+    DISTORTION_EXTRAPOLATED = 131072
 
 
 STAR_FLAG_MEANINGS: dict[StarFlag, str] = {
@@ -72,6 +73,9 @@ STAR_FLAG_MEANINGS: dict[StarFlag, str] = {
     StarFlag.NOISE_RAISED: "the sky about the star scatters more than the file's noise planes say: errors were raised to match",
     StarFlag.POSITION_RELATIVE: (
         "no reference catalogue measured the distortion that is left: position errors hold only what differs between exposures"
+    ),
+    StarFlag.DISTORTION_EXTRAPOLATED: (
+        "on a part of the detector where the solved distortion rests on no star near: its position is extrapolated"
     ),
     StarFlag.CLIPPED: "at least one exposure was left out of the average as discrepant",
 }

@@ -66,9 +66,9 @@ class PsfOptions:
 
 @dataclass(frozen=True)
 class DistortionOptions:
-    """``[distortion]``: ``source`` is ``"wcs"``, an STDGDC file, or a folder of them."""
+    """``[distortion]``: ``source`` is ``"solve"`` (from the exposures), ``"wcs"``, an STDGDC file, or a folder of them."""
 
-    source: str = _file("wcs", "wcs")
+    source: str = _file("wcs", "wcs", "solve")
 
 
 @dataclass(frozen=True)

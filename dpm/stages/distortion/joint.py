@@ -2,8 +2,8 @@
 
 Every measurement says: star = unit's transform of (start map + displacement).  A reference position is one more
 measurement of its star, without parameters.  Transforms and polynomials are solved for densely; with a table, whose
-many nodes would make a matrix of gigabytes, by conjugate gradients preconditioned with that dense solution and with the
-table's prior (`prior`).
+many modes would make a matrix of gigabytes, by conjugate gradients preconditioned with that dense solution and with the
+modes of each filter by itself.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_matrix
 
-from dpm.kernels.distortion import accumulate, accumulate_gradient
+from dpm.kernels.distortion import accumulate, accumulate_gradient, table_weights
 from dpm.models.statistics import robust_width
 from dpm.stages.distortion.prior import PolynomialPrior, learn_spreads, prior_terms
-from dpm.stages.distortion.terms import Layout, State, TablePrior, evaluate
+from dpm.stages.distortion.terms import Layout, State, TableModes, TablePrior, evaluate
 from dpm.stages.frame.average import MEDIAN_CHI2
 
 __all__ = ["Fit", "Sample", "draw", "residual_width", "solve_joint"]
@@ -191,13 +192,18 @@ def solve_joint(
     change, turn, settled = np.inf, 0, False
     weight = np.zeros(len(sample))
     system: _System | None = None
+    if layout.cells and table_prior is None:
+        raise ValueError("a table needs a prior")
+    modes = TableModes(table_prior, layout) if layout.cells and table_prior is not None else None
+    state.amplitudes = np.zeros((layout.n_filters, 2, modes.n_modes if modes is not None else 0))
     for turn in range(1, ROUNDS + 1):
         plane = _project(sample, layout, state)
         weight, star_weight, mean, scatter, _ = _weigh(sample, plane, weight, scatter, settled)
         residual = mean[0][sample.star] - plane.x, mean[1][sample.star] - plane.y
-        system = _System(sample, layout, state, plane, weight, star_weight, prior, table_prior)
+        before_system = system if modes is not None and turn not in (2, 3) else None
+        system = _System(sample, layout, state, plane, weight, star_weight, prior, modes, before_system)
         step = system.solve(system.gradient(residual) + system.pull(state), TOLERANCE)
-        _move(layout, state, step)
+        _move(layout, state, step, modes)
         if learn and turn <= LEARNING_ROUNDS:
             prior = learn_spreads(layout, state, system.factor[0])
         after = _on_grid(layout, state, grid)
@@ -220,7 +226,10 @@ def solve_joint(
 
 
 class _System:
-    """The linear system of one round: information matrix as an operator, its preconditioner, and draws from its inverse."""
+    """The linear system of one round: information matrix as an operator, its preconditioner, and draws from its inverse.
+
+    Vectors hold transforms and coefficients (as in the layout), then the amplitudes of the table's modes.
+    """
 
     def __init__(
         self,
@@ -231,37 +240,55 @@ class _System:
         weight: Floats,
         star_weight: Floats,
         prior: PolynomialPrior,
-        table_prior: TablePrior | None,
+        modes: TableModes | None,
+        before: _System | None,
     ) -> None:
-        self.sample, self.layout, self.plane = sample, layout, plane
+        self.sample, self.layout, self.plane, self.modes = sample, layout, plane, modes
         self.matrices = state.matrices.copy()
         self.weight, self.star_weight = weight, np.where(star_weight > 0, star_weight, 1.0)
         self.precision, self._pull = prior_terms(layout, state, prior, sample.scale_group, sample.va_scale)
-        dense = _dense_information(sample, replace(layout, cells=0), self.matrices, plane, weight, star_weight)
-        self.factor = cho_factor(dense + self.precision, lower=False, check_finite=False, overwrite_a=True)
         self.first = int(layout.start[1])
-        if layout.cells:
-            if table_prior is None:
-                raise ValueError("a table needs a prior")
-            self.modes = table_prior.factors(layout)
-            scale2 = plane.scale2[sample.unit]
-            share = 1 - weight / self.star_weight[sample.star]
-            typical = float(np.sum(weight * scale2 * share)) / (layout.n_filters * layout.cells**2)
-            self.damped = self.modes.values / (1 + self.modes.values * typical)
+        self.n_amplitudes = 2 * layout.n_filters * modes.n_modes if modes is not None else 0
+        # A preconditioner need not be exact: one of an earlier round does as long as the weights are much the same.
+        self.factor = before.factor if before is not None else self._dense_factor()
+        self.blocks = before.blocks if before is not None else self._mode_factors()
+
+    def _dense_factor(self) -> tuple[Floats, bool]:
+        dense = _dense_information(
+            self.sample, replace(self.layout, cells=0), self.matrices, self.plane, self.weight, self.star_weight
+        )
+        return cho_factor(dense + self.precision, lower=False, check_finite=False, overwrite_a=True)
+
+    def _mode_factors(self) -> list[tuple[Floats, bool]]:
+        """Cholesky factors of the amplitudes' information, one for each column of the filters' mixing."""
+        if self.modes is None:
+            return []
+        sample, layout = self.sample, self.layout
+        share = 1 - self.weight / self.star_weight[sample.star]
+        value = self.weight * self.plane.scale2[sample.unit] * share
+        grams, basis = [], self.modes.basis()
+        for f in range(layout.n_filters):
+            mine = sample.filt == f
+            index, weights = table_weights(sample.x[mine], sample.y[mine], *layout.nodes)
+            rows = np.repeat(np.arange(len(index)), 4)
+            design = csr_matrix((weights.ravel(), (rows, index.ravel())), shape=(len(index), layout.cells**2))
+            information = (design.T @ design.multiply(value[mine][:, None])).tocsr()
+            grams.append(basis.T @ (information @ basis))
+        out = []
+        for g in range(layout.n_filters):
+            total = np.eye(self.modes.n_modes)
+            for f in range(layout.n_filters):
+                total += self.modes.mixing[f, g] ** 2 * grams[f]
+            out.append(cho_factor(total, lower=False, check_finite=False, overwrite_a=True))
+        return out
 
     def pull(self, state: State) -> Floats:
         """Gradient of the priors."""
-        out = np.zeros(self.layout.size)
-        out[: self.first] = self._pull
-        if self.layout.cells:
-            out[self.first :] = -self._table_precision(state.table).ravel()
-        return out
+        return np.concatenate([self._pull, -state.amplitudes.ravel()])
 
-    def _table_precision(self, table: Floats) -> Floats:
-        return self.modes.from_modes(self.modes.to_modes(table) / self.modes.values)
-
-    def _table(self, values: Floats) -> Floats:
-        return values[self.first :].reshape(self.layout.n_filters, 2, self.layout.cells, self.layout.cells)
+    def split(self, values: Floats) -> tuple[Floats, Floats]:
+        """A vector as transforms and coefficients, and amplitudes (n_filters, 2, n_modes)."""
+        return values[: self.first], values[self.first :].reshape(self.layout.n_filters, 2, -1)
 
     def gradient(self, residual: tuple[Floats, Floats]) -> Floats:
         """Sum over the measurements of weight times derivative times residual."""
@@ -271,12 +298,14 @@ class _System:
             sample.unit, sample.filt, sample.x, sample.y, self.plane.u, self.plane.v, self.weight, *residual, layout.centre,
             layout.half, layout.order, layout.terms, self.matrices, layout.reach, *layout.nodes, layout.start, out,
         )  # fmt: skip
-        return out
+        if self.modes is None:
+            return out
+        return np.concatenate([out[: self.first], self.modes.amplitudes_gradient(out[self.first :]).ravel()])
 
     def displace(self, values: Floats) -> tuple[Floats, Floats]:
         """How far a step moves the measurements on the plane, less their stars' mean."""
         layout, sample = self.layout, self.sample
-        dx, dy = evaluate(layout, self._as_state(values), sample.x, sample.y, sample.filt)
+        dx, dy = evaluate(layout, self.as_state(values), sample.x, sample.y, sample.filt)
         m = self.matrices[sample.unit]
         step = values[: 4 * layout.n_units].reshape(-1, 4)[sample.unit]
         p = (m[:, 0, 0] * self.plane.u + m[:, 0, 1] * self.plane.v) / layout.reach
@@ -289,43 +318,38 @@ class _System:
         mean = np.bincount(self.sample.star, self.weight * values, self.sample.n_stars) / self.star_weight
         return np.asarray(values - mean[self.sample.star])
 
-    def _as_state(self, values: Floats) -> State:
+    def as_state(self, values: Floats) -> State:
+        """Coefficients and table of a vector, as a state."""
         layout = self.layout
-        start = layout.start
-        return State(
-            np.ascontiguousarray(values[start[0] : start[1]]).reshape(layout.n_filters, layout.terms),
-            np.ascontiguousarray(self._table(values)), self.matrices, np.zeros((layout.n_units, 2)),
-        )  # fmt: skip
+        head, amplitudes = self.split(values)
+        table = self.modes.table(amplitudes) if self.modes is not None else np.zeros((layout.n_filters, 2, 0, 0))
+        coefficients = np.ascontiguousarray(head[layout.start[0] :]).reshape(layout.n_filters, layout.terms)
+        return State(coefficients, table, amplitudes, self.matrices, np.zeros((layout.n_units, 2)))
 
     def apply(self, values: Floats) -> Floats:
         """The information matrix times a vector."""
         out = self.gradient(self.displace(values))
         out[: self.first] += self.precision @ values[: self.first]
-        if self.layout.cells:
-            out[self.first :] += self._table_precision(self._table(values)).ravel()
+        out[self.first :] += values[self.first :]
         return out
 
     def precondition(self, values: Floats) -> Floats:
-        """An approximate inverse: the dense block exactly, the table as if stars were spread evenly."""
-        out = np.empty_like(values)
-        out[: self.first] = cho_solve(self.factor, values[: self.first], check_finite=False)
-        if self.layout.cells:
-            out[self.first :] = self.modes.from_modes(self.modes.to_modes(self._table(values)) * self.damped).ravel()
-        return out
+        """An approximate inverse: transforms and coefficients, and the amplitudes of each filter, by themselves."""
+        head, amplitudes = self.split(values)
+        out = [cho_solve(self.factor, head, check_finite=False)]
+        out += [cho_solve(block, amplitudes[g].T, check_finite=False).T.ravel() for g, block in enumerate(self.blocks)]
+        return np.concatenate(out)
 
     def solve(self, right: Floats, tolerance: float) -> Floats:
         """Solution by preconditioned conjugate gradients; directly where there is no table."""
-        if not self.layout.cells:
+        if self.modes is None:
             return self.precondition(right)
         solution = np.zeros_like(right)
         residual = right.copy()
         direction = better = self.precondition(residual)
         size = first = float(residual @ better)
         steps = 0
-        for _ in range(MOST_STEPS):
-            if size <= tolerance**2 * first or size <= 0:
-                break
-            steps += 1
+        while size > tolerance**2 * first and steps < MOST_STEPS:
             image = self.apply(direction)
             length = size / float(direction @ image)
             solution += length * direction
@@ -333,36 +357,34 @@ class _System:
             better = self.precondition(residual)
             previous, size = size, float(residual @ better)
             direction = better + (size / previous) * direction
+            steps += 1
         log.debug("%d steps of conjugate gradients", steps)
         return solution
 
-    def draw(self, rng: np.random.Generator) -> Floats:
+    def draw(self, rng: np.random.Generator, root_precision: Floats) -> Floats:
         """A draw of the solution's errors: the answer to noise in the data and in the priors."""
-        sample, layout = self.sample, self.layout
-        noise = [rng.normal(size=len(sample)) for _ in range(2)]
-        root = np.sqrt(self.weight)
+        sample = self.sample
+        root = np.sqrt(np.where(self.weight > 0, self.weight, np.inf))
         # Noise of a star's reference moves its mean as well.
         own = np.bincount(sample.star, self.weight, sample.n_stars)
         reference = np.sqrt(np.maximum(self.star_weight - own, 0.0))
         residual = []
-        for values in noise:
-            with np.errstate(divide="ignore"):
-                moved = np.where(self.weight > 0, values / np.where(root > 0, root, 1.0), 0.0)
+        for _ in range(2):
+            moved = rng.normal(size=len(sample)) / root
             total = np.bincount(sample.star, self.weight * moved, sample.n_stars)
             total += reference * rng.normal(size=sample.n_stars)
             residual.append(moved - (total / self.star_weight)[sample.star])
         right = self.gradient((residual[0], residual[1]))
-        right[: self.first] += np.linalg.cholesky(self.precision + 1e-12 * np.eye(self.first)) @ rng.normal(size=self.first)
-        if layout.cells:
-            modes = rng.normal(size=(layout.n_filters, 2, layout.cells, layout.cells)) / np.sqrt(self.modes.values)
-            right[self.first :] += self.modes.from_modes(modes).ravel()
+        right[: self.first] += root_precision @ rng.normal(size=self.first)
+        right[self.first :] += rng.normal(size=self.n_amplitudes)
         return self.solve(right, DRAW_TOLERANCE)
 
 
 def draw(fit: Fit, n: int, seed: int = 0) -> Floats:
-    """Draws of the solution's errors, (n, size), in the layout's order of parameters."""
+    """Draws of the solution's errors, (n, size): transforms and coefficients as in the layout, then amplitudes of modes."""
     rng = np.random.default_rng(seed)
-    return np.array([fit.system.draw(rng) for _ in range(n)])
+    root = np.linalg.cholesky(fit.system.precision + 1e-12 * np.eye(len(fit.system.precision)))
+    return np.array([fit.system.draw(rng, root) for _ in range(n)])
 
 
 def _check_grid(layout: Layout) -> tuple[Floats, Floats]:
@@ -499,7 +521,7 @@ def _dense_information(
     return np.asarray(upper + upper.T + np.diag(np.diag(normal)))
 
 
-def _move(layout: Layout, state: State, step: Floats) -> None:
+def _move(layout: Layout, state: State, step: Floats, modes: TableModes | None) -> None:
     """Add a step to the state, in place."""
     units = step[: 4 * layout.n_units].reshape(-1, 4)
     change = np.zeros_like(state.matrices)
@@ -510,8 +532,9 @@ def _move(layout: Layout, state: State, step: Floats) -> None:
     state.shifts += units[:, :2]
     start = layout.start
     state.coefficients += step[start[0] : start[1]].reshape(layout.n_filters, layout.terms)
-    if layout.cells:
-        state.table += step[start[1] :].reshape(state.table.shape)
+    if modes is not None:
+        state.amplitudes += step[start[1] :].reshape(state.amplitudes.shape)
+        state.table = modes.table(state.amplitudes)
 
 
 def residual_width(fit: Fit) -> float:

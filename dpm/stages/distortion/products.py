@@ -202,13 +202,9 @@ def _errors(fit: Fit, sample: Sample, units: Sequence[Unit], filters: Sequence[s
     node_x, node_y = table_nodes(*layout.bounds[:2]), table_nodes(*layout.bounds[2:])
     grid_x, grid_y = np.meshgrid(node_x, node_y)
     draws = draw(fit, DRAWS)
-    start = layout.start
     maps = {name: np.empty((DRAWS, 2, CELLS, CELLS)) for name in filters}
     for k, values in enumerate(draws):
-        one = State(
-            values[start[0] : start[1]].reshape(layout.n_filters, layout.terms),
-            values[start[1] :].reshape(layout.n_filters, 2, layout.cells, layout.cells), fit.state.matrices, fit.state.shifts,
-        )  # fmt: skip
+        one = fit.system.as_state(values)
         for f, name in enumerate(filters):
             maps[name][k] = evaluate(layout, one, grid_x, grid_y, f)
     moves = draws[:, : 4 * layout.n_units].reshape(DRAWS, layout.n_units, 4)

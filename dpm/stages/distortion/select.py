@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import RectBivariateSpline
+from scipy.ndimage import median_filter
 
 from dpm.io.reference import ReferenceCatalog
 from dpm.kernels.matching import grouped_median, link_units
@@ -25,15 +26,16 @@ __all__ = ["Chosen", "StartMap", "choose", "link", "place"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Largest QFIT of stars that count (paper 2, section 4), or this many times the median of the brightest of an exposure
-# where the ePSF fits all stars worse than that.
+# Largest QFIT of stars that count (paper 2, section 4).  Noise alone gives faint stars more: those with up to this many
+# times the median of stars of like flux (so many of them) count too.
 MOST_QFIT = 0.1
-QFIT_OF_BRIGHTEST = 2.0
-BRIGHTEST = 100
+TIMES_MEDIAN = 1.3
+LIKE_FLUX = 101
 # Largest position error (pixels): fainter stars carry no weight beside the others.
-MOST_ERROR = 0.05
-# Flags beyond those of transforms that keep a star out.
-_NOT_ALONE = int(StarFlag.NEIGHBOR | StarFlag.MASKED_PIXELS)
+MOST_ERROR = 0.07
+# Flags that keep a star out.  Those cut by the edge of the detector count, with the larger errors that they have: nothing
+# else tells of the edge.
+_NOT_GOOD = (NOT_CLEAN | int(StarFlag.NEIGHBOR)) & ~int(StarFlag.EDGE)
 # Knots of the start map a side, and the error (pixels) that sends it to every pixel instead.
 KNOTS = 65
 # Half the length (pixels) over which scale and rotation at the centre are measured.
@@ -150,11 +152,12 @@ def _good(unit: Unit) -> Ints:
     error = np.hypot(unit.x_error, unit.y_error) / np.sqrt(2)
     with np.errstate(invalid="ignore"):
         good = np.isfinite(unit.x) & np.isfinite(unit.y) & (unit.flux > 0) & (error > 0) & (error < MOST_ERROR)
-    good &= (unit.flags & (NOT_CLEAN | _NOT_ALONE)) == 0
-    qfit = np.asarray(unit.load("qfit"), dtype=float)
-    first = np.flatnonzero(good)[np.argsort(-unit.flux[good], kind="stable")[:BRIGHTEST]]
-    limit = max(MOST_QFIT, QFIT_OF_BRIGHTEST * float(np.nanmedian(qfit[first]))) if len(first) else MOST_QFIT
-    return np.flatnonzero(good & (qfit < limit))
+    good &= (unit.flags & _NOT_GOOD) == 0
+    rows = np.flatnonzero(good)
+    rows = rows[np.argsort(-unit.flux[rows], kind="stable")]
+    qfit = np.asarray(unit.load("qfit"), dtype=float)[rows]
+    typical = median_filter(qfit, size=min(LIKE_FLUX, max(len(rows), 1)), mode="nearest") if len(rows) else qfit
+    return np.sort(rows[qfit < np.maximum(MOST_QFIT, TIMES_MEDIAN * typical)])
 
 
 def link(

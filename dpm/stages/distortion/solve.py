@@ -191,7 +191,7 @@ def _start(work: _Work, reach_scale: float) -> tuple[Layout, State]:
         ).transform
         matrices[k] = transform.matrix
         shifts[k] = transform.x_shift, transform.y_shift
-    state = State(np.zeros((len(work.filters), 0)), np.zeros((len(work.filters), 2, 0, 0)), matrices, shifts)
+    state = State(np.zeros((len(work.filters), 0)), np.zeros((len(work.filters), 2, 0, 0)), np.zeros((len(work.filters), 2, 0)), matrices, shifts)
     return layout, state
 
 

@@ -17,7 +17,7 @@ from dpm.kernels.distortion import displacement, n_terms
 __all__ = [
     "Layout",
     "State",
-    "TableFactors",
+    "TableModes",
     "TablePrior",
     "coefficient_orders",
     "correlation_at",
@@ -32,8 +32,9 @@ Ints = NDArray[np.int64]
 # Cells of the table on a side.  Paper 2 (section 4.2) has 32; bilinear between so few leaves a twentieth of a wave of five
 # cells, which twice as many take to a hundredth, while the prior, not the cells, decides what is noise.
 CELLS = 64
-# White part of the table's prior on an axis, relative to its variance: keeps the kernel's inverse accurate.
-NUGGET = 1e-3
+# Modes of a table with less than this part of the largest's variance are left out, and all beyond so many.
+LEAST_VARIANCE = 1e-4
+MOST_MODES = 1200
 # Least amplitude (pixels) of a filter's own part.
 LEAST_AMPLITUDE = 3e-4
 
@@ -112,6 +113,8 @@ class State:
         Pixels at the border.
     table : ndarray (n_filters, 2, cells, cells)
         Pixels; x and y, [y, x].
+    amplitudes : ndarray (n_filters, 2, n_modes)
+        Of the table's modes; empty without a table.
     matrices : ndarray (n_units, 2, 2)
         Corrected pixels to the master frame: rotation, scale and parity.
     shifts : ndarray (n_units, 2)
@@ -120,11 +123,12 @@ class State:
 
     coefficients: Floats
     table: Floats
+    amplitudes: Floats
     matrices: Floats
     shifts: Floats
 
     def copy(self) -> State:
-        return State(self.coefficients.copy(), self.table.copy(), self.matrices.copy(), self.shifts.copy())
+        return State(self.coefficients.copy(), self.table.copy(), self.amplitudes.copy(), self.matrices.copy(), self.shifts.copy())
 
 
 def coefficient_orders(order: int) -> Ints:
@@ -166,9 +170,6 @@ def evaluate(layout: Layout, state: State, x: Floats, y: Floats, filt: Ints | in
 class TablePrior:
     """A Gaussian field as the table's prior: smooth, of limited amplitude, partly common to the filters.
 
-    Its covariance is a Kronecker product of filters, rows and columns, so that nothing of the table's size is ever
-    inverted.
-
     Parameters
     ----------
     shared, own : float
@@ -184,37 +185,74 @@ class TablePrior:
     length: float
     smooth: bool = True
 
-    def factors(self, layout: Layout) -> TableFactors:
-        """Eigenvectors and eigenvalues of the covariance of a layout's table."""
-        node_x, node_y = layout.nodes
-        filters = np.full((layout.n_filters,) * 2, self.shared**2) + np.eye(layout.n_filters) * max(self.own, LEAST_AMPLITUDE) ** 2
-        parts = [np.linalg.eigh(matrix) for matrix in (filters, self._correlation(node_y), self._correlation(node_x))]
-        values = parts[0][0][:, None, None, None] * parts[1][0][None, None, :, None] * parts[2][0][None, None, None, :]
-        return TableFactors(parts[0][1], parts[1][1], parts[2][1], values)
-
-    def _correlation(self, nodes: Floats) -> Floats:
-        """Correlation matrix of an axis' nodes, with a nugget."""
+    def correlation(self, nodes: Floats) -> Floats:
+        """Correlation matrix of an axis' nodes."""
         step = (nodes[-1] - nodes[0]) / len(nodes)
-        distance = np.abs(nodes[:, None] - nodes[None, :]) / step
-        return correlation_at(distance, self.length, self.smooth) + NUGGET * np.eye(len(nodes))
+        return correlation_at(np.abs(nodes[:, None] - nodes[None, :]) / step, self.length, self.smooth)
 
 
-@dataclass(frozen=True)
-class TableFactors:
-    """Eigenvectors by filter, row and column, and eigenvalues (n_filters, 1, cells, cells) of a table's covariance."""
+class TableModes:
+    """A table as a sum of modes with independent amplitudes of unit variance.
 
-    filters: Floats
-    rows: Floats
-    columns: Floats
-    values: Floats
+    Modes are the eigenvectors of the prior, less what a polynomial of the layout's order can do, so that polynomials and
+    table do not compete.  Modes of negligible variance are left out.
 
-    def to_modes(self, table: Floats) -> Floats:
-        """A table (n_filters, 2, cells, cells) as amplitudes of eigenvectors."""
-        return np.asarray(np.einsum("fg,faij->gaij", self.filters, self.rows.T @ table @ self.columns, optimize=True))
+    Parameters
+    ----------
+    prior : TablePrior
+    layout : Layout
+        With a table.
+    """
 
-    def from_modes(self, modes: Floats) -> Floats:
-        """The table of amplitudes."""
-        return np.asarray(np.einsum("fg,gaij->faij", self.filters, self.rows @ modes @ self.columns.T, optimize=True))
+    def __init__(self, prior: TablePrior, layout: Layout) -> None:
+        node_x, node_y = layout.nodes
+        x_values, x_vectors = np.linalg.eigh(prior.correlation(node_x))
+        y_values, y_vectors = np.linalg.eigh(prior.correlation(node_y))
+        variance = np.maximum(y_values, 0.0)[:, None] * np.maximum(x_values, 0.0)[None, :]
+        order = np.argsort(-variance, axis=None, kind="stable")[:MOST_MODES]
+        self._index = order[variance.flat[order] > LEAST_VARIANCE * variance.max()]
+        scale = np.sqrt(variance.flat[self._index])
+        self._scale, self._rows, self._columns = scale, y_vectors, x_vectors
+        self._polynomial = _polynomial_basis(layout)
+        filters = np.full((layout.n_filters,) * 2, prior.shared**2) + np.eye(layout.n_filters) * max(prior.own, LEAST_AMPLITUDE) ** 2
+        values, vectors = np.linalg.eigh(filters)
+        self.mixing = (vectors * np.sqrt(values)) @ vectors.T
+        self._shape = (layout.n_filters, 2, len(node_y), len(node_x))
+
+    @property
+    def n_modes(self) -> int:
+        return len(self._index)
+
+    def basis(self) -> Floats:
+        """All modes on the nodes, (nodes, n_modes)."""
+        rows, columns = np.divmod(self._index, self._shape[3])
+        out = (self._rows[:, None, rows] * self._columns[None, :, columns]).reshape(-1, self.n_modes) * self._scale
+        return np.asarray(out - self._polynomial @ (self._polynomial.T @ out))
+
+    def table(self, amplitudes: Floats) -> Floats:
+        """The table (n_filters, 2, cells, cells) of amplitudes (n_filters, 2, n_modes)."""
+        mixed = np.einsum("fg,gam->fam", self.mixing, amplitudes)
+        whole = np.zeros((*self._shape[:2], self._shape[2] * self._shape[3]))
+        whole[:, :, self._index] = mixed * self._scale
+        nodes = self._rows @ whole.reshape(self._shape) @ self._columns.T
+        flat = nodes.reshape(-1, self._shape[2] * self._shape[3])
+        return np.ascontiguousarray((flat - (flat @ self._polynomial) @ self._polynomial.T).reshape(self._shape))
+
+    def amplitudes_gradient(self, gradient: Floats) -> Floats:
+        """The gradient by amplitudes of one by the table's nodes."""
+        flat = gradient.reshape(-1, self._shape[2] * self._shape[3])
+        nodes = (flat - (flat @ self._polynomial) @ self._polynomial.T).reshape(self._shape)
+        whole = (self._rows.T @ nodes @ self._columns).reshape(*self._shape[:2], -1)
+        return np.asarray(np.einsum("fg,fam->gam", self.mixing, whole[:, :, self._index] * self._scale))
+
+
+def _polynomial_basis(layout: Layout) -> Floats:
+    """Orthonormal polynomials of the layout's order on the table's nodes, (nodes, terms)."""
+    x, y = np.meshgrid(*layout.nodes)
+    s, t = ((axis.ravel() - axis.mean()) / (0.5 * np.ptp(axis)) for axis in (x, y))
+    order = max(layout.order, 1)
+    powers = np.stack([s**i * t**j for i in range(order + 1) for j in range(order + 1 - i)], -1)
+    return np.asarray(np.linalg.qr(powers)[0])
 
 
 def correlation_at(distance: Floats, length: float, smooth: bool) -> Floats:

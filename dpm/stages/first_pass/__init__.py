@@ -21,7 +21,7 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
 
 NAME = "first_pass"
-REVISION = 1
+REVISION = 2
 PARTITIONED = True
 CONFIG = ("find",)
 UPSTREAM = ("ingest", "psf")

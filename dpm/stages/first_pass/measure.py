@@ -1,7 +1,7 @@
 """Find and measure the stars of one exposure: arrays in, a table out; no run folder, no cluster.
 
 Rounds of finding and fitting go from bright to faint; each round looks at the residuals of the one before, and ends with sweeps
-in which every star is fitted again with all others subtracted.
+in which every star is fitted again with all others subtracted; stars closer than two pixels are fitted jointly.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dpm.models.exposure import ExposureImage
 from dpm.models.options import FindOptions
 from dpm.stages.first_pass.halos import add_halo_template, add_saturated_halos, halo_template, pick_halo_stars
 from dpm.stages.first_pass.saturated import saturated_seeds
-from dpm.stages.first_pass.scene import Scene, pixel_block
+from dpm.stages.first_pass.scene import Scene, block_order
 
 __all__ = ["StarMeasurements", "measure_exposure"]
 
@@ -97,17 +97,20 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
         if halo.any():
             keep = flux > halo[y, x]
             y, x, flux = y[keep], x[keep], flux[keep]
-        magnitude = np.floor(2.5 * np.log10(flux)).astype(np.int64)
-        order = np.lexsort((-flux, pixel_block(y, x), -magnitude))
+        magnitude = np.floor(2.5 * np.log10(flux)).astype(np.int16)
+        order = block_order(y, x, flux)
+        order = order[np.argsort(-magnitude[order], kind="stable")]
         half = np.full(y.size, FIT_HALF, np.int64)
         # Neighbours that are not subtracted yet spoil the fit: who is a star is decided after the sweep.
         scene.fit_new(y[order], x[order], flux[order], half, KEEP_FRACTION * options.threshold)
         if not last:
             scene.update_sky()
-            scene.refine(options.fit_sky, annulus, False, COARSE_LEVEL)
+            scene.refine(options.fit_sky, annulus, False, False)
+            scene.refine_groups(options.fit_sky, KEEP_FRACTION * options.threshold, COARSE_LEVEL)
         else:
-            scene.refine(options.fit_sky, annulus, True, FINE_LEVEL)
-            scene.refine(options.fit_sky, annulus, False, FINE_LEVEL)
+            scene.refine(options.fit_sky, annulus, True, True)
+            grouped = scene.refine_groups(options.fit_sky, KEEP_FRACTION * options.threshold, FINE_LEVEL)
+            scene.refine(options.fit_sky, annulus, True, False, ~grouped)
         scene.keep(_still_stars(scene.rows, scene.fit_half, options, last) & _above_halo(scene, halo))
     order = np.argsort(-scene.rows[:, columns.FLUX], kind="stable")
     y = np.clip(np.rint(scene.rows[order, columns.Y]).astype(int), 0, image.shape[0] - 1)
@@ -155,7 +158,7 @@ def _subtract_bright(
     y, x, flux = y[clear], x[clear], flux[clear]
     pick = pick_halo_stars(y, x, flux, BRIGHT_FACTOR * smallest)
     scene.fit_new(y[pick], x[pick], flux[pick], np.full(pick.size, FIT_HALF, np.int64), options.threshold)
-    scene.refine(options.fit_sky, annulus, True, FINE_LEVEL)
+    scene.refine(options.fit_sky, annulus, True, True)
     template = halo_template(scene.residual, scene.good, scene.rows)
     # Every star found later that is bright enough has the same halo.
     later = np.zeros((y.size, columns.RESULT_SIZE))
@@ -183,7 +186,8 @@ def _still_stars(rows: NDArray, fit_half: NDArray, options: FindOptions, last: b
         return np.asarray(rows[:, columns.FLUX] > KEEP_FRACTION * options.threshold * rows[:, columns.FLUX_ERROR])
     significant = rows[:, columns.FLUX] > options.threshold * rows[:, columns.FLUX_ERROR]
     sharp = (rows[:, columns.RADXS] < SHARP_LIMIT) & (rows[:, columns.RADXS] < -SHARP_SIGMA * rows[:, columns.RADXS_ERROR])
-    fits = (rows[:, columns.CHI_ROBUST] < MAX_CHI) | (fit_half > FIT_HALF)
+    # NaN: the last fit failed, and the values are of one that was not judged.
+    fits = ~(rows[:, columns.CHI_ROBUST] >= MAX_CHI) | (fit_half > FIT_HALF)
     if options.max_qfit > 0:
-        fits &= rows[:, columns.QFIT] <= options.max_qfit
+        fits &= ~(rows[:, columns.QFIT] > options.max_qfit)
     return np.asarray(significant & fits & ~sharp)

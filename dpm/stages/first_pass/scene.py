@@ -9,14 +9,17 @@ from scipy import ndimage
 from dpm.kernels import quality as columns
 from dpm.kernels.bundles import Planes
 from dpm.kernels.find import find_peaks
+from dpm.kernels.group_fit import FIT_HALF
+from dpm.kernels.groups import link_groups, refine_groups
 from dpm.kernels.scene import NOT_SWEPT, TOUCH_CELL, Sky, Stars, fit_candidates, refine_stars, remove_stars
 from dpm.kernels.sky import fill_empty_cells, mesh_sky, mesh_values
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag
 
-__all__ = ["Scene", "pixel_block"]
+__all__ = ["Scene", "block_order"]
 
+BLOCK = 64  # pixels a side of the blocks in which stars are fitted one after the other
 MESH_CELL = 32  # pixels a side of a cell of the sky mesh
 LARGE_IMAGE = 1024 * 1024  # pixels; from here the mesh looks at every fourth pixel on both axes
 MIN_DISTANCE = 0.8  # pixels; closer pairs cannot be told from one star and its residual
@@ -101,7 +104,7 @@ class Scene:
         return np.asarray(self.noise_raised[rows, cols])
 
     def candidates(self, threshold: float, model_error: float) -> tuple[NDArray, NDArray, NDArray]:
-        """Rows, columns and significances of local maxima, most significant first."""
+        """Rows, columns and significances of local maxima, in raster order."""
         image = self.image
         capacity = max(1024, self.residual.size // 16)
         rows, cols, values = np.empty(capacity, np.int64), np.empty(capacity, np.int64), np.empty(capacity)
@@ -110,8 +113,7 @@ class Scene:
             self.epsf.matched_profile, model_error, threshold, rows, cols, values,
         )  # fmt: skip
         found = min(found, capacity)
-        order = np.argsort(-values[:found], kind="stable")
-        return rows[:found][order], cols[:found][order], values[:found][order]
+        return rows[:found], cols[:found], values[:found]
 
     def fit_new(self, y: NDArray, x: NDArray, flux: NDArray, half: NDArray, threshold: float) -> None:
         """Fit candidates in the order given and subtract those that are significant."""
@@ -122,15 +124,33 @@ class Scene:
             self.occupied, self.touched,
         )  # fmt: skip
 
-    def refine(self, fit_sky: bool, annulus: NDArray, everyone: bool, level: float) -> None:
-        """One sweep, block by block, bright to faint in each; without ``everyone`` only where something changed."""
+    def refine(self, fit_sky: bool, annulus: NDArray, final: bool, everyone: bool, which: NDArray | None = None) -> None:
+        """One sweep, block by block, bright to faint in each; without ``everyone`` only where something changed.
+
+        ``which`` (a mask) limits it to some of the stars.
+        """
         before, self.touched = self.touched, np.zeros_like(self.touched)
         rows = self.rows
-        order = np.lexsort((-rows[:, columns.FLUX], pixel_block(rows[:, columns.Y], rows[:, columns.X])))
+        order = block_order(rows[:, columns.Y], rows[:, columns.X], rows[:, columns.FLUX])
+        if which is not None:
+            order = order[which[order]]
         refine_stars(
             order, self.planes, self.library, self.sky, self.epsf.envelope, self.noise, fit_sky,
-            self.epsf.model_error, annulus, everyone, level, self.stars, before, self.touched,
+            self.epsf.model_error, annulus, final, everyone, self.stars, before, self.touched,
         )  # fmt: skip
+
+    def refine_groups(self, fit_sky: bool, threshold: float, level: float) -> NDArray[np.bool_]:
+        """Fit stars that stand close together jointly; returns the mask of the stars that were."""
+        rows = self.rows
+        order = np.argsort(-rows[:, columns.FLUX], kind="stable")
+        members, first = np.empty(self.count, np.int64), np.zeros(self.count + 1, np.int64)
+        n_groups = link_groups(rows, self.fit_half == FIT_HALF, order, self.residual.shape, members, first)
+        done = np.zeros(self.count, bool)
+        refine_groups(
+            members, first[: n_groups + 1], self.planes, self.library, self.sky, self.epsf.envelope, self.noise, fit_sky,
+            self.epsf.model_error, threshold, level, self.stars, done, self.touched,
+        )  # fmt: skip
+        return done
 
     def keep(self, mask: NDArray[np.bool_]) -> None:
         """Put back the light of the stars outside the mask and forget them."""
@@ -178,6 +198,11 @@ def _cell_median(plane: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[
     return np.asarray(np.median(blocks, axis=2), np.float32)
 
 
-def pixel_block(y: NDArray, x: NDArray) -> NDArray[np.int64]:
-    """Number of the 64 x 64 pixel block of a position: neighbours in turn find their pixels in the processor's cache."""
-    return np.asarray((y // 64).astype(np.int64) * 65536 + (x // 64).astype(np.int64))
+def block_order(y: NDArray, x: NDArray, flux: NDArray) -> NDArray[np.intp]:
+    """Order of stars block by block, bright to faint in each: neighbours in turn find their pixels in the processor's cache."""
+    order = np.argsort(-flux)
+    rows, cols = (np.maximum(v, 0.0).astype(np.int64) // BLOCK for v in (y, x))
+    block = rows * (cols.max(initial=0) + 1) + cols
+    # The stable sort of small numbers takes no time.
+    block = block.astype(np.min_scalar_type(int(block.max(initial=0))))
+    return np.asarray(order[np.argsort(block[order], kind="stable")])

@@ -103,6 +103,8 @@ def _any_in_box(
 ) -> NDArray[np.bool_]:
     """Whether any pixel of the box about (iy, ix) has one of the bits (or all of them)."""
     out = np.zeros(iy.size, bool)
+    if not np.any(dq & bits):
+        return out
     ny, nx = dq.shape
     for dy in range(-half, half + 1):
         for dx in range(-half, half + 1):

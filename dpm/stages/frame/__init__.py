@@ -24,10 +24,10 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
 
 NAME = "frame"
-REVISION = 3
+REVISION = 4
 PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "frame", "photometry")
-UPSTREAM = ("ingest", "first_pass")
+UPSTREAM = ("ingest", "first_pass", "distortion")
 
 SECONDS_PER_UNIT = 0.3  # measured with 5,000 detections an exposure
 

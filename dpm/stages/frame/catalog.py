@@ -18,6 +18,7 @@ from dpm.models.options import FrameOptions, PhotometryOptions
 from dpm.models.statistics import MAG_PER_RELATIVE_FLUX
 from dpm.models.transform import LinearTransform
 from dpm.stages.frame.link import Links
+from dpm.stages.frame.map_errors import has_map_errors, map_variance
 from dpm.stages.frame.photometry import WEIGHTLESS, Band, average_band, band_names
 from dpm.stages.frame.positions import Positions, age_positions, average_positions, systematic_variance
 from dpm.stages.frame.units import Unit, by_unit, epoch_groups, gather, match_radius
@@ -93,10 +94,14 @@ def build_catalog(
     epochs = [float(np.mean([units[k].epoch for k in members])) for members in epoch_groups(units)]
     age_positions(positions, links, epochs)
     radius = match_radius([units[k] for k in epoch_groups(units)[-1]], options.match_radius, frame.scale)
-    extra = systematic_variance(positions, links, frame, reference, epochs[-1], radius, options.clip_sigma)
-    measured = bool(extra[0].any() or extra[1].any())
-    positions.xx += extra[0]
-    positions.yy += extra[1]
+    solved = map_variance(units, links, rows, positions.used, positions.epoch)
+    positions.xx += solved[0]
+    positions.yy += solved[1]
+    learned = systematic_variance(positions, links, frame, reference, epochs[-1], radius, options.clip_sigma)
+    measured = bool(learned[0].any() or learned[1].any()) or has_map_errors(units)
+    positions.xx += learned[0]
+    positions.yy += learned[1]
+    extra = solved[0] + learned[0], solved[1] + learned[1]
     systematic = float(np.sqrt(np.median(0.5 * (extra[0] + extra[1])))) if links.n_stars else 0.0
     coverage = [_coverage(band, units, positions, links) for band in bands]
     often = _often_enough(bands, coverage, links, options.min_fraction) & np.isfinite(positions.x)

@@ -10,6 +10,7 @@ import numpy as np
 from astropy.table import Row, Table
 from numpy.typing import NDArray
 
+from dpm.io.distortion_files import errors_file, read_errors
 from dpm.io.errors import InputError
 from dpm.io.run_folder import RunFolder
 from dpm.io.stdgdc import read_stdgdc
@@ -18,12 +19,14 @@ from dpm.io.tables import read_columns
 from dpm.io.wcs import read_wcs
 from dpm.models.detectors import find_detector
 from dpm.models.distortion import MapDistortion, PlaneDistortion, PolynomialInverse, SkyMap, map_to_sky
+from dpm.models.distortion_errors import DistortionErrors
+from dpm.models.flags import StarFlag
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import Options, PhotometryOptions
 from dpm.models.transform import LinearTransform
 from dpm.stages.frame.units import Unit
 
-__all__ = ["configured_zero_point", "find_map", "load_units", "make_frame", "unit_plane"]
+__all__ = ["configured_zero_point", "find_map", "load_units", "make_frame", "stdgdc_file", "unit_plane"]
 
 log = logging.getLogger(__name__)
 
@@ -69,16 +72,27 @@ def make_frame(folder: RunFolder, exposures: Table, scale: float | None) -> Mast
     return MasterFrame.around(corner_ra[near], corner_dec[near], nominal)
 
 
-def find_map(source: str, detector: str, filter_name: str) -> Path | None:
+def find_map(source: str, detector: str, filter_name: str, solved: Path | None = None) -> Path | None:
     """The STDGDC file for a detector and filter, or None where the headers' WCS are to be used.
+
+    Parameters
+    ----------
+    source : str
+        ``[distortion] source``.
+    detector, filter_name : str
+    solved : Path, optional
+        Folder of the maps that the distortion stage made, which ``solve`` means; there is no map where it found none.
 
     Raises
     ------
     InputError
-        If the source is neither ``wcs``, a file, nor a folder with a file for this detector and filter.
+        If the source is neither ``solve``, ``wcs``, a file, nor a folder with a file for this detector and filter.
     """
     if source in ("", "wcs"):
         return None
+    if source == "solve":
+        made = stdgdc_file(solved, detector, filter_name) if solved is not None else None
+        return made if made is not None and made.exists() else None
     path = Path(source).expanduser()
     if path.is_file():
         return path
@@ -144,20 +158,37 @@ def load_units(
     """
     maps: dict[tuple[str, str], MapDistortion | None] = {}
     epsf_errors: dict[tuple[str, str], float] = {}
+    map_errors: dict[tuple[str, str], DistortionErrors | None] = {}
     units = []
     for row in exposures:
         detector, filter_name = str(row["detector"]), str(row["filter"])
         key = detector, filter_name
         if key not in maps:
-            path = find_map(options.distortion.source, detector, filter_name)
-            offset = find_detector(detector).library_y_offset
+            path = find_map(options.distortion.source, detector, filter_name, folder.distortion)
+            solved = options.distortion.source == "solve"
+            offset = 0 if solved else find_detector(detector).library_y_offset
             maps[key] = read_stdgdc(path, y_offset=offset) if path else None
+            map_errors[key] = read_errors(errors_file(folder.distortion, detector)) if path and solved else None
             epsf_errors[key] = read_model_error(folder.psf_file(detector, filter_name))
-        path = folder.detections_file(str(row["exposure"]), str(row["detector"]))
+        path = folder.detections_file(str(row["exposure"]), detector)
         if detections is not None:
             path = detections / path.name
         units.append(_load_unit(folder, path, row, frame, maps[key], options.photometry, epsf_errors[key]))
+        _mark_extrapolated(units[-1], map_errors[key])
     return units
+
+
+def stdgdc_file(folder: Path, detector: str, filter_name: str) -> Path:
+    """Path of a solved map in the distortion folder of a run."""
+    return folder / f"STDGDC_{detector}_{filter_name}.fits"
+
+
+def _mark_extrapolated(unit: Unit, errors: DistortionErrors | None) -> None:
+    """Give a unit the errors of its map, and a flag to detections where no star holds it."""
+    unit.map_errors = errors
+    if errors is not None and len(unit):
+        outside = ~errors.is_covered(unit.filter, unit.x, unit.y)
+        unit.flags[outside] |= np.int32(int(StarFlag.DISTORTION_EXTRAPOLATED))
 
 
 def _load_unit(
@@ -198,7 +229,7 @@ def _load_unit(
         y_error=column("y_error"),
         flux=column("flux") * area,
         flux_error=column("flux_error") * area,
-        flags=np.asarray(table["flags"], dtype=np.int32)[finite],
+        flags=np.array(table["flags"], dtype=np.int32)[finite],
         row=finite.astype(np.int32),
         outline_u=outline[0],
         outline_v=outline[1],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from dpm.models.distortion_errors import DistortionErrors
 from dpm.models.flags import StarFlag
 from dpm.models.transform import LinearFit, LinearTransform
 
@@ -77,6 +78,8 @@ class Unit:
         Raw to corrected positions, as `u` and `v` were made.
     va_scale : float
         Velocity aberration's scale: ideal offset = sky offset / va_scale; 1 where it is unknown.
+    map_errors : DistortionErrors, optional
+        Errors of a distortion solved from the data.
     """
 
     exposure: str
@@ -105,6 +108,7 @@ class Unit:
     y: Floats = field(default_factory=lambda: np.zeros(0))
     forward: Callable[[Floats, Floats], tuple[Floats, Floats]] | None = None
     va_scale: float = 1.0
+    map_errors: DistortionErrors | None = None
     transform: LinearTransform | None = None
     fit: LinearFit | None = None
     zero_point: float = float("nan")

@@ -75,8 +75,7 @@ def link_candidates(
         solved = [unit for unit in units if unit.transform is not None]
         warnings += [text for unit in units for text in unit.warnings]
         if len(solved) > 1:
-            from dpm.io.reference import read_reference
-            solution = solve_distortion(units, frame, frame_options, read_reference("/work/shared/data/sim/reference.ecsv"))
+            solution = solve_distortion(units, frame, frame_options, None)
     star = _stars(units, solution, frame_options, frame)
     parts = []
     for k, unit in enumerate(units):

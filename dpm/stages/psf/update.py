@@ -23,7 +23,7 @@ DEVIATION_TAPER = 1.0  # pixels
 DEVIATION_WIDTH = 1.5  # the nodes' own shapes are smoothed over as many times the width: they rest on fewer stars
 RINGS = (0.0, 0.8, 1.6, 2.6, DEVIATION_RADIUS)  # pixels; in each the share of the modes is set anew
 RIDGE = 0.1  # of the diagonal: nodes without stars stay where their neighbours put them
-NOISE_FACTOR = 1.5  # the difference of the halves understates the noise: both were clipped about the same model
+NOISE_FACTOR = 4.0  # the halves were clipped and smoothed about the same model, so that their difference understates the noise
 
 Floats = NDArray[np.float64]
 

@@ -1,0 +1,72 @@
+"""What a solved distortion's own errors do to positions: part of every star's error, common to its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm.stages.frame.link import Links
+from dpm.stages.frame.units import Unit, by_unit
+
+__all__ = ["has_map_errors", "map_variance"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Error (master pixels) that keeps one bright measurement from having all the weight.
+MAP_FLOOR = 0.002
+
+
+def has_map_errors(units: Sequence[Unit]) -> bool:
+    """Whether every unit on the master frame has a solved map whose errors are known."""
+    return all(unit.map_errors is not None for unit in units if unit.transform is not None)
+
+
+def map_variance(units: Sequence[Unit], links: Links, rows: Ints, used: NDArray[np.bool_], epoch: Ints) -> tuple[Floats, Floats]:
+    """Variance that the maps' errors add to the mean positions.
+
+    Every draw of the maps and transforms moves a star's measurements; their weighted mean moves the star.
+
+    Parameters
+    ----------
+    units : sequence of Unit
+    links : Links
+    rows : ndarray
+        Linked detections.
+    used : ndarray (len(rows),), bool
+        Those in the mean positions.
+    epoch : ndarray (n_stars,)
+        Epoch that each star's position belongs to.
+
+    Returns
+    -------
+    x, y : ndarray (n_stars,)
+        Master pixels squared.
+    """
+    n = links.n_stars
+    good = used & (links.epoch[rows] == epoch[links.star[rows]])
+    weight_all = np.zeros(n)
+    moved: Floats | None = None
+    for k, part in by_unit(rows[good], links.unit):
+        unit = units[k]
+        if unit.map_errors is None or unit.transform is None:
+            continue
+        local, star = part - links.starts[k], links.star[part]
+        weight = 1 / (0.5 * (unit.x_error[local] ** 2 + unit.y_error[local] ** 2) * unit.transform.scale**2 + MAP_FLOOR**2)
+        centre_x, centre_y = unit.transform(0.0, 0.0)
+        draws = unit.map_errors.on_frame(
+            unit.name, unit.filter, unit.transform.matrix, unit.x[local], unit.y[local],
+            links.x[part] - centre_x, links.y[part] - centre_y,
+        )  # fmt: skip
+        if moved is None:
+            moved = np.zeros((len(draws), 2, n))
+        # A unit has one detection of a star at most.
+        moved[:, :, star] += weight * draws
+        weight_all[star] += weight
+    if moved is None:
+        return np.zeros(n), np.zeros(n)
+    mean = moved / np.where(weight_all > 0, weight_all, 1.0)
+    variance = np.mean(mean**2, axis=0)
+    return variance[0], variance[1]
