@@ -43,7 +43,7 @@ BLOCK_BYTES = 6.4e7
 # Conjugate gradients: most steps, and the part of the first residual (in the preconditioner's norm) that ends them.
 MOST_STEPS = 200
 TOLERANCE = 1e-5
-DRAW_TOLERANCE = 3e-3
+DRAW_TOLERANCE = 1e-2
 
 
 @dataclass
@@ -246,7 +246,8 @@ class _System:
         self.sample, self.layout, self.plane, self.modes = sample, layout, plane, modes
         self.matrices = state.matrices.copy()
         self.weight, self.star_weight = weight, np.where(star_weight > 0, star_weight, 1.0)
-        self.precision, self._pull = prior_terms(layout, state, prior, sample.scale_group, sample.va_scale)
+        anchored = bool(np.isfinite(sample.reference_variance[star_weight > 0]).any())
+        self.precision, self._pull = prior_terms(layout, state, prior, sample.scale_group, sample.va_scale, anchored)
         self.first = int(layout.start[1])
         self.n_amplitudes = 2 * layout.n_filters * modes.n_modes if modes is not None else 0
         # A preconditioner need not be exact: one of an earlier round does as long as the weights are much the same.

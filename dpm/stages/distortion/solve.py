@@ -42,7 +42,7 @@ FEWEST_FOR_TABLE = 500
 # Rounds of linking; they end when the number of measurements grows by less than this part.
 LINK_ROUNDS = 6
 GROWTH = 0.01
-# Maps whose expected error (pixels, RMS) is larger than this are not believed: lower orders are tried, then the header.
+# Maps whose expected error (pixels, RMS, skew apart) is larger are not believed: lower orders are tried, then the header.
 MOST_ERROR = 0.05
 # A unit is bad when its residuals scatter by this many times the others' or fewer than this part of them survive.
 BAD_SCATTER = 3.0
@@ -132,7 +132,7 @@ def _solve_detector(
         work = _without(work, bad)
     steps, sample, rows, chosen, fine = solved
     result = finish_detector(detector, work.units, work.index, work.filters, work.maps, steps, sample, rows, chosen, fine, frame)
-    error = result.detector.error_rms
+    error = result.detector.bent_rms
     _judge_reference(work, steps[-1], reference)
     _explain_skew(work, steps[-1], reference)
     if error > MOST_ERROR and order > 1:
@@ -315,9 +315,12 @@ def _explain_skew(work: _Work, fit: Fit, reference: ReferenceCatalog | None) -> 
         return
     angles = np.unwrap(np.arctan2(fit.state.matrices[:, 1, 0], fit.state.matrices[:, 0, 0]), period=np.pi)
     rolled = float(np.ptp(angles)) > np.radians(5.0)
-    log.info(
-        "%s: self-calibration without a reference: scale and orientation from the headers, skew from %s", work.detector,
-        "the rolls" if rolled else "the headers (all exposures have nearly one roll)",
-    )  # fmt: skip
+    if rolled:
+        log.info("%s: self-calibration without a reference: scale and orientation from the headers, skew from the rolls", work.detector)
+        return
+    work.warnings.append(
+        f"{work.detector}: the distortion is self-calibrated from exposures of nearly one roll, without a reference: its skew, and the "
+        "catalogue's scale, orientation and skew, are the headers'; position errors leave these out"
+    )
 
 
