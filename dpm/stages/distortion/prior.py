@@ -110,7 +110,7 @@ def _coefficient_precision(layout: Layout, prior: PolynomialPrior) -> tuple[Ints
         if layout.n_filters == 1:
             by_filter = 0.0
         covariance = np.full((layout.n_filters,) * 2, shared**2) + np.eye(layout.n_filters) * by_filter**2
-        out[order] = np.linalg.inv(covariance)
+        out[order] = np.asarray(np.linalg.inv(covariance), dtype=float)
     return orders, out
 
 
@@ -166,9 +166,8 @@ def find_table_prior(
     """
     if len(x) > MOST_RESIDUALS:
         pick = np.random.default_rng(0).choice(len(x), MOST_RESIDUALS, replace=False)
-        x, y, filt, star, residual_x, residual_y, sigma = (
-            values[pick] for values in (x, y, filt, star, residual_x, residual_y, sigma)
-        )
+        x, y, filt, star = x[pick], y[pick], filt[pick], star[pick]
+        residual_x, residual_y, sigma = residual_x[pick], residual_y[pick], sigma[pick]
     node_x, node_y = layout.nodes
     step_x, step_y = (node_x[-1] - node_x[0]) / len(node_x), (node_y[-1] - node_y[0]) / len(node_y)
     points = np.column_stack([x / step_x, y / step_y])
@@ -199,9 +198,7 @@ def find_table_prior(
         "table prior: variance %.2e +- %.1e, common to filters %.2e, length %.2f cells, %s", total, error, common, length,
         "Gaussian" if smooth else "Matern 3/2",
     )  # fmt: skip
-    if layout.n_filters < 2:
-        common = 0.0
-    elif common < SIGNIFICANT * common_error:
+    if layout.n_filters < 2 or common < SIGNIFICANT * common_error:
         common = 0.0
     if total < SIGNIFICANT * error or total <= 0:
         return None

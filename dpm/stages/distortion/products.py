@@ -94,8 +94,8 @@ def finish_detector(
         part = float(np.mean(errors.covered[name]))
         if part < COVERED:
             warnings.append(
-                f"{detector} {name}: {100 * (1 - part):.0f} % of the detector has no stars near; the distortion there is extrapolated, "
-                "and detections there have the flag DISTORTION_EXTRAPOLATED"
+                f"{detector} {name}: {100 * (1 - part):.0f} % of the detector has no stars near; the distortion there is "
+                "extrapolated, and detections there have the flag DISTORTION_EXTRAPOLATED"
             )
     centre = float(fit.layout.centre[0]), float(fit.layout.centre[1])
     order = np.argsort(sample.star, kind="stable")
@@ -304,4 +304,4 @@ def _one_term(
     reach = BIN_REACH * max(np.nanmax(widths), 1e-4) if len(x) else 0.01
     edges = np.linspace(-reach, reach, BINS + 1)
     histogram = np.array([np.histogram(r, edges)[0] for r in (rx, ry)], dtype=float)
-    return TermResiduals(term, dx, dy, count.reshape(n, n), (widths[0], widths[1]), histogram, edges)
+    return TermResiduals(term, dx, dy, count.reshape(n, n).astype(float), (widths[0], widths[1]), histogram, edges)
