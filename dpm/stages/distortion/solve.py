@@ -151,7 +151,8 @@ def _solve_detector(
         ]
         return
     if reached < ORDER:
-        work.warnings.append(f"{detector}: few stars or small dithers: the distortion's polynomial has order {reached}, not {ORDER}")
+        shortfall = f"{detector}: few stars or small dithers: the distortion's polynomial has order {reached}, not {ORDER}"
+        work.warnings.append(shortfall)
     solution.warnings += work.warnings + result.warnings
     solution.detectors[detector] = result.detector
     solution.maps |= {(detector, name): value for name, value in result.maps.items()}
