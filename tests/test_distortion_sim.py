@@ -22,7 +22,7 @@ def true_unit(folder, number: int, entry: dict, frame: MasterFrame, rng: np.rand
     """True raw positions of one exposure's brighter stars with photon noise; a header without any distortion."""
     truth = np.load(folder / "truth" / entry["file"].replace("_cal.fits", ".npz"))
     x, y, counts = truth["x"], truth["y"], truth["counts"]
-    seen = np.flatnonzero((counts > 3000) & (counts < 4e5) & (x > 2) & (x < SIZE - 3) & (y > 2) & (y < SIZE - 3))
+    seen = np.flatnonzero((counts > 700) & (counts < 4e5) & (x > 2) & (x < SIZE - 3) & (y > 2) & (y < SIZE - 3))
     sigma = np.hypot(0.7 / np.sqrt(counts[seen]), 20 / counts[seen])
     x, y = x[seen] + rng.normal(0, sigma), y[seen] + rng.normal(0, sigma)
     # Ideal x grows to the West at roll 0, as the master frame's does.
