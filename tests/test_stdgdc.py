@@ -85,3 +85,28 @@ def test_bad_files_are_named(tmp_path):
     ).writeto(tmp_path / "holes.fits")
     with pytest.raises(InputError, match="without a corrected position"):
         read_stdgdc(tmp_path / "holes.fits")
+
+
+def test_format_two_goes_there_and_back(tmp_path):
+    distortion = example()
+    write_stdgdc(tmp_path / "two.fits", distortion, {"FILTER": "F090W"}, layout=2)
+    again = read_stdgdc(tmp_path / "two.fits")
+    for name in ("x_corrected", "y_corrected", "magnitude"):
+        np.testing.assert_allclose(getattr(again, name), getattr(distortion, name), atol=2e-6)
+    with pytest.raises(ValueError, match="formats 1 and 2"):
+        write_stdgdc(tmp_path / "three.fits", distortion, layout=3)
+
+
+def test_the_reader_of_bp3m_opens_it(tmp_path):
+    """bp3m asks for jax and jupyter, so it is no requirement: ``pip install --no-deps bp3m`` is enough for this test."""
+    reader = pytest.importorskip("pypass.io")
+    distortion = example()
+    write_stdgdc(tmp_path / "one.fits", distortion)
+    table = reader.load_stdgdc(str(tmp_path / "one.fits"))
+    ny, nx = distortion.x_corrected.shape
+    x, y = np.random.default_rng(2).uniform(1, min(nx, ny) - 3, (2, 200))
+    u, v, magnitude = reader.apply_gdc(x, y, table)
+    expected = distortion.forward(x, y)
+    np.testing.assert_allclose(u - 1, expected[0], atol=1e-5)
+    np.testing.assert_allclose(v - 1, expected[1], atol=1e-5)
+    np.testing.assert_allclose(10 ** (-0.4 * magnitude), distortion.area(x, y), atol=1e-4)

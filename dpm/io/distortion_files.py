@@ -71,7 +71,8 @@ def read_errors(path: Path) -> DistortionErrors:
         transforms = {str(row["unit"]): _native(row["errors"]) for row in table}
         return DistortionErrors(_native(data["NODE_X"]), _native(data["NODE_Y"]), maps, transforms, covered)
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise InputError(path, "TRANSFORMS", f"not a file of distortion errors ({error})", "Run the stage distortion again") from error
+        problem = f"not a file of distortion errors ({error})"
+        raise InputError(path, "TRANSFORMS", problem, "Run the stage distortion again") from error
 
 
 def write_solution(path: Path, units: Table, images: dict[str, NDArray], header: dict[str, str | float | int]) -> None:

@@ -1,4 +1,4 @@
-"""STDGDC distortion files: format 1 read and written, format 2 read.
+"""STDGDC distortion files: formats 1 and 2, read and written.
 
 Format 1 has the extensions ``XGC``, ``YGC`` (int32, BSCALE 1e-5: corrected 1-based position of every raw pixel's
 centre), ``MGC`` (int16, BSCALE 1e-4: magnitudes to add), and ``XCG``, ``YCG`` (int32, BSCALE 1e-5: raw 1-based
@@ -76,9 +76,9 @@ def read_stdgdc(path: str | Path, y_offset: int = 0) -> MapDistortion:
 
 
 def write_stdgdc(
-    path: str | Path, distortion: MapDistortion, header: dict[str, str | float | int] | None = None
+    path: str | Path, distortion: MapDistortion, header: dict[str, str | float | int] | None = None, layout: int = 1
 ) -> None:
-    """Write format 1, atomically.
+    """Write format 1 (or 2), atomically.
 
     Parameters
     ----------
@@ -88,9 +88,21 @@ def write_stdgdc(
         0-based maps; its `y_offset` is not stored.
     header : dict, optional
         Keywords to add to the primary header.
+    layout : int
+        1, or 2: three layers (float32) with the corrections in x and y and the magnitudes.
+
+    Raises
+    ------
+    ValueError
+        If there is no such format.
     """
     path = Path(path)
+    if layout not in (1, 2):
+        raise ValueError(f"STDGDC has formats 1 and 2, not {layout}")
     ny, nx = distortion.x_corrected.shape
+    if layout == 2:
+        _write(path, _three_layers(distortion, header or {}))
+        return
     x, y = np.asarray(distortion.x_corrected, dtype=float) + 1, np.asarray(distortion.y_corrected, dtype=float) + 1
     x0, y0 = int(np.floor(x.min())) - 1, int(np.floor(y.min())) - 1
     width, height = int(np.ceil(x.max())) + 2 - x0, int(np.ceil(y.max())) + 2 - y0
@@ -123,6 +135,22 @@ def write_stdgdc(
             _image("YCG", np.where(off, np.nan, raw_y + 1), _POSITION_SCALE, np.int32),
         ]
     )
+    _write(path, hdulist)
+
+
+def _three_layers(distortion: MapDistortion, header: dict[str, str | float | int]) -> fits.HDUList:
+    """Format 2."""
+    ny, nx = distortion.x_corrected.shape
+    rows, columns = np.mgrid[0:ny, 0:nx]
+    magnitude = np.zeros((ny, nx)) if distortion.magnitude is None else distortion.magnitude
+    primary = fits.PrimaryHDU()
+    for key, value in header.items():
+        primary.header[key] = value
+    layers = {"DX": distortion.x_corrected - columns, "DY": distortion.y_corrected - rows, "MAGNITUDE": magnitude}
+    return fits.HDUList([primary, *(fits.ImageHDU(np.asarray(v, dtype=np.float32), name=k) for k, v in layers.items())])
+
+
+def _write(path: Path, hdulist: fits.HDUList) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         hdulist.writeto(temporary, output_verify="exception")

@@ -68,7 +68,7 @@ def significance_row(weight, weighted, p, y, significance):
 
 
 @leaf_kernel
-def maxima_of_row(significance, y, limit, rows, columns, values, n):
+def maxima_of_row(significance, residual, y, limit, rows, columns, values, peaks, n):
     """Append the local maxima of row y that reach the limit; returns the new number."""
     a, b, c = np.uintp((y - 1) % KEPT_ROWS), np.uintp(y % KEPT_ROWS), np.uintp((y + 1) % KEPT_ROWS)
     one = np.uintp(1)
@@ -93,6 +93,11 @@ def maxima_of_row(significance, y, limit, rows, columns, values, n):
             rows[n] = y
             columns[n] = x
             values[n] = s
+            # The peak pixel itself may have no weight.
+            peak = residual[y, x]
+            for v in range(np.uintp(y - 1), np.uintp(y + 2)):
+                peak = max(peak, residual[v, l], residual[v, x], residual[v, r])
+            peaks[n] = peak
         n += 1
     return n
 
@@ -100,7 +105,7 @@ def maxima_of_row(significance, y, limit, rows, columns, values, n):
 @kernel
 def find_peaks(
     residual, scene, level, excess, cell, variance_read, poisson_factor, good, profile, model_error, threshold,
-    rows, columns, values,
+    rows, columns, values, peaks,
 ):
     """Pixels where the significance of a star is above a threshold and no neighbour of the 3 x 3 exceeds it.
 
@@ -129,6 +134,8 @@ def find_peaks(
         Lowest significance that counts.
     rows, columns, values : ndarray (capacity,)
         Filled with what is found, in raster order; the outermost ring of pixels is not searched.
+    peaks : ndarray (capacity,)
+        Filled with the brightest of the 3 x 3 pixels of ``residual`` there.
 
     Returns
     -------
@@ -153,9 +160,9 @@ def find_peaks(
         if y >= 2:
             significance_row(weight, weighted, profile, y - 1, significance)
         if y >= 3:
-            n = maxima_of_row(significance, y - 2, limit, rows, columns, values, n)
+            n = maxima_of_row(significance, residual, y - 2, limit, rows, columns, values, peaks, n)
     if ny >= 3:
         # The last row, never filtered, is below every star.
         significance[(ny - 1) % KEPT_ROWS] = 0.0
-        n = maxima_of_row(significance, ny - 2, limit, rows, columns, values, n)
+        n = maxima_of_row(significance, residual, ny - 2, limit, rows, columns, values, peaks, n)
     return n

@@ -15,8 +15,8 @@ from dpm.kernels.sky import MIN_SKY_PIXELS, annulus_sky, clipped_statistics, int
 
 MIN_RENDER_HALF = 3
 TOUCH_CELL = 4  # pixels a side of the cells in which changes of the scene are counted
-FINE_LEVEL = 0.2  # of the pixel noise: a smaller change of the light moves no neighbour
-COARSE_LEVEL = 3.0  # the same for sweeps that others follow
+FINE_LEVEL = 0.4  # of the pixel noise: a smaller change of the light moves no neighbour
+COARSE_LEVEL = 4.0  # the same for sweeps that others follow
 NOT_SWEPT = -1  # in star_sky_pixels
 MIN_FIT_PIXELS = 6  # position, flux and two to spare
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,13 @@ from dpm.stages.distortion.prior import PolynomialPrior, learn_spreads, prior_te
 from dpm.stages.distortion.terms import Layout, State, TableModes, TablePrior, evaluate
 from dpm.stages.frame.average import MEDIAN_CHI2
 
-__all__ = ["Fit", "Sample", "draw", "residual_width", "solve_joint"]
+__all__ = ["Fit", "Sample", "draw", "near_measurements", "residual_width", "solve_joint"]
 
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Factor = tuple[NDArray[Any], bool]
 
 # Rounds of the solution; the correction of the map (pixels) that counts as none (paper 2, section 4.1).
 ROUNDS = 20
@@ -38,12 +40,16 @@ SETTLED_ROUNDS = 3
 # Measurements further than this from their star's mean are left out; rounds of that in each round of the solution.
 CLIP = 3.5
 CLIP_ROUNDS = 3
+# A local feature of the detector looks like bad measurements until the table has it: the first rounds of a solution with a
+# table clip so many times as far, and so far the residuals are looked through for one.
+OPENING = (4.0, 2.0)
+WIDE = 4.0
 # Working memory of one block of stars, bytes.
 BLOCK_BYTES = 6.4e7
 # Conjugate gradients: most steps, and the part of the first residual (in the preconditioner's norm) that ends them.
 MOST_STEPS = 200
 TOLERANCE = 1e-5
-DRAW_TOLERANCE = 3e-3
+DRAW_TOLERANCE = 1e-2
 
 
 @dataclass
@@ -198,7 +204,8 @@ def solve_joint(
     state.amplitudes = np.zeros((layout.n_filters, 2, modes.n_modes if modes is not None else 0))
     for turn in range(1, ROUNDS + 1):
         plane = _project(sample, layout, state)
-        weight, star_weight, mean, scatter, _ = _weigh(sample, plane, weight, scatter, settled)
+        opening = OPENING[turn - 1] if layout.cells and turn <= len(OPENING) else 1.0
+        weight, star_weight, mean, scatter, _ = _weigh(sample, plane, weight, scatter, settled, opening)
         residual = mean[0][sample.star] - plane.x, mean[1][sample.star] - plane.y
         before_system = system if modes is not None and turn not in (2, 3) else None
         system = _System(sample, layout, state, plane, weight, star_weight, prior, modes, before_system)
@@ -212,9 +219,9 @@ def solve_joint(
         log.debug("distortion round %d: the map changed by %.6f pixel, floor %s", turn, change, scatter.floor)
         if settled and change < CONVERGED:
             break
-        settled = turn >= (LEARNING_ROUNDS if learn else SETTLED_ROUNDS)
+        settled = turn >= (LEARNING_ROUNDS if learn else SETTLED_ROUNDS + bool(layout.cells))
     plane = _project(sample, layout, state)
-    weight, star_weight, mean, scatter, reference_used = _weigh(sample, plane, weight, scatter, True)
+    weight, star_weight, mean, scatter, reference_used = _weigh(sample, plane, weight, scatter, True, 1.0)
     raw = _to_raw(sample, state, mean[0][sample.star] - plane.x, mean[1][sample.star] - plane.y)
     with np.errstate(divide="ignore"):
         star_variance = 1 / star_weight
@@ -246,20 +253,21 @@ class _System:
         self.sample, self.layout, self.plane, self.modes = sample, layout, plane, modes
         self.matrices = state.matrices.copy()
         self.weight, self.star_weight = weight, np.where(star_weight > 0, star_weight, 1.0)
-        self.precision, self._pull = prior_terms(layout, state, prior, sample.scale_group, sample.va_scale)
+        anchored = bool(np.isfinite(sample.reference_variance[star_weight > 0]).any())
+        self.precision, self._pull = prior_terms(layout, state, prior, sample.scale_group, sample.va_scale, anchored)
         self.first = int(layout.start[1])
         self.n_amplitudes = 2 * layout.n_filters * modes.n_modes if modes is not None else 0
         # A preconditioner need not be exact: one of an earlier round does as long as the weights are much the same.
-        self.factor = before.factor if before is not None else self._dense_factor()
-        self.blocks = before.blocks if before is not None else self._mode_factors()
+        self.factor: Factor = before.factor if before is not None else self._dense_factor()
+        self.blocks: list[Factor] = before.blocks if before is not None else self._mode_factors()
 
-    def _dense_factor(self) -> tuple[Floats, bool]:
+    def _dense_factor(self) -> Factor:
         dense = _dense_information(
             self.sample, replace(self.layout, cells=0), self.matrices, self.plane, self.weight, self.star_weight
         )
         return cho_factor(dense + self.precision, lower=False, check_finite=False, overwrite_a=True)
 
-    def _mode_factors(self) -> list[tuple[Floats, bool]]:
+    def _mode_factors(self) -> list[Factor]:
         """Cholesky factors of the amplitudes' information, one for each column of the filters' mixing."""
         if self.modes is None:
             return []
@@ -361,7 +369,7 @@ class _System:
         log.debug("%d steps of conjugate gradients", steps)
         return solution
 
-    def draw(self, rng: np.random.Generator, root_precision: Floats) -> Floats:
+    def draw(self, rng: np.random.Generator, root_precision: NDArray[Any]) -> Floats:
         """A draw of the solution's errors: the answer to noise in the data and in the priors."""
         sample = self.sample
         root = np.sqrt(np.where(self.weight > 0, self.weight, np.inf))
@@ -371,8 +379,7 @@ class _System:
         residual = []
         for _ in range(2):
             moved = rng.normal(size=len(sample)) / root
-            total = np.bincount(sample.star, self.weight * moved, sample.n_stars)
-            total += reference * rng.normal(size=sample.n_stars)
+            total = _sums(sample, self.weight * moved) + reference * rng.normal(size=sample.n_stars)
             residual.append(moved - (total / self.star_weight)[sample.star])
         right = self.gradient((residual[0], residual[1]))
         right[: self.first] += root_precision @ rng.normal(size=self.first)
@@ -413,7 +420,7 @@ def _to_raw(sample: Sample, state: State, x: Floats, y: Floats) -> tuple[Floats,
 
 
 def _weigh(
-    sample: Sample, plane: _Plane, weight: Floats, scatter: _Scatter, settled: bool
+    sample: Sample, plane: _Plane, weight: Floats, scatter: _Scatter, settled: bool, opening: float
 ) -> tuple[Floats, Floats, tuple[Floats, Floats], _Scatter, NDArray[np.bool_]]:
     """Weights on the plane after clipping, their sums a star, star means, error scatter, and the reference stars used.
 
@@ -433,7 +440,7 @@ def _weigh(
         several = (total[star] - weight) > 0
         floor = _floors(sample, rx, ry, share, scale2, used & several)
         variance = (sample.variance + floor[sample.filt] ** 2) * scale2
-        limit = CLIP * np.sqrt(variance * np.maximum(share, 0.05))
+        limit = opening * CLIP * np.sqrt(variance * np.maximum(share, 0.05))
         used = several & (np.abs(rx) < limit) & (np.abs(ry) < limit) & (total[star] > 0)
         if np.isfinite(sample.reference_variance).any():
             factor, reference_used = _judge_reference(sample, mean, own, total, factor)
@@ -450,14 +457,17 @@ def _means(
     variance = (sample.variance + floor[sample.filt] ** 2) * plane.scale2[sample.unit]
     weight = np.where(used, 1 / variance, 0.0)
     reference = np.where(reference_used, 1 / (sample.reference_variance * factor**2), 0.0)
-    own = np.bincount(sample.star, weight, sample.n_stars)
+    own = _sums(sample, weight)
     total = own + reference
     safe = np.where(total > 0, total, 1.0)
-    x, y = (
-        (np.bincount(sample.star, weight * axis, sample.n_stars) + reference * np.nan_to_num(known)) / safe
-        for axis, known in ((plane.x, sample.reference_x), (plane.y, sample.reference_y))
-    )
+    x = (_sums(sample, weight * plane.x) + reference * np.nan_to_num(sample.reference_x)) / safe
+    y = (_sums(sample, weight * plane.y) + reference * np.nan_to_num(sample.reference_y)) / safe
     return variance, weight, total, (x, y), own
+
+
+def _sums(sample: Sample, values: Floats) -> Floats:
+    """Sums over the measurements of each star."""
+    return np.asarray(np.bincount(sample.star, values, sample.n_stars), dtype=float)
 
 
 def _floors(sample: Sample, rx: Floats, ry: Floats, share: Floats, scale2: Floats, good: NDArray[np.bool_]) -> Floats:
@@ -535,6 +545,15 @@ def _move(layout: Layout, state: State, step: Floats, modes: TableModes | None) 
     if modes is not None:
         state.amplitudes += step[start[1] :].reshape(state.amplitudes.shape)
         state.table = modes.table(state.amplitudes)
+
+
+def near_measurements(fit: Fit, sample: Sample) -> tuple[NDArray[np.int64], Floats]:
+    """Measurements that are used or may belong to a local feature of the detector, and their errors (raw pixels)."""
+    sigma = np.sqrt(sample.variance + fit.floor[sample.filt] ** 2)
+    several = np.bincount(sample.star, fit.used, sample.n_stars)[sample.star] > fit.used
+    near = np.maximum(np.abs(fit.residual_x), np.abs(fit.residual_y)) < WIDE * CLIP * sigma
+    rows = np.flatnonzero(fit.used | (several & near))
+    return rows, sigma[rows]
 
 
 def residual_width(fit: Fit) -> float:

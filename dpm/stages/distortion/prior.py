@@ -27,7 +27,7 @@ Ints = NDArray[np.int64]
 # Scatter of the pixel scale from exposure to exposure (paper 2, section 4.6: some 5e-6 over twelve hours).
 SCALE_SCATTER = 1e-5
 # Trust in the header's skew, and in the filters having the same (an assumption: nothing in the data may say).
-SKEW_HEADER = 3e-4
+SKEW_HEADER = 1e-3
 SKEW_FILTER = 1e-3
 # Prior of coefficients before the data have spoken, and limits of what is found (pixels at the border).
 FIRST_SPREAD = 20.0
@@ -35,6 +35,8 @@ FIRST_FILTER_SPREAD = 1.0
 LEAST_SPREAD = 1e-3
 # One round may move shift, scale and rotation by this much (pixels at the border) against the data: ties free gauges.
 DAMPING = 10.0
+# How firmly (pixels at the border) the mean of all transforms is held without a reference.
+ANCHOR = 1e-4
 # Pairs of residuals tell the table's prior: bins of their distance (cells), lengths that compete, most residuals, clip.
 LAGS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 9.0, 14.0)
 LENGTHS = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 9.0, 14.0)
@@ -53,7 +55,7 @@ class PolynomialPrior:
 
 
 def prior_terms(
-    layout: Layout, state: State, prior: PolynomialPrior, scale_group: Ints, va_scale: Floats
+    layout: Layout, state: State, prior: PolynomialPrior, scale_group: Ints, va_scale: Floats, anchored: bool
 ) -> tuple[Floats, Floats]:
     """Information matrix of transforms and coefficients without the stars, and its pull at a state.
 
@@ -65,6 +67,9 @@ def prior_terms(
         Units of one number have one pixel scale.
     va_scale : ndarray (n_units,)
         Velocity aberration.
+    anchored : bool
+        There is a reference.  Without one the mean shift, scale and angle of all units stay as they are, or residuals
+        would be made small by shrinking everything.
 
     Returns
     -------
@@ -77,6 +82,10 @@ def prior_terms(
     precision, pull = np.zeros((size, size)), np.zeros(size)
     n = 4 * layout.n_units
     precision[np.arange(n), np.arange(n)] += 1 / DAMPING**2
+    if not anchored:
+        for parameter in range(4):
+            index = parameter + 4 * np.arange(layout.n_units)
+            precision[np.ix_(index, index)] += 1 / (ANCHOR * layout.n_units) ** 2
     scale = np.sqrt(np.abs(np.linalg.det(state.matrices))) / va_scale
     columns = 4 * np.arange(layout.n_units) + 2
     same = scale_group[:, None] == scale_group[None, :]
@@ -101,7 +110,7 @@ def _coefficient_precision(layout: Layout, prior: PolynomialPrior) -> tuple[Ints
         if layout.n_filters == 1:
             by_filter = 0.0
         covariance = np.full((layout.n_filters,) * 2, shared**2) + np.eye(layout.n_filters) * by_filter**2
-        out[order] = np.linalg.inv(covariance)
+        out[order] = np.asarray(np.linalg.inv(covariance), dtype=float)
     return orders, out
 
 
@@ -157,9 +166,8 @@ def find_table_prior(
     """
     if len(x) > MOST_RESIDUALS:
         pick = np.random.default_rng(0).choice(len(x), MOST_RESIDUALS, replace=False)
-        x, y, filt, star, residual_x, residual_y, sigma = (
-            values[pick] for values in (x, y, filt, star, residual_x, residual_y, sigma)
-        )
+        x, y, filt, star = x[pick], y[pick], filt[pick], star[pick]
+        residual_x, residual_y, sigma = residual_x[pick], residual_y[pick], sigma[pick]
     node_x, node_y = layout.nodes
     step_x, step_y = (node_x[-1] - node_x[0]) / len(node_x), (node_y[-1] - node_y[0]) / len(node_y)
     points = np.column_stack([x / step_x, y / step_y])
@@ -190,9 +198,7 @@ def find_table_prior(
         "table prior: variance %.2e +- %.1e, common to filters %.2e, length %.2f cells, %s", total, error, common, length,
         "Gaussian" if smooth else "Matern 3/2",
     )  # fmt: skip
-    if layout.n_filters < 2:
-        common = 0.0
-    elif common < SIGNIFICANT * common_error:
+    if layout.n_filters < 2 or common < SIGNIFICANT * common_error:
         common = 0.0
     if total < SIGNIFICANT * error or total <= 0:
         return None

@@ -26,8 +26,8 @@ __all__ = ["Finished", "finish_detector", "make_map", "term_residuals"]
 
 Floats = NDArray[np.float64]
 
-# Draws of the errors: their scatter is good to a seventh.
-DRAWS = 24
+# Draws of the errors: the scatter of so many is good to a sixth.
+DRAWS = 20
 # Cells a side of residual maps, and their clipping (paper 2, section 4.1).
 RESIDUAL_CELLS = 20
 RESIDUAL_CLIP = 3.0
@@ -94,8 +94,8 @@ def finish_detector(
         part = float(np.mean(errors.covered[name]))
         if part < COVERED:
             warnings.append(
-                f"{detector} {name}: {100 * (1 - part):.0f} % of the detector has no stars near; the distortion there is extrapolated, "
-                "and detections there have the flag DISTORTION_EXTRAPOLATED"
+                f"{detector} {name}: {100 * (1 - part):.0f} % of the detector has no stars near; the distortion there is "
+                "extrapolated, and detections there have the flag DISTORTION_EXTRAPOLATED"
             )
     centre = float(fit.layout.centre[0]), float(fit.layout.centre[1])
     order = np.argsort(sample.star, kind="stable")
@@ -119,7 +119,8 @@ def finish_detector(
         )
     found = DetectorSolution(
         detector, list(filters), fit.layout.order, centre, list(index), fit.star_x, fit.star_y, np.sqrt(fit.star_variance),
-        term_residuals(steps, sample, fine, filters), _error_rms(errors, filters), errors,
+        term_residuals(steps, sample, fine, filters), _error_rms(errors, filters, True),
+        _error_rms(errors, filters, False), errors,
         {name: float(fit.floor[k]) for k, name in enumerate(filters)}, _summary(fit, sample, fine),
     )  # fmt: skip
     return Finished(found, maps, solutions, warnings)
@@ -245,8 +246,8 @@ def _covered(fit: Fit, sample: Sample, filt: int, grid_x: Floats, grid_y: Floats
     return np.asarray(distance <= reach).reshape(grid_x.shape)
 
 
-def _error_rms(errors: DistortionErrors, filters: Sequence[str]) -> float:
-    """RMS error of the maps per axis over covered cells, four parameters removed from every draw."""
+def _error_rms(errors: DistortionErrors, filters: Sequence[str], with_skew: bool) -> float:
+    """RMS error of the maps per axis over covered cells; four parameters removed from every draw, six without skew."""
     x, y = np.meshgrid(errors.node_x - errors.node_x.mean(), errors.node_y - errors.node_y.mean())
     squares = []
     for name in filters:
@@ -256,6 +257,8 @@ def _error_rms(errors: DistortionErrors, filters: Sequence[str]) -> float:
         u, v = x.ravel()[keep], y.ravel()[keep]
         one, zero = np.ones_like(u), np.zeros_like(u)
         design = np.concatenate([np.stack([one, zero, u, -v], -1), np.stack([zero, one, v, u], -1)])
+        if not with_skew:
+            design = np.hstack([design, np.concatenate([np.stack([u, v], -1), np.stack([-v, u], -1)])])
         values = errors.maps[name].reshape(errors.n_draws, 2, -1)[:, :, keep].reshape(errors.n_draws, -1).T
         rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
         squares.append(np.mean(rest**2))
@@ -301,4 +304,4 @@ def _one_term(
     reach = BIN_REACH * max(np.nanmax(widths), 1e-4) if len(x) else 0.01
     edges = np.linspace(-reach, reach, BINS + 1)
     histogram = np.array([np.histogram(r, edges)[0] for r in (rx, ry)], dtype=float)
-    return TermResiduals(term, dx, dy, count.reshape(n, n), (widths[0], widths[1]), histogram, edges)
+    return TermResiduals(term, dx, dy, count.reshape(n, n).astype(float), (widths[0], widths[1]), histogram, edges)

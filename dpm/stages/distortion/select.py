@@ -219,11 +219,12 @@ def link(
     sorted_star = new[star[index]]
     n = int(keep.sum())
     va = np.array([unit.va_scale for unit in units])
-    take = (getattr(chosen, name)[index] for name in ("unit", "filt", "x", "y", "base_u", "base_v", "variance"))
-    return Sample(
-        np.searchsorted(sorted_star, np.arange(n + 1)).astype(np.int64), sorted_star, *take,
+    sample = Sample(
+        np.searchsorted(sorted_star, np.arange(n + 1)).astype(np.int64), sorted_star, chosen.unit[index], chosen.filt[index],
+        chosen.x[index], chosen.y[index], chosen.base_u[index], chosen.base_v[index], chosen.variance[index],
         reference_x[keep], reference_y[keep], variance[keep], scale_group, va,
-    ), index  # fmt: skip
+    )  # fmt: skip
+    return sample, index
 
 
 def place(chosen: Chosen, layout: Layout, state: State) -> tuple[Floats, Floats]:

@@ -101,6 +101,8 @@ class DetectorSolution:
     error_rms : float
         Expected error of the maps, RMS per axis over pixels with four parameters removed, from the solution's
         covariance.
+    bent_rms : float
+        The same with six parameters removed: without the error of skew, which dithers of one roll cannot tell.
     errors : DistortionErrors
         Draws of the errors of maps and transforms.
     floor : dict
@@ -119,6 +121,7 @@ class DetectorSolution:
     star_error: Floats
     residuals: dict[str, list[TermResiduals]]
     error_rms: float
+    bent_rms: float
     errors: DistortionErrors
     floor: dict[str, float]
     summary: dict[str, Any] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from dpm.models.master_frame import MasterFrame
 from dpm.models.options import FrameOptions
 from dpm.models.transform import fit_linear
 from dpm.stages.distortion.fine import FineTerm, fine_term
-from dpm.stages.distortion.joint import Fit, Sample, residual_width, solve_joint
+from dpm.stages.distortion.joint import Fit, Sample, near_measurements, residual_width, solve_joint
 from dpm.stages.distortion.prior import find_table_prior
 from dpm.stages.distortion.products import finish_detector
 from dpm.stages.distortion.select import Chosen, StartMap, choose, link
@@ -36,13 +36,15 @@ Floats = NDArray[np.float64]
 
 # Order of the polynomials (paper 2, section 4.1), and how many measurements beyond one a star each coefficient needs.
 ORDER = 5
+# Polynomials of a lower order are no better than the header.
+LEAST_ORDER = 2
 PER_COEFFICIENT = 5
 # Measurements below which a table says nothing.
 FEWEST_FOR_TABLE = 500
 # Rounds of linking; they end when the number of measurements grows by less than this part.
 LINK_ROUNDS = 6
 GROWTH = 0.01
-# Maps whose expected error (pixels, RMS) is larger than this are not believed: lower orders are tried, then the header.
+# Maps whose expected error (pixels, RMS, skew apart) is larger are not believed: lower orders are tried, then the header.
 MOST_ERROR = 0.05
 # A unit is bad when its residuals scatter by this many times the others' or fewer than this part of them survive.
 BAD_SCATTER = 3.0
@@ -132,12 +134,13 @@ def _solve_detector(
         work = _without(work, bad)
     steps, sample, rows, chosen, fine = solved
     result = finish_detector(detector, work.units, work.index, work.filters, work.maps, steps, sample, rows, chosen, fine, frame)
-    error = result.detector.error_rms
+    error = result.detector.bent_rms
     _judge_reference(work, steps[-1], reference)
     _explain_skew(work, steps[-1], reference)
-    if error > MOST_ERROR and order > 1:
-        log.info("%s: order %d leaves an expected error of %.3f pixel; trying order %d", detector, order, error, order - 1)
-        _solve_detector(detector, units, index, frame, options, reference, order - 1, solution)
+    reached = result.detector.order
+    if error > MOST_ERROR and reached > LEAST_ORDER:
+        log.info("%s: order %d leaves an expected error of %.3f pixel; a lower one is tried", detector, reached, error)
+        _solve_detector(detector, units, index, frame, options, reference, reached - 1, solution)
         return
     if error > MOST_ERROR:
         solution.warnings += [
@@ -147,8 +150,9 @@ def _solve_detector(
             "[input] reference, or a distortion file",
         ]
         return
-    if order < ORDER:
-        work.warnings.append(f"{detector}: few stars or small dithers: the distortion's polynomial has order {order} instead of {ORDER}")
+    if reached < ORDER:
+        shortfall = f"{detector}: few stars or small dithers: the distortion's polynomial has order {reached}, not {ORDER}"
+        work.warnings.append(shortfall)
     solution.warnings += work.warnings + result.warnings
     solution.detectors[detector] = result.detector
     solution.maps |= {(detector, name): value for name, value in result.maps.items()}
@@ -163,9 +167,12 @@ def _prepare(detector: str, units: Sequence[Unit], index: list[int]) -> _Work:
     maps = {}
     for name in filters:
         # The exposure of the largest part of the detector knows the most of it.
-        best = max((unit for unit in mine if unit.filter == name), key=lambda u: (u.bounds[1] - u.bounds[0]) * (u.bounds[3] - u.bounds[2]))
-        maps[name] = StartMap(best, whole)
+        maps[name] = StartMap(max((unit for unit in mine if unit.filter == name), key=_size), whole)
     return _Work(detector, mine, index, filters, maps, whole, [])
+
+
+def _size(unit: Unit) -> float:
+    return (unit.bounds[1] - unit.bounds[0]) * (unit.bounds[3] - unit.bounds[2])
 
 
 def _without(work: _Work, bad: list[int]) -> _Work:
@@ -178,7 +185,6 @@ def _without(work: _Work, bad: list[int]) -> _Work:
 def _start(work: _Work, reach_scale: float) -> tuple[Layout, State]:
     """Transforms as the frame has them, without their skew, for corrected positions about the detector's centre."""
     x_low, x_high, y_low, y_high = work.bounds
-    centre_x, centre_y = 0.5 * (x_low + x_high), 0.5 * (y_low + y_high)
     half = 0.5 * max(x_high - x_low, y_high - y_low)
     layout = Layout(len(work.units), len(work.filters), 0, work.bounds, 0, half * reach_scale)
     grid = (axis.ravel() for axis in np.meshgrid(np.linspace(x_low, x_high, 9), np.linspace(y_low, y_high, 9)))
@@ -191,7 +197,8 @@ def _start(work: _Work, reach_scale: float) -> tuple[Layout, State]:
         ).transform
         matrices[k] = transform.matrix
         shifts[k] = transform.x_shift, transform.y_shift
-    state = State(np.zeros((len(work.filters), 0)), np.zeros((len(work.filters), 2, 0, 0)), np.zeros((len(work.filters), 2, 0)), matrices, shifts)
+    n = len(work.filters)
+    state = State(np.zeros((n, 0)), np.zeros((n, 2, 0, 0)), np.zeros((n, 2, 0)), matrices, shifts)
     return layout, state
 
 
@@ -209,7 +216,7 @@ def _iterate(
     sample, rows = link(work.units, chosen, layout, state, 2 * radius, frame, reference)
     for turn in range(LINK_ROUNDS):
         allowed = _allowed_order(sample, order)
-        if allowed < 1:
+        if allowed < LEAST_ORDER:
             work.warnings.append(_too_few(work, sample))
             return None
         wanted = min(allowed, 3) if turn == 0 else allowed
@@ -230,7 +237,7 @@ def _iterate(
     fine = None
     if table is not None:
         steps.append(table)
-        used = table.used
+        used, _ = near_measurements(table, sample)
         fine = fine_term(sample.x[used], sample.y[used], table.residual_x[used], table.residual_y[used], work.bounds)
     log.info(
         "%s: distortion of order %d from %d measurements of %d stars, scatter %s pixel", work.detector, allowed,
@@ -241,11 +248,10 @@ def _iterate(
 
 def _with_table(fit: Fit, sample: Sample) -> Fit | None:
     """The solution with a table, where the residuals of the polynomials show that there is something for it to do."""
-    used = np.flatnonzero(fit.used)
+    used, sigma = near_measurements(fit, sample)
     if len(used) < FEWEST_FOR_TABLE:
         return None
     layout = replace(fit.layout, cells=CELLS)
-    sigma = np.sqrt(sample.variance[used] + fit.floor[sample.filt[used]] ** 2)
     prior = find_table_prior(
         layout, sample.x[used], sample.y[used], sample.filt[used], sample.star[used], fit.residual_x[used],
         fit.residual_y[used], sigma,
@@ -276,8 +282,8 @@ def _allowed_order(sample: Sample, order: int) -> int:
 
 def _too_few(work: _Work, sample: Sample) -> str:
     return (
-        f"{work.detector}: too few stars for a distortion solution ({len(sample)} good measurements of {sample.n_stars} stars seen twice "
-        "or in the reference): the headers' WCS is used. Bright, isolated, unsaturated stars with a QFIT below 0.1 count"
+        f"{work.detector}: too few stars for a distortion solution ({len(sample)} good measurements of {sample.n_stars} stars "
+        "seen twice or in the reference): the headers' WCS is used. Bright, isolated, unsaturated stars with a QFIT below 0.1 count"
     )
 
 
@@ -304,8 +310,8 @@ def _bad_units(work: _Work, solved: Solved) -> list[int]:
 def _judge_reference(work: _Work, fit: Fit, reference: ReferenceCatalog | None) -> None:
     if reference is not None and fit.reference_factor > BAD_REFERENCE:
         work.warnings.append(
-            f"{work.detector}: positions of {reference.name} scatter {fit.reference_factor:.1f} times as much about the dithered ones as its "
-            "errors say (another epoch without motions?); they count with larger errors"
+            f"{work.detector}: positions of {reference.name} scatter {fit.reference_factor:.1f} times as much about the dithered "
+            "ones as its errors say (another epoch without motions?); they count with larger errors"
         )
 
 
@@ -315,9 +321,12 @@ def _explain_skew(work: _Work, fit: Fit, reference: ReferenceCatalog | None) -> 
         return
     angles = np.unwrap(np.arctan2(fit.state.matrices[:, 1, 0], fit.state.matrices[:, 0, 0]), period=np.pi)
     rolled = float(np.ptp(angles)) > np.radians(5.0)
-    log.info(
-        "%s: self-calibration without a reference: scale and orientation from the headers, skew from %s", work.detector,
-        "the rolls" if rolled else "the headers (all exposures have nearly one roll)",
-    )  # fmt: skip
+    if rolled:
+        log.info("%s: self-calibrated: scale and orientation from the headers, skew from the rolls", work.detector)
+        return
+    work.warnings.append(
+        f"{work.detector}: the distortion is self-calibrated from exposures of nearly one roll, without a reference: its skew, "
+        "and the catalogue's scale, orientation and skew, are the headers'; position errors leave these out"
+    )
 
 

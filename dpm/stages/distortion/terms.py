@@ -47,7 +47,7 @@ def table_nodes(low: float, high: float, cells: int = CELLS) -> Floats:
     step = (high - low + 1) / cells
     nodes = low - 0.5 + step * (np.arange(cells) + 0.5)
     nodes[0], nodes[-1] = low - 0.5, high + 0.5
-    return nodes
+    return np.asarray(nodes, dtype=float)
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,8 @@ class TableModes:
         scale = np.sqrt(variance.flat[self._index])
         self._scale, self._rows, self._columns = scale, y_vectors, x_vectors
         self._polynomial = _polynomial_basis(layout)
-        filters = np.full((layout.n_filters,) * 2, prior.shared**2) + np.eye(layout.n_filters) * max(prior.own, LEAST_AMPLITUDE) ** 2
+        own = max(prior.own, LEAST_AMPLITUDE)
+        filters = np.full((layout.n_filters,) * 2, prior.shared**2) + np.eye(layout.n_filters) * own**2
         values, vectors = np.linalg.eigh(filters)
         self.mixing = (vectors * np.sqrt(values)) @ vectors.T
         self._shape = (layout.n_filters, 2, len(node_y), len(node_x))

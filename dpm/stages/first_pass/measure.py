@@ -91,10 +91,11 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
     scene = Scene(image, epsf)
     annulus = annulus_spans(*SKY_ANNULUS)
     halo, candidates = _subtract_bright(scene, image, options, annulus)
+    any_halo = bool(halo.any())
     for number in range(options.passes):
         last = number == options.passes - 1
         y, x, flux = candidates if number == 0 else _candidates(scene, options, number)
-        if halo.any():
+        if any_halo:
             keep = flux > halo[y, x]
             y, x, flux = y[keep], x[keep], flux[keep]
         magnitude = np.floor(2.5 * np.log10(flux)).astype(np.int16)
@@ -126,11 +127,8 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
 def _candidates(scene: Scene, options: FindOptions, number: int) -> tuple[NDArray, NDArray, NDArray]:
     """Peaks of the residual image and a first guess of their fluxes."""
     model_error = APPROXIMATE_ERROR if scene.epsf.approximate else FINDER_MODEL_ERROR[min(number, 1)]
-    y, x, significance = scene.candidates(CANDIDATE_FRACTION * options.threshold, model_error)
-    # The peak pixel itself may have no weight.
-    ny, nx = scene.residual.shape
-    around = [scene.residual[np.clip(y + j, 0, ny - 1), np.clip(x + i, 0, nx - 1)] for j in (-1, 0, 1) for i in (-1, 0, 1)]
-    peak = np.max(around, axis=0) - scene.sky_at(y, x)
+    y, x, significance, peak = scene.candidates(CANDIDATE_FRACTION * options.threshold, model_error)
+    peak -= scene.sky_at(y, x)
     return y, x, np.maximum(peak, significance * scene.noise) / float(scene.epsf.matched_profile[1, 1])
 
 

@@ -103,17 +103,18 @@ class Scene:
         cols = np.clip(x.astype(int) // MESH_CELL, 0, self.noise_raised.shape[1] - 1)
         return np.asarray(self.noise_raised[rows, cols])
 
-    def candidates(self, threshold: float, model_error: float) -> tuple[NDArray, NDArray, NDArray]:
-        """Rows, columns and significances of local maxima, in raster order."""
+    def candidates(self, threshold: float, model_error: float) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        """Rows, columns, significances and brightest pixels of local maxima, in raster order."""
         image = self.image
         capacity = max(1024, self.residual.size // 16)
-        rows, cols, values = np.empty(capacity, np.int64), np.empty(capacity, np.int64), np.empty(capacity)
+        rows, cols = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
+        values, peaks = np.empty(capacity), np.empty(capacity)
         found = find_peaks(
             self.residual, self.scene, self.sky.level, self.sky.excess, MESH_CELL, image.var_read, image.poisson_factor, self.good,
-            self.epsf.matched_profile, model_error, threshold, rows, cols, values,
+            self.epsf.matched_profile, model_error, threshold, rows, cols, values, peaks,
         )  # fmt: skip
         found = min(found, capacity)
-        return rows[:found], cols[:found], values[:found]
+        return rows[:found], cols[:found], values[:found], peaks[:found]
 
     def fit_new(self, y: NDArray, x: NDArray, flux: NDArray, half: NDArray, threshold: float) -> None:
         """Fit candidates in the order given and subtract those that are significant."""

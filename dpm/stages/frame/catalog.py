@@ -94,7 +94,7 @@ def build_catalog(
     epochs = [float(np.mean([units[k].epoch for k in members])) for members in epoch_groups(units)]
     age_positions(positions, links, epochs)
     radius = match_radius([units[k] for k in epoch_groups(units)[-1]], options.match_radius, frame.scale)
-    solved = map_variance(units, links, rows, positions.used, positions.epoch)
+    solved = map_variance(units, links, rows, positions.used, positions.epoch, reference is not None)
     positions.xx += solved[0]
     positions.yy += solved[1]
     learned = systematic_variance(positions, links, frame, reference, epochs[-1], radius, options.clip_sigma)

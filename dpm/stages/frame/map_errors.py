@@ -24,7 +24,9 @@ def has_map_errors(units: Sequence[Unit]) -> bool:
     return all(unit.map_errors is not None for unit in units if unit.transform is not None)
 
 
-def map_variance(units: Sequence[Unit], links: Links, rows: Ints, used: NDArray[np.bool_], epoch: Ints) -> tuple[Floats, Floats]:
+def map_variance(
+    units: Sequence[Unit], links: Links, rows: Ints, used: NDArray[np.bool_], epoch: Ints, registered: bool
+) -> tuple[Floats, Floats]:
     """Variance that the maps' errors add to the mean positions.
 
     Every draw of the maps and transforms moves a star's measurements; their weighted mean moves the star.
@@ -39,6 +41,9 @@ def map_variance(units: Sequence[Unit], links: Links, rows: Ints, used: NDArray[
         Those in the mean positions.
     epoch : ndarray (n_stars,)
         Epoch that each star's position belongs to.
+    registered : bool
+        A reference fixes the frame.  Without one its six linear parameters are the headers', and their errors, common to
+        all stars, are left out.
 
     Returns
     -------
@@ -68,5 +73,19 @@ def map_variance(units: Sequence[Unit], links: Links, rows: Ints, used: NDArray[
     if moved is None:
         return np.zeros(n), np.zeros(n)
     mean = moved / np.where(weight_all > 0, weight_all, 1.0)
+    if not registered:
+        mean = _without_linear(mean, links, rows[good], weight_all > 0)
     variance = np.mean(mean**2, axis=0)
     return variance[0], variance[1]
+
+
+def _without_linear(mean: Floats, links: Links, rows: Ints, known: NDArray[np.bool_]) -> Floats:
+    """Draws less their best linear functions of position."""
+    count = np.maximum(np.bincount(links.star[rows], minlength=links.n_stars), 1)
+    x, y = (np.bincount(links.star[rows], axis[rows], links.n_stars) / count for axis in (links.x, links.y))
+    if known.sum() < 3:
+        return np.zeros_like(mean)
+    design = np.stack([np.ones(links.n_stars), x - x[known].mean(), y - y[known].mean()], -1)
+    flat = mean.reshape(-1, links.n_stars).T
+    terms = np.linalg.lstsq(design[known], flat[known], rcond=None)[0]
+    return np.asarray((flat - design @ terms).T.reshape(mean.shape))

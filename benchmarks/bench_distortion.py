@@ -1,0 +1,105 @@
+"""Distortion solved from a scene's own exposures, against its truth, term by term; and the time for a million residuals.
+
+usage: python benchmarks/bench_distortion.py RUN SCENE [--no-reference] [--residuals 1000000]
+
+RUN is a run folder after the first pass (`benchmarks/bench_sim.py --keep` leaves one in FOLDER/run).  The truth is read with
+the scorer's library (`benchmarks/scorer`), which shares no code with dpm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+# Before numpy: BLAS threads get in the way on a shared machine.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks" / "scorer"))
+
+from dpm.io.cubes import read_exposure_table  # noqa: E402
+from dpm.io.reference import read_reference  # noqa: E402
+from dpm.io.run_folder import RunFolder  # noqa: E402
+from dpm.models.options import Options  # noqa: E402
+from dpm.models.transform import fit_linear  # noqa: E402
+from dpm.stages.distortion.fine import fine_term  # noqa: E402
+from dpm.stages.distortion.solve import solve_distortion  # noqa: E402
+from dpm.stages.frame.geometry import load_units, make_frame  # noqa: E402
+
+
+def rms(*values: np.ndarray) -> float:
+    """Root mean square of all values together."""
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+def compare(scene: Path, solution, units: list) -> None:
+    """Print each map's error against the truth, uniform over pixels, with 4 and 6 parameters removed."""
+    from truthlib import Truth
+
+    truth = Truth(str(scene))
+    x, y = (axis.ravel() for axis in np.meshgrid(*[np.linspace(0, truth.n - 1, 200)] * 2))
+    print(f"{'detector':10s} {'filter':8s} {'what':10s} {'rms 4':>8s} {'rms 6':>8s} {'void':>8s} {'largest':>8s}")
+    for (detector, name), found in solution.maps.items():
+        ideal_x, ideal_y, _ = truth.raw2ideal(name, x, y)
+        _, _, void = truth.ideal_splines(name)
+        near = np.zeros(len(x), dtype=bool)
+        if void is not None:
+            near = np.hypot((x / truth.n - void[0]) / void[2], (y / truth.n - void[1]) / void[3]) < 1.5
+        header = next(unit for unit in units if unit.filter == name and unit.detector == detector)
+        for what, (u, v) in (("header", header.forward(x, y)), ("solved", found.forward(x, y))):
+            off = {}
+            for parameters in (4, 6):
+                back = fit_linear(u, v, ideal_x, ideal_y, parameters=parameters, clip=None).transform
+                off[parameters] = np.subtract(back(u, v), (ideal_x, ideal_y)) / truth.scale
+            largest = float(np.max(np.hypot(*off[4])))
+            inside = rms(off[4][:, near]) if near.any() else float("nan")
+            print(f"{detector:10s} {name:8s} {what:10s} {rms(off[4]):8.5f} {rms(off[6]):8.5f} {inside:8.5f} {largest:8.4f}")
+
+
+def main() -> int:
+    """Solve and print; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("scene", type=Path)
+    parser.add_argument("--no-reference", action="store_true")
+    parser.add_argument("--reference", type=Path, help="the scene's own by default")
+    parser.add_argument("--residuals", type=int, default=1_000_000)
+    arguments = parser.parse_args()
+    folder, options = RunFolder(arguments.run), Options()
+    exposures = read_exposure_table(folder)
+    frame = make_frame(folder, exposures, None)
+    path = arguments.reference or arguments.scene / "reference.ecsv"
+    reference = read_reference(path) if path.exists() and not arguments.no_reference else None
+    for turn in ("with compiling", "warm"):
+        units = load_units(folder, exposures, frame, options)
+        start = time.perf_counter()
+        solution = solve_distortion(units, frame, options.frame, reference)
+        seconds = time.perf_counter() - start
+        print(f"{turn}: {len(units)} exposures, {sum(map(len, units))} detections in {seconds:.1f} s")
+    for text in solution.warnings:
+        print("warning:", text)
+    for name, one in solution.detectors.items():
+        print(f"{name}: expected error of the maps {one.error_rms:.5f} pixel ({one.bent_rms:.5f} without skew), {one.summary}")
+        for filter_name, terms in one.residuals.items():
+            print(f"  {filter_name} residuals:", ", ".join(f"{term.term} {np.hypot(*term.rms) / 2**0.5:.4f}" for term in terms))
+    compare(arguments.scene, solution, units)
+    rng = np.random.default_rng(1)
+    x, y = rng.uniform(0, 2047, (2, arguments.residuals))
+    rx, ry = rng.normal(0, 0.01, (2, arguments.residuals))
+    start = time.perf_counter()
+    term = fine_term(x, y, rx, ry, (0.0, 2047.0, 0.0, 2047.0))
+    if term is not None:
+        print(
+            f"per-pixel term of {arguments.residuals} residuals of noise 0.01 over 2048 x 2048 pixels: "
+            f"{time.perf_counter() - start:.1f} s, rms {rms(term.dx, term.dy):.6f} pixel"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
