@@ -19,7 +19,7 @@ FLUX_STEPS = 3  # the weights depend a little on the flux
 
 @kernel
 def sample_stamps(stamps, library, position, sky, given, model_error, flux, chi, residuals, weights):
-    """What the pixels of every star leave over at a given position and flux, per unit of flux; the flux is fitted where none is given.
+    """What the pixels of every star leave over at a given position and flux, per unit of flux; missing fluxes are fitted.
 
     Parameters
     ----------
@@ -37,7 +37,8 @@ def sample_stamps(stamps, library, position, sky, given, model_error, flux, chi,
     model_error : float
         Error of the ePSF relative to its value, which keeps the brightest stars from ruling alone.
     flux, chi : ndarray (n,)
-        Filled: fitted flux, and the square root of the reduced chi-square on 5 x 5 pixels without the model error; NaN where left out.
+        Filled: fitted flux, and the square root of the reduced chi-square on 5 x 5 pixels without the model error; NaN where
+        left out.
     residuals, weights : ndarray (n, side, side), float32
         Filled: (pixel - sky) / flux - psi, and its inverse variance; 0 for masked pixels and stars left out.
     """

@@ -18,6 +18,7 @@ __all__ = ["detection_table"]
 FEW_PIXELS = 15  # of the 25 of a fit box
 NEIGHBOR_SHARE = 0.1  # of the star's own light in the fit box
 SHAPE_SIGMA = 5.0  # significance at which RADXS marks a star as extended or sharp
+WEAK_SHARE = 0.5  # of the bilinear weights, on nodes that too few stars made
 SHAPE_LIMIT = 0.1  # RADXS beyond which it does
 
 
@@ -89,13 +90,21 @@ def _flags(image: ExposureImage, epsf: GriddedEPSF, measured: StarMeasurements, 
     mark(StarFlag.NEIGHBOR, rows[:, columns.NEIGHBOR] > NEIGHBOR_SHARE)
     mark(StarFlag.NEAR_SATURATED, measured.near_saturated)
     mark(StarFlag.SKY_UNCERTAIN, measured.sky_pixels == 0)
-    mark(StarFlag.EPSF_EXTRAPOLATED, np.full(len(rows), epsf.approximate))
+    mark(StarFlag.EPSF_EXTRAPOLATED, _leans_on_guess(image, epsf, x=ix, y=iy))
     mark(StarFlag.NOISE_FALLBACK, np.full(len(rows), image.noise_fallback))
     mark(StarFlag.NOISE_RAISED, measured.noise_raised)
     radxs, error = rows[:, columns.RADXS], rows[:, columns.RADXS_ERROR]
     mark(StarFlag.EXTENDED, (radxs > SHAPE_LIMIT) & (radxs > SHAPE_SIGMA * error))
     mark(StarFlag.SHARP, (radxs < -SHAPE_LIMIT) & (radxs < -SHAPE_SIGMA * error))
     return flags
+
+
+def _leans_on_guess(image: ExposureImage, epsf: GriddedEPSF, x: NDArray, y: NDArray) -> NDArray[np.bool_]:
+    """Whether more than half of the ePSF at a star comes from nodes that too few stars made, or it was made quickly."""
+    if epsf.approximate or not epsf.weak_nodes:
+        return np.full(len(x), epsf.approximate)
+    share = epsf.node_weights(x + image.x_origin, y + image.y_origin)
+    return np.asarray(share[:, list(epsf.weak_nodes)].sum(axis=1) > WEAK_SHARE)
 
 
 def _any_in_box(

@@ -195,7 +195,12 @@ def _measure(plan: Plan, rounds: list[list[dict[str, Any]]], outer: int) -> list
     tasks = []
     for unit in plan.units:
         area = (unit["bounds"][1] - unit["bounds"][0]) * (unit["bounds"][3] - unit["bounds"][2])
-        arguments = {"unit": unit, "outer": outer, "cube": unit["cube"], "epsf": str(plan.folder.epsf(unit["cube"], label[unit["cube"]]))}
+        arguments = {
+            "unit": unit,
+            "outer": outer,
+            "cube": unit["cube"],
+            "epsf": str(plan.folder.epsf(unit["cube"], label[unit["cube"]])),
+        }
         tasks.append(plan.task("measure", f"measure_{outer}_{unit['name']}", 0.1 + SECONDS_PER_MEGAPIXEL * area / 1e6, **arguments))
     return tasks
 
@@ -204,8 +209,14 @@ def _sample(plan: Plan, rounds: list[list[dict[str, Any]]], outer: int, inner: i
     label, built = labels(rounds), set(_built(plan, rounds))
     return [
         plan.task(
-            "sample", f"sample_{outer}_{inner}_{unit['name']}", SAMPLE_SECONDS, unit=unit["name"], outer=outer, inner=inner,
-            number=number, epsf=str(plan.folder.epsf(unit["cube"], label[unit["cube"]])),
+            "sample",
+            f"sample_{outer}_{inner}_{unit['name']}",
+            SAMPLE_SECONDS,
+            unit=unit["name"],
+            outer=outer,
+            inner=inner,
+            number=number,
+            epsf=str(plan.folder.epsf(unit["cube"], label[unit["cube"]])),
         )  # fmt: skip
         for number, unit in enumerate(plan.units)
         if unit["cube"] in built

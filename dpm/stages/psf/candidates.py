@@ -81,7 +81,9 @@ def choose_stars(image: ExposureImage, measured: StarMeasurements, signal_to_noi
     good[good] = ~_near_saturation(image, y[good], x[good])
     chosen = np.flatnonzero(good)
     chosen = chosen[_isolated(x, y, flux, chosen)]
-    zone = np.minimum(y[chosen] * ZONES / ny, ZONES - 1).astype(int) * ZONES + np.minimum(x[chosen] * ZONES / nx, ZONES - 1).astype(int)
+    zone = np.minimum(y[chosen] * ZONES / ny, ZONES - 1).astype(int) * ZONES + np.minimum(x[chosen] * ZONES / nx, ZONES - 1).astype(
+        int
+    )
     order = np.lexsort((-flux[chosen], zone))
     rank = np.arange(order.size) - np.searchsorted(zone[order], zone[order])
     # The zones' brightest first, then their second ones: a poor zone leaves its places to the others.

@@ -13,19 +13,17 @@ from dpm.io.cubes import read_exposure_table
 from dpm.io.run_folder import RunFolder
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import FrameOptions, Options
-from dpm.stages.distortion.solution import DistortionSolution
-from dpm.stages.distortion.solve import solve_distortion
 from dpm.stages.frame.field import solve_field
 from dpm.stages.frame.geometry import load_units, make_frame
 from dpm.stages.frame.link import link_field
-from dpm.stages.frame.units import Unit
+from dpm.stages.frame.units import Unit, epoch_groups
+from dpm.stages.psf.agreement import agree
 from dpm.stages.psf.positions import Links
 
 __all__ = ["link_candidates", "sorted_exposures"]
 
 log = logging.getLogger(__name__)
 
-STEP = 0.5  # pixels; half the width of the differences that give the map's derivatives
 MIN_EXPOSURES = 2  # a star seen once is no star of the frame
 
 Floats = NDArray[np.float64]
@@ -40,7 +38,7 @@ def sorted_exposures(folder: RunFolder) -> Table:
 def link_candidates(
     folder: RunFolder, options: Options, detections: Path, rows: list[NDArray[np.int64]], raw: list[Floats], area: list[Floats]
 ) -> tuple[Links, list[str]]:
-    """Solve frame and distortion with the build's own detections, and link the candidates of all units.
+    """Solve the frame with the build's own detections, bring positions to agreement, and link the candidates of all units.
 
     No reference catalogue is used: the build needs positions that agree among the exposures, wherever the sky is.
 
@@ -68,66 +66,44 @@ def link_candidates(
     frame = make_frame(folder, exposures, None)
     units = load_units(folder, exposures, frame, options, detections)
     frame_options = FrameOptions(max_offset=options.frame.max_offset)
-    warnings: list[str] = []
-    solution = DistortionSolution()
     if len(units) > 1:
         solve_field(units, frame, frame_options, None)
-        solved = [unit for unit in units if unit.transform is not None]
-        warnings += [text for unit in units for text in unit.warnings]
-        if len(solved) > 1:
-            solution = solve_distortion(units, frame, frame_options, None)
-    star = _stars(units, solution, frame_options, frame)
+    warnings = [text for unit in units for text in unit.warnings]
+    star = _stars(units, frame_options, frame)
+    place = [np.column_stack(unit.position()) for unit in units]
+    jacobian = [np.eye(2)] * len(units)
+    for group in epoch_groups(units):
+        part = [k for k in group if units[k].transform is not None]
+        if len(part) > 1:
+            result = agree([units[k] for k in part], [star[k] for k in part])
+            log.info("ePSF build: positions of %d exposures agree to %.4f pixel", len(part), result.scatter)
+            for k, where, derivative in zip(part, result.place, result.jacobian, strict=True):
+                place[k], jacobian[k] = where, derivative
     parts = []
     for k, unit in enumerate(units):
-        master, jacobian = _linearise(unit, k, solution, raw[k])
-        parts.append(
-            Links(np.full(len(raw[k]), k), _star_of_rows(unit, star[k], rows[k]), raw[k], master, jacobian, np.asarray(area[k], float))
-        )
+        at = _rows_of(unit, rows[k])
+        derivative = np.broadcast_to(jacobian[k], (len(at), 2, 2))
+        parts.append(Links(np.full(len(at), k), star[k][at], raw[k], place[k][at], derivative, np.asarray(area[k], float)))
     joined = Links(*(np.concatenate([getattr(part, name) for part in parts]) for name in Links.__dataclass_fields__))
     return joined, warnings
 
 
-def _star_of_rows(unit: Unit, star: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Stars of rows of the detections file; a unit keeps only the rows that are finite."""
-    of_row = np.full(int(max(unit.row.max(initial=-1), rows.max(initial=-1))) + 1, -1, np.int64)
-    of_row[unit.row] = star
-    return of_row[rows]
+def _rows_of(unit: Unit, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where a unit holds rows of its detections file: it keeps only the rows that are finite, as candidates are."""
+    return np.searchsorted(unit.row, rows)
 
 
-def _stars(
-    units: list[Unit], solution: DistortionSolution, options: FrameOptions, frame: MasterFrame
-) -> list[NDArray[np.int64]]:
-    """Number of the star of every detection of every unit, -1 for none; detectors and the rest do not share numbers."""
+def _stars(units: list[Unit], options: FrameOptions, frame: MasterFrame) -> list[NDArray[np.int64]]:
+    """Number of the star of every detection of every unit, -1 for none; epochs do not share stars, which may have moved."""
     star = [np.full(len(unit), -1, np.int64) for unit in units]
     first = 0
-    for detector in sorted(solution.detectors):
-        solved = solution.detectors[detector]
-        for k in solved.units:
-            if k in solution.units:
-                number = solution.units[k].star
-                star[k] = np.where(number >= 0, number + first, -1)
-        first += len(solved.star_x)
-    rest = [k for k, unit in enumerate(units) if k not in solution.units and unit.transform is not None]
-    if len(rest) > 1:
-        links = link_field([units[k] for k in rest], options.match_radius, MIN_EXPOSURES, frame.scale)
-        for place, k in enumerate(rest):
+    for group in epoch_groups(units):
+        part = [k for k in group if units[k].transform is not None]
+        if len(part) < MIN_EXPOSURES:
+            continue
+        links = link_field([units[k] for k in part], options.match_radius, MIN_EXPOSURES, frame.scale)
+        for place, k in enumerate(part):
             number = links.star[links.starts[place] : links.starts[place + 1]]
             star[k] = np.where(number >= 0, number + first, -1)
+        first += links.n_stars
     return star
-
-
-def _linearise(unit: Unit, index: int, solution: DistortionSolution, raw: Floats) -> tuple[Floats, Floats]:
-    """Places on the master frame and derivatives by raw position; an unsolved unit's are of no use and never read."""
-    x, y = raw[:, 0], raw[:, 1]
-
-    def to_master(x: Floats, y: Floats) -> Floats:
-        if index in solution.units:
-            solved = solution.detectors[unit.detector]
-            u, v = solution.maps[unit.detector, unit.filter].forward(x, y)
-            return np.column_stack(solution.units[index].transform(u - solved.centre[0], v - solved.centre[1]))
-        assert unit.forward is not None
-        return np.column_stack((unit.transform or unit.start)(*unit.forward(x, y)))
-
-    along_x = (to_master(x + STEP, y) - to_master(x - STEP, y)) / (2 * STEP)
-    along_y = (to_master(x, y + STEP) - to_master(x, y - STEP)) / (2 * STEP)
-    return to_master(x, y), np.stack([along_x, along_y], axis=2)

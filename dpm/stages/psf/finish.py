@@ -50,7 +50,9 @@ def finish_build(folder: RunFolder, options: Options, results: list[Entry]) -> t
             last = entry["updates"][-1]
             weak = tuple(int(k) for k in np.flatnonzero(np.ravel(last["node_stars"]) < FEW_NODE_STARS))
             warnings += _judge(cube, entry, weak, options.psf.grid, spread)
-            words = f"built from {last['stars']} star images, error {last['noise']:.1e} of the peak, last change {last['change']:.1e}"
+            words = (
+                f"built from {last['stars']} star images, error {last['noise']:.1e} of the peak, last change {last['change']:.1e}"
+            )
             write_stdpsf(output, replace(epsf, weak_nodes=weak), (words,), pair=pair)
         else:
             if entry["images"] < FEWEST_IMAGES:
@@ -102,13 +104,13 @@ def _judge(cube: str, entry: Entry, weak: tuple[int, ...], grid: int, spread: fl
         )
     if last["averaged"] < POOR_SINGLE_SHARE * last["stars"]:
         words.append(
-            f"{cube}: {last['stars'] - last['averaged']} of {last['stars']} star images have no average over three exposures: positions "
-            "follow the ePSF's own errors with pixel phase, which these exposures cannot break"
+            f"{cube}: {last['stars'] - last['averaged']} of {last['stars']} star images have no average over three exposures: "
+            "positions follow the ePSF's own errors with pixel phase, which these exposures cannot break"
         )
     elif spread < SMALL_PHASE_SPREAD:
         words.append(
-            f"{cube}: the dithers move stars by nearly whole pixels, so that each star keeps its pixel phase: positions follow the ePSF's "
-            "own errors with pixel phase, which these exposures cannot break"
+            f"{cube}: the dithers move stars by nearly whole pixels, so that each star keeps its pixel phase: positions follow "
+            "the ePSF's own errors with pixel phase, which these exposures cannot break"
         )
     return words
 

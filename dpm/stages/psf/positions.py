@@ -135,7 +135,9 @@ def average(links: Links, fits: Fits, mix: bool) -> Targets:
     for _ in range(ROUNDS):
         weight = np.where(used, 1.0 / (fits.error**2 + floor**2), 0.0)
         total = np.bincount(star, weight, n_stars + 1)
-        mean = np.column_stack([_divide(np.bincount(star, np.where(used, weight * place[:, k], 0.0), n_stars + 1), total) for k in (0, 1)])
+        mean = np.column_stack(
+            [_divide(np.bincount(star, np.where(used, weight * place[:, k], 0.0), n_stars + 1), total) for k in (0, 1)]
+        )
         residual = np.einsum("nij,nj->ni", back, place - mean[star])
         sample = residual[bright & used & (np.bincount(star[used], minlength=n_stars + 1)[star] >= MIN_MEASUREMENTS)]
         width = robust_width(sample.ravel(), 0.0) if len(sample) else 0.0
@@ -152,7 +154,7 @@ def average(links: Links, fits: Fits, mix: bool) -> Targets:
     return Targets(raw, flux, averaged, used, robust_width(sample.ravel(), 0.0) if len(sample) else float("nan"), flux_scatter)
 
 
-def _divide(top: Floats, bottom: Floats) -> Floats:
+def _divide(top: NDArray, bottom: NDArray) -> Floats:
     return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1.0), 0.0)
 
 

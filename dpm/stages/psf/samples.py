@@ -65,6 +65,17 @@ class NodeSums:
             np.zeros(shape), np.zeros(shape), np.zeros((2, nodes, nodes)), np.zeros((node_y, node_x)), np.zeros(int(END_RADIUS))
         )
 
+    @staticmethod
+    def of(stored: dict[str, NDArray]) -> NodeSums:
+        """From arrays by the fields' names."""
+        parts = [stored[name] for name in ("top", "bottom", "gram", "stars", "ring_chi")]
+        counts = [int(stored[name]) for name in ("n_exposures", "n_stars", "n_averaged")]
+        return NodeSums(*parts, *counts)
+
+    def arrays(self) -> dict[str, NDArray]:
+        """All fields as arrays by name."""
+        return {item.name: np.asarray(getattr(self, item.name)) for item in fields(self)}
+
     def add(self, other: NodeSums) -> None:
         """Add the sums of other exposures."""
         for item in fields(self):

@@ -60,7 +60,9 @@ def measure(arguments: Result) -> Result:
     epsf = read_stdpsf(arguments["epsf"], centre=False)
     measured = measure_exposure(image, epsf, FindOptions())
     build.detections.mkdir(parents=True, exist_ok=True)
-    write_table(build.detections / f"{unit['name']}.parquet", detection_table(image, epsf, measured, unit["flux_unit"]), DETECTION_COLUMNS)
+    write_table(
+        build.detections / f"{unit['name']}.parquet", detection_table(image, epsf, measured, unit["flux_unit"]), DETECTION_COLUMNS
+    )
     keep = choose_stars(image, measured, SIGNAL_TO_NOISE)
     if keep.size < FEW_CANDIDATES:
         keep = choose_stars(image, measured, LOWER_SIGNAL_TO_NOISE)
@@ -79,7 +81,9 @@ def field(arguments: Result) -> Result:
     for name in arguments["units"]:
         row = read_arrays(build.stars(name))["row"]
         names = ["x", "y", "x_error", "y_error", "flux", "flux_error", "area", "qfit"]
-        table = {key: np.asarray(value, float)[row] for key, value in read_columns(build.detections / f"{name}.parquet", names).items()}
+        table = {
+            key: np.asarray(value, float)[row] for key, value in read_columns(build.detections / f"{name}.parquet", names).items()
+        }
         raw = np.column_stack([table["x"], table["y"]])
         error = np.hypot(table["x_error"], table["y_error"]) / np.sqrt(2.0)
         rows.append(row)
@@ -111,7 +115,7 @@ def sample(arguments: Result) -> Result:
     signal = np.where(np.isfinite(fits.flux), fits.flux / fits.flux_error, 0.0)
     sums = sum_samples(stars, epsf, raw, targets["flux"], targets["averaged"], half, signal)
     write_arrays(build.fits(name), **asdict(fits))
-    write_arrays(build.sums(name), **{key: np.asarray(value) for key, value in vars(sums).items()})
+    write_arrays(build.sums(name), **sums.arrays())
     return {"used": sums.n_stars}
 
 
@@ -121,12 +125,13 @@ def update(arguments: Result) -> Result:
     epsf = read_stdpsf(arguments["epsf"], centre=False)
     total = NodeSums.empty(epsf.node_y.size, epsf.node_x.size)
     for name in arguments["units"]:
-        stored = read_arrays(build.sums(name))
-        total.add(NodeSums(**{key: (value if value.ndim else int(value)) for key, value in stored.items()}))
+        total.add(NodeSums.of(read_arrays(build.sums(name))))
     result = update_epsf(epsf, total)
     before = read_stdpsf(arguments["before"], centre=False)
     new = _with_nodes(result.epsf, arguments["bounds"], arguments["nodes"])
-    write_stdpsf(build.epsf(arguments["cube"], arguments["label"]), replace(new, model_error=result.noise), ("ePSF build in progress",))
+    write_stdpsf(
+        build.epsf(arguments["cube"], arguments["label"]), replace(new, model_error=result.noise), ("ePSF build in progress",)
+    )
     return {
         "label": arguments["label"], "change": result.change, "noise": result.noise, "shift": result.shift,
         "moved": _difference(new, before), "stars": total.n_stars, "averaged": total.n_averaged, "nodes": list(new.samples.shape[:2]),
@@ -166,7 +171,12 @@ def average_units(arguments: Result) -> Result:
     for cube in sorted(set(arguments["cubes"])):
         chosen = np.isin(links.unit, [number for number, name in cube_of.items() if name == cube])
         part = Targets(
-            targets.raw[chosen], targets.flux[chosen], targets.averaged[chosen], targets.used[chosen], targets.scatter, targets.flux_scatter
+            targets.raw[chosen],
+            targets.flux[chosen],
+            targets.averaged[chosen],
+            targets.used[chosen],
+            targets.scatter,
+            targets.flux_scatter,
         )
         own = Fits(*(getattr(fits, key)[chosen] for key in Fits.__dataclass_fields__))
         bias = phase_bias(own, part)
@@ -174,7 +184,7 @@ def average_units(arguments: Result) -> Result:
         difference = (own.raw - part.raw)[bright]
         by_cube[cube] = {
             "outer": arguments["outer"], "inner": arguments["inner"], "mix": arguments["mix"],
-            "phase": bias.phase.tolist(), "bias": np.where(np.isfinite(bias.bias), bias.bias, None).tolist(),
+            "phase": bias.phase.tolist(), "bias": bias.bias.tolist(),
             "amplitude": bias.amplitude, "scatter": float(np.std(difference)) if len(difference) else float("nan"),
             "qfit": float(np.median(own.qfit[bright])) if bright.any() else float("nan"), "bright": int(bright.sum()),
         }  # fmt: skip
@@ -185,7 +195,11 @@ def _write_targets(build: BuildFolder, names: list[str], links: Links, targets: 
     for number, name in zip(numbers or range(len(names)), names, strict=True):
         mine: NDArray[np.bool_] = links.unit == number
         write_arrays(
-            build.targets(name), star=links.star[mine], raw=targets.raw[mine], flux=targets.flux[mine], averaged=targets.averaged[mine]
+            build.targets(name),
+            star=links.star[mine],
+            raw=targets.raw[mine],
+            flux=targets.flux[mine],
+            averaged=targets.averaged[mine],
         )
 
 
