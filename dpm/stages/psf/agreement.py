@@ -148,7 +148,7 @@ class _State:
                 continue
             root = np.sqrt(self.weight[rows])[:, None]
             design = self._powers(self.raw, k, order)
-            solved: Floats = np.linalg.lstsq(design[rows] * root, self.residual[rows] * root, rcond=None)[0]
+            solved = np.asarray(np.linalg.lstsq(design[rows] * root, self.residual[rows] * root, rcond=None)[0], float)
             known = self.coefficients[k]
             self.coefficients[k] = solved if known is None or len(known) != len(solved) else known + solved
             everywhere = self.cube == k

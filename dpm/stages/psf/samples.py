@@ -68,9 +68,9 @@ class NodeSums:
     @staticmethod
     def of(stored: dict[str, NDArray]) -> NodeSums:
         """From arrays by the fields' names."""
-        parts = [stored[name] for name in ("top", "bottom", "gram", "stars", "ring_chi")]
-        counts = [int(stored[name]) for name in ("n_exposures", "n_stars", "n_averaged")]
-        return NodeSums(*parts, *counts)
+        top, bottom, gram, stars, ring_chi = (stored[name] for name in ("top", "bottom", "gram", "stars", "ring_chi"))
+        counts = (int(stored[name]) for name in ("n_exposures", "n_stars", "n_averaged"))
+        return NodeSums(top, bottom, gram, stars, ring_chi, *counts)
 
     def arrays(self) -> dict[str, NDArray]:
         """All fields as arrays by name."""

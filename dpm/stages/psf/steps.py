@@ -96,7 +96,8 @@ def field(arguments: Result) -> Result:
     write_arrays(build.links, **asdict(links))
     _write_targets(build, arguments["units"], links, targets)
     return {
-        "scatter": targets.scatter, "phase_spread": phase_spread(every, links, targets.used), "averaged": int(targets.averaged.sum()),
+        "scatter": targets.scatter, "phase_spread": phase_spread(every, links, targets.used),
+        "averaged": int(targets.averaged.sum()),
         "warnings": warnings,
     }  # fmt: skip
 
@@ -134,8 +135,9 @@ def update(arguments: Result) -> Result:
     )
     return {
         "label": arguments["label"], "change": result.change, "noise": result.noise, "shift": result.shift,
-        "moved": _difference(new, before), "stars": total.n_stars, "averaged": total.n_averaged, "nodes": list(new.samples.shape[:2]),
-        "node_stars": np.round(total.stars, 1).tolist(), "ring_chi": np.round(total.ring_chi / max(total.n_exposures, 1), 3).tolist(),
+        "moved": _difference(new, before), "stars": total.n_stars, "averaged": total.n_averaged,
+        "nodes": list(new.samples.shape[:2]), "node_stars": np.round(total.stars, 1).tolist(),
+        "ring_chi": np.round(total.ring_chi / max(total.n_exposures, 1), 3).tolist(),
     }  # fmt: skip
 
 
