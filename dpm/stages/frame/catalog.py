@@ -97,8 +97,9 @@ def build_catalog(
     solved = map_variance(units, links, rows, positions.used, positions.epoch, reference is not None)
     positions.xx += solved[0]
     positions.yy += solved[1]
-    learned = systematic_variance(positions, links, frame, reference, epochs[-1], radius, options.clip_sigma)
-    measured = bool(learned[0].any() or learned[1].any()) or has_map_errors(units)
+    known = has_map_errors(units)
+    learned = systematic_variance(positions, links, frame, reference, epochs[-1], radius, options.clip_sigma, known)
+    measured = known or bool(learned[0].any() or learned[1].any())
     positions.xx += learned[0]
     positions.yy += learned[1]
     extra = solved[0] + learned[0], solved[1] + learned[1]

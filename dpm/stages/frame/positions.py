@@ -30,6 +30,10 @@ Ints = NDArray[np.int64]
 
 # Stars around each star that it is compared with the reference by.
 NEIGHBORS = 25
+# Excess (in its own errors) over the whole field that is believed; error of the median of chi-square with one degree of
+# freedom over that median, times the root of the number of values: 1 / (2 f m), f the density there.
+SIGNIFICANT = 3.0
+MEDIAN_CHI2_ERROR = 2.33
 # Spread of motions since an older epoch (finest pixels) where too few stars show it.
 UNKNOWN_SHIFT = 0.5
 
@@ -150,6 +154,7 @@ def systematic_variance(
     epoch: float,
     radius: float,
     clip: float,
+    solved: bool = False,
 ) -> tuple[Floats, Floats]:
     """Variance (x and y, master pixels squared) against the reference that neither side's errors explain, star by star.
 
@@ -157,6 +162,9 @@ def systematic_variance(
     over exposures suggests.  It is measured from the `NEIGHBORS` nearest stars that are in the reference too; zeros
     where too few are.  Its two axes count as uncorrelated: so few stars show a correlation only to about 0.3, and a
     distortion's sign changes over the field.  Added to the formal covariance it therefore lowers the correlation.
+
+    Where the distortion is `solved` and its errors are in the formal ones already, a few neighbours would mostly show the
+    reference's noise: then all stars are taken together, and only what stands out of that noise counts.
     """
     none = np.zeros(links.n_stars), np.zeros(links.n_stars)
     if reference is None:
@@ -179,6 +187,11 @@ def systematic_variance(
     _, near = tree.query(np.column_stack([positions.x[good], positions.y[good]]), k=NEIGHBORS)
     out = none
     for square, extra in zip(((x - target.x[j]) ** 2, (y - target.y[j]) ** 2), out):
+        if solved:
+            whole = float(np.median(square / formal)) / MEDIAN_CHI2 - 1
+            if whole > SIGNIFICANT * MEDIAN_CHI2_ERROR / np.sqrt(len(i)):
+                extra[good] = whole * float(np.median(formal))
+            continue
         # Robust in units of the errors, so that a wrong pair or a blend among the neighbours does not count.
         excess = np.median((square / formal)[near], axis=1) / MEDIAN_CHI2 - 1
         extra[good] = np.maximum(excess, 0.0) * np.median(formal[near], axis=1)
