@@ -207,7 +207,7 @@ class Runner:
             worker, pending, cost=sum(task.cost for task in pending), prepare=_Prepare(module), cancel=self.cancel
         )
         for n, (task, outcome) in enumerate(outcomes):
-            if n == 0:
+            if n == 0 and first:
                 log.info("%s: running on %s", name, self.executor.describe())
             self.observer.part_finished(name, task.name, outcome.error)
             if outcome.error is None:

@@ -20,7 +20,7 @@ from dpm.models.options import Options
 from dpm.stages.base import Task
 from dpm.stages.psf.field import sorted_exposures
 
-__all__ = ["BuildFolder", "Plan", "build_summary", "first_tasks", "next_tasks"]
+__all__ = ["BuildFolder", "POOR_SHARE", "Plan", "build_summary", "first_tasks", "next_tasks"]
 
 MAX_OUTER = 3
 INNER = (10, 6, 6)  # most inner rounds of each outer one
@@ -31,6 +31,7 @@ OUTER_CONVERGED = 1e-3  # of the peak; another outer round moves the ePSF by les
 MIX_AFTER = 2  # inner rounds of a later outer round before averages and own positions are combined
 FEWEST_IMAGES = 30  # star images, all exposures together, that a build needs; below, the quick ePSF stands
 IMAGES_A_NODE = 60  # star images that a node needs on average
+POOR_SHARE = 0.5  # of the star images, at averaged positions; with fewer the ePSF counts as approximate
 SECONDS_PER_MEGAPIXEL = 0.4
 SAMPLE_SECONDS = 0.3
 QUICK_SECONDS = 4.0

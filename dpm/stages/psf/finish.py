@@ -15,13 +15,12 @@ from dpm.io.atomic import replacing
 from dpm.io.run_folder import RunFolder
 from dpm.io.stdpsf import read_stdpsf, write_stdpsf
 from dpm.models.options import Options
-from dpm.stages.psf.build import FEWEST_IMAGES, build_summary
+from dpm.stages.psf.build import FEWEST_IMAGES, POOR_SHARE, build_summary
 
 __all__ = ["finish_build"]
 
 FEW_NODE_STARS = 12.0  # star images, by bilinear weight, below which a node is its neighbours' guess
 SMALL_PHASE_SPREAD = 0.15  # the dithers move stars by nearly whole pixels (1: evenly over phases)
-POOR_SINGLE_SHARE = 0.5  # of the star images, without an average: positions follow the ePSF's own errors
 
 Entry = dict[str, Any]
 
@@ -51,7 +50,7 @@ def finish_build(folder: RunFolder, options: Options, results: list[Entry]) -> t
             weak = tuple(int(k) for k in np.flatnonzero(np.ravel(last["node_stars"]) < FEW_NODE_STARS))
             warnings += _judge(cube, entry, weak, options.psf.grid, spread)
             words = (
-                f"built from {last['stars']} star images, error {last['noise']:.1e} of the peak, last change {last['change']:.1e}"
+                f"built from {last['stars']} star images, noise {last['noise']:.1e} of the peak, last change {last['change']:.1e}"
             )
             write_stdpsf(output, replace(epsf, weak_nodes=weak), (words,), pair=pair)
         else:
@@ -74,7 +73,7 @@ def finish_build(folder: RunFolder, options: Options, results: list[Entry]) -> t
         "star_images": sum(update["stars"] for update in built),
         "rounds": sum(len(entry["updates"]) for entry in cubes.values()) // max(len(built), 1),
         "last_change": max((update["change"] for update in built), default=1.0),
-        "error": max((update["noise"] for update in built), default=1.0),
+        "model_error": max((update["model_error"] for update in built), default=1.0),
         "pair": pair,
         "files": files,
     }
@@ -102,7 +101,7 @@ def _judge(cube: str, entry: Entry, weak: tuple[int, ...], grid: int, spread: fl
             f"{cube}: {len(weak)} of the {nodes * nodes} ePSFs have too few stars near by and lean on the others; "
             "stars there are flagged EPSF_EXTRAPOLATED"
         )
-    if last["averaged"] < POOR_SINGLE_SHARE * last["stars"]:
+    if last["averaged"] < POOR_SHARE * last["stars"]:
         words.append(
             f"{cube}: {last['stars'] - last['averaged']} of {last['stars']} star images have no average over three exposures: "
             "positions follow the ePSF's own errors with pixel phase, which these exposures cannot break"

@@ -14,7 +14,7 @@ from dpm.kernels.stamps import fit_stamps
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.statistics import robust_width
 from dpm.stages.psf.candidates import STAMP_HALF, StarStamps
-from dpm.stages.psf.grid import END_RADIUS
+from dpm.stages.psf.grid import CORE_RADIUS, END_RADIUS
 from dpm.stages.psf.positions import Fits
 
 __all__ = ["NodeSums", "fit_candidates", "sum_samples"]
@@ -43,6 +43,8 @@ class NodeSums:
         Stars' bilinear weights.
     ring_chi : ndarray (12,)
         Robust scatter of the residuals in units of their errors, in rings of one pixel, summed over exposures.
+    excess : float
+        Sum over star images of the squared error of psi, relative to psi, that the core's residuals show beyond their noise.
     n_exposures, n_stars, n_averaged : int
         Exposures, star images used, and how many of them at averaged positions.
     """
@@ -52,6 +54,7 @@ class NodeSums:
     gram: Floats
     stars: Floats
     ring_chi: Floats
+    excess: float = 0.0
     n_exposures: int = 0
     n_stars: int = 0
     n_averaged: int = 0
@@ -70,7 +73,7 @@ class NodeSums:
         """From arrays by the fields' names."""
         top, bottom, gram, stars, ring_chi = (stored[name] for name in ("top", "bottom", "gram", "stars", "ring_chi"))
         counts = (int(stored[name]) for name in ("n_exposures", "n_stars", "n_averaged"))
-        return NodeSums(top, bottom, gram, stars, ring_chi, *counts)
+        return NodeSums(top, bottom, gram, stars, ring_chi, float(stored["excess"]), *counts)
 
     def arrays(self) -> dict[str, NDArray]:
         """All fields as arrays by name."""
@@ -146,7 +149,27 @@ def sum_samples(
         sums.gram[k] = (share[mine] * core[mine, None]).T @ share[mine]
     sums.stars[:] = share[good].sum(axis=0).reshape(sums.stars.shape)
     sums.n_stars, sums.n_averaged = int(good.sum()), int((good & averaged).sum())
+    used = np.where(np.isfinite(flux), flux, fitted)
+    sums.excess = sums.n_stars * _excess(stars.stamps.values, sky, used, position, residuals, weights)
     return sums
+
+
+def _excess(values: NDArray, sky: Floats, flux: Floats, position: Floats, residuals: NDArray, weights: NDArray) -> float:
+    """Squared error of psi, relative to psi, that the residuals within 1.5 pixels show beyond the noise."""
+    pixel = np.arange(residuals.shape[1])
+    dx = pixel[None, None, :] - position[:, 0][:, None, None]
+    dy = pixel[None, :, None] - position[:, 1][:, None, None]
+    core = (dx * dx + dy * dy < CORE_RADIUS**2) & (weights > 0)
+    if not core.any():
+        return 0.0
+    residual = residuals[core].astype(float)
+    psi = ((values - sky[:, None, None]) / flux[:, None, None])[core] - residual
+    bright = psi > 0
+    psi2 = psi[bright] ** 2
+    # The median of a squared unit normal is 0.455.
+    total = float(np.median(residual[bright] ** 2 / psi2)) / 0.455
+    noise = float(np.median(1.0 / (weights[core][bright] * psi2))) - MODEL_ERROR**2
+    return max(total - noise, 0.0)
 
 
 def _ring_limits(position: Floats, residuals: NDArray, weights: NDArray) -> tuple[Floats, Floats]:

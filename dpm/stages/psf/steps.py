@@ -20,7 +20,7 @@ from dpm.models.epsf import GriddedEPSF
 from dpm.models.options import FindOptions, FrameOptions, Options
 from dpm.stages.first_pass.measure import measure_exposure
 from dpm.stages.first_pass.table import detection_table
-from dpm.stages.psf.build import BuildFolder
+from dpm.stages.psf.build import POOR_SHARE, BuildFolder
 from dpm.stages.psf.candidates import StarStamps, choose_stars, cut_stars, drop_outliers
 from dpm.stages.psf.field import link_candidates
 from dpm.stages.psf.grid import CORE_RADIUS, radius_grid
@@ -129,12 +129,14 @@ def update(arguments: Result) -> Result:
         total.add(NodeSums.of(read_arrays(build.sums(name))))
     result = update_epsf(epsf, total)
     before = read_stdpsf(arguments["before"], centre=False)
+    # Positions that no other exposure confirms follow the ePSF's own errors: no better than a quick ePSF there.
+    approximate = total.n_averaged < POOR_SHARE * total.n_stars
+    error = float(np.sqrt(total.excess / max(total.n_stars, 1) + result.relative_noise**2))
     new = _with_nodes(result.epsf, arguments["bounds"], arguments["nodes"])
-    write_stdpsf(
-        build.epsf(arguments["cube"], arguments["label"]), replace(new, model_error=result.noise), ("ePSF build in progress",)
-    )
+    new = replace(new, model_error=error, approximate=approximate)
+    write_stdpsf(build.epsf(arguments["cube"], arguments["label"]), new, ("ePSF build in progress",))
     return {
-        "label": arguments["label"], "change": result.change, "noise": result.noise, "shift": result.shift,
+        "label": arguments["label"], "change": result.change, "noise": result.noise, "model_error": error, "shift": result.shift,
         "moved": _difference(new, before), "stars": total.n_stars, "averaged": total.n_averaged,
         "nodes": list(new.samples.shape[:2]), "node_stars": np.round(total.stars, 1).tolist(),
         "ring_chi": np.round(total.ring_chi / max(total.n_exposures, 1), 3).tolist(),

@@ -39,6 +39,8 @@ class Update:
         RMS over nodes and samples within 1.5 pixels of what changed, of the peak.
     noise : float
         The same of the error that the stars' own noise leaves, from the difference of two halves of the stars.
+    relative_noise : float
+        The noise over the RMS of the ePSF there.
     shift : float
         Largest move that centring made, pixels.
     """
@@ -46,6 +48,7 @@ class Update:
     epsf: GriddedEPSF
     change: float
     noise: float
+    relative_noise: float
     shift: float
 
 
@@ -69,6 +72,7 @@ def update_epsf(epsf: GriddedEPSF, sums: NodeSums) -> Update:
     degree = np.where(radius < CURVED_RADIUS, 2, 0)
     top, bottom = sums.top.sum(axis=0), sums.bottom.sum(axis=0)
     correction, variance = _smooth(top.sum(axis=(0, 1)), bottom.sum(axis=(0, 1)), width, degree)
+    correction *= _significant(correction, sums, width, degree)
     samples = epsf.samples + correction
     inside = radius <= CORE_RADIUS
     noise = float(np.mean(variance[inside]))
@@ -85,7 +89,24 @@ def update_epsf(epsf: GriddedEPSF, sums: NodeSums) -> Update:
     peak = float(samples.max())
     change = float(np.sqrt(np.mean((samples - epsf.samples)[..., inside] ** 2))) / peak
     new = GriddedEPSF(samples, epsf.node_x, epsf.node_y, source="build")
-    return Update(new, change, float(np.sqrt(noise)) / peak, shift)
+    level = float(np.sqrt(np.mean(samples[..., inside] ** 2)))
+    return Update(new, change, float(np.sqrt(noise)) / peak, float(np.sqrt(noise)) / level, shift)
+
+
+def _significant(correction: Floats, sums: NodeSums, width: Floats, degree: NDArray) -> Floats:
+    """Share of the correction, ring by ring of one pixel, that is not noise by the difference of two halves of the stars.
+
+    Where the stars say nothing (few of them, far out) the ePSF stays what it was: diffraction at the start.
+    """
+    first, second = (_smooth(sums.top[k].sum(axis=(0, 1)), sums.bottom[k].sum(axis=(0, 1)), width, degree)[0] for k in (0, 1))
+    radius = radius_grid()
+    share = np.zeros(int(END_RADIUS) + 1)
+    for ring in range(len(share)):
+        inside = (radius >= ring) & (radius < ring + 1) & (width > 0)
+        if inside.any():
+            noise = float(np.mean((first - second)[inside] ** 2)) / 4.0
+            share[ring] = np.clip(1.0 - noise / max(float(np.mean(correction[inside] ** 2)), 1e-30), 0.0, 1.0)
+    return np.interp(radius, np.arange(len(share)) + 0.5, share)
 
 
 def _smooth(top: Floats, bottom: Floats, width: Floats, degree: NDArray) -> tuple[Floats, Floats]:
@@ -95,7 +116,7 @@ def _smooth(top: Floats, bottom: Floats, width: Floats, degree: NDArray) -> tupl
 
 
 def _deviations(epsf: GriddedEPSF, sums: NodeSums, width: Floats, degree: NDArray) -> tuple[Floats, float]:
-    """The nodes' deviations from the mean ePSF, and the mean noise variance within the core that is left in them."""
+    """The nodes' deviations from the mean ePSF, and their mean squared error within the core (kept share times noise: Wiener)."""
     now = epsf.samples - epsf.samples.mean(axis=(0, 1))
     halves = [now + _solve_nodes(sums.top[k], sums.bottom[k], sums.gram[k], width, degree) for k in (0, 1)]
     whole = now + _solve_nodes(sums.top.sum(axis=0), sums.bottom.sum(axis=0), sums.gram.sum(axis=0), width, degree)
@@ -115,7 +136,7 @@ def _deviations(epsf: GriddedEPSF, sums: NodeSums, width: Floats, degree: NDArra
         kept = np.clip(1.0 - noise / np.maximum(power, 1e-30), 0.0, 1.0)
         share[..., ring] = kept[..., None]
         if outer <= RINGS[2]:
-            left += float(np.mean(kept**2 * noise)) * ring.sum() / (radius < RINGS[2]).sum()
+            left += float(np.mean(kept * noise)) * ring.sum() / (radius < RINGS[2]).sum()
     taper = np.clip((DEVIATION_RADIUS - radius) / DEVIATION_TAPER, 0.0, 1.0)
     kept_deviations = np.einsum("aj,bi,abrc->jirc", modes_y, modes_x, full * share) * taper
     return kept_deviations, left
