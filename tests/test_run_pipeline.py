@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_stages import numbers, scaled, total
+from fake_stages import numbers, rounds, scaled, total
 
 from dpm.execute import Interrupted, create_executor
 from dpm.execute.local import SerialExecutor, ThreadsExecutor
@@ -362,3 +362,30 @@ def test_killed_command_leaves_no_lock_behind(field):
     text = again.communicate(timeout=60)[1]
     assert again.returncode == 0, text
     shutil.rmtree(field / "run")
+
+
+def test_a_stage_goes_on_in_rounds(field):
+    result, recorder = run_rounds(field)
+    assert result.summaries["rounds"] == {"parts": 6, "last": [8, 8]}
+    assert [part for _, part in recorder.parts] == ["r0_0", "r0_1", "r1_0", "r1_1", "r2_0", "r2_1"]
+    again, _ = run_rounds(field)
+    assert again.ran == []
+
+
+def test_rounds_resume_where_they_stopped(field):
+    place = field / "run" / "work"
+    place.mkdir(parents=True)
+    (place / "stop").touch()
+    with pytest.raises(StageFailedError, match="told to stop"):
+        run_rounds(field)
+    (place / "stop").unlink()
+    result, recorder = run_rounds(field)
+    assert [part for _, part in recorder.parts] == ["r2_1"]
+    assert result.summaries["rounds"]["last"] == [8, 8]
+    assert (place / "done.log").read_text().split() == ["r0_0", "r0_1", "r1_0", "r1_1", "r2_0", "r2_1"]
+
+
+def run_rounds(field):
+    recorder = Recorder()
+    result = run_pipeline(RunFolder(field / "run"), options_of(field), SerialExecutor(), stages=(rounds,), observer=recorder)
+    return result, recorder

@@ -66,6 +66,8 @@ def update_epsf(epsf: GriddedEPSF, sums: NodeSums) -> Update:
     sums : NodeSums
         Over all exposures.
     """
+    if not sums.bottom.any():
+        return Update(epsf, 0.0, epsf.model_error, epsf.model_error, 0.0)
     radius = radius_grid()
     width = np.interp(radius, *np.array(BANDWIDTH).T)
     width[radius > END_RADIUS] = 0.0
