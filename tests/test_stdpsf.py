@@ -100,3 +100,17 @@ def test_model_error_travels_in_the_header(tmp_path: Path) -> None:
     assert read_stdpsf(tmp_path / "quick.fits").approximate
     assert read_model_error(tmp_path / "library.fits") == 0.0
     assert read_model_error(tmp_path / "absent.fits") == 0.0
+
+
+@pytest.mark.parametrize("side", [5, 9, 12])
+def test_weak_nodes_travel_in_the_header(tmp_path: Path, side: int) -> None:
+    """However many they are; and up to ten nodes a side the header stays in the one block that old readers want."""
+    node = np.linspace(0.0, 2047.0, side)
+    samples = np.repeat(np.repeat(gridded_epsf().samples, side, 0), side, 1)
+    path = tmp_path / "built.fits"
+    words = ("built from 13058 star images, error 1.0e-03 of the peak, last change 1.0e-04",)
+    for weak in ((), (0, side * side - 1), tuple(range(side * side))):
+        write_stdpsf(path, GriddedEPSF(samples, node, node, model_error=0.00123456789, weak_nodes=weak), words, pair="0123456789ab")
+        assert read_stdpsf(path).weak_nodes == weak
+        if side <= 10:
+            assert path.read_bytes()[: 2880].rstrip().endswith(b"END")

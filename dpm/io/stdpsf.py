@@ -29,6 +29,7 @@ BORDER_RADIUS = 12.0  # pixels; real files hold garbage in the ring beyond
 TAPER_RADIUS = 11.5  # pixels; from here the ePSF goes smoothly to zero at the border
 PADDED_NODE = 9999
 CHIP_GAP = 1.5  # pixels; nodes as close as this in y belong to two chips stacked in one file
+WEAK_BITS = 128  # nodes a key: one card holds 32 hexadecimal digits and its comment
 BLOCK = 2880
 CARD = 80
 
@@ -87,7 +88,7 @@ def read_stdpsf(
         for index in np.ndindex(*samples.shape[:2]):
             samples[index] = centre_samples(samples[index])[0]
     approximate = str(header.get("DPMAPPRX", "F")).strip().upper().startswith("T")
-    weak = tuple(int(number) for number in str(header.get("DPMWEAK", "")).split())
+    weak = _weak_nodes(header, cube.shape[0])
     return GriddedEPSF(
         samples, node_x, node_y, source=str(path), approximate=approximate,
         model_error=float(str(header.get("DPMERROR", 0.0))), weak_nodes=weak,
@@ -135,7 +136,9 @@ def write_stdpsf(path: str | Path, epsf: GriddedEPSF, comments: tuple[str, ...] 
     if epsf.model_error:
         header["DPMERROR"] = (epsf.model_error, "error of psi relative to its value")
     if epsf.weak_nodes:
-        header["DPMWEAK"] = (" ".join(str(number) for number in epsf.weak_nodes), "nodes with too few stars, from 0")
+        for first in range(0, cube.shape[0], WEAK_BITS):
+            bits = sum(1 << (node - first) for node in epsf.weak_nodes if first <= node < first + WEAK_BITS)
+            header[f"DPMWEAK{first // WEAK_BITS}"] = (f"{bits:x}", "nodes of too few stars (bits)")
     if pair:
         header["DPMPAIR"] = (pair, "ePSF and distortion solved together share it")
     for text in comments:
@@ -209,6 +212,15 @@ def _nodes(header: dict[str, object], count_key: str, letter: str, path: Path) -
             raise InputError(path, names[0], f"node {k + 1} of {count} has no position", "give a whole STDPSF file")
         found.append(float(str(value)) - 1.0)
     return np.array(found)
+
+
+def _weak_nodes(header: dict[str, object], n_nodes: int) -> tuple[int, ...]:
+    """Numbers of the nodes that rest on too few stars, from the bits of the ``DPMWEAK`` keys."""
+    weak: list[int] = []
+    for first in range(0, n_nodes, WEAK_BITS):
+        bits = int(str(header.get(f"DPMWEAK{first // WEAK_BITS}", "0")), 16)
+        weak += [first + k for k in range(bits.bit_length()) if bits >> k & 1]
+    return tuple(weak)
 
 
 def _mask_border(samples: NDArray[np.float64]) -> NDArray[np.float64]:
