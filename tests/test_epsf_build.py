@@ -49,7 +49,9 @@ def make_stamps(raw: np.ndarray, flux: np.ndarray, seed: int, vary: bool = False
         light = flux[k] * true_epsf(pixel[None, :] - x, pixel[:, None] - y, stretch) / (scale if vary else 1.0)
         values[k] = rng.poisson(light + SKY) + rng.normal(0, READ_NOISE, light.shape)
     one = np.ones_like(values)
-    stamps = Stamps(values, np.ones(values.shape, bool), one * np.float32(READ_NOISE**2), one, one * 0, first[:, 0].copy(), first[:, 1].copy())
+    stamps = Stamps(
+        values, np.ones(values.shape, bool), one * np.float32(READ_NOISE**2), one, one * 0, first[:, 0].copy(), first[:, 1].copy()
+    )
     start = np.zeros((n, columns.RESULT_SIZE))
     start[:, columns.X], start[:, columns.Y] = (raw - first).T
     start[:, columns.FLUX], start[:, columns.SKY] = flux, SKY
@@ -227,10 +229,30 @@ def wavy_units(n_units: int, seed: int) -> tuple[list[Unit], list[np.ndarray], l
         error = np.full(len(inside), 0.004)
         units.append(
             Unit(
-                f"e{k}", "NIRISS", "niriss_f090w", 2022.0, raw[:, 0], raw[:, 1], error, error, np.ones(len(inside)), np.ones(len(inside)),
-                np.zeros(len(inside), np.int32), np.arange(len(inside), dtype=np.int32), np.array([0.0]), np.array([0.0]), start,
-                lambda u, v: (u, v), lambda name: np.zeros(0), 0.0656, (0.0, SIDE, 0.0, SIDE), filter="F090W", x=raw[:, 0], y=raw[:, 1],
-                forward=lambda x, y: (np.asarray(x, float), np.asarray(y, float)), transform=start,
+                f"e{k}",
+                "NIRISS",
+                "niriss_f090w",
+                2022.0,
+                raw[:, 0],
+                raw[:, 1],
+                error,
+                error,
+                np.ones(len(inside)),
+                np.ones(len(inside)),
+                np.zeros(len(inside), np.int32),
+                np.arange(len(inside), dtype=np.int32),
+                np.array([0.0]),
+                np.array([0.0]),
+                start,
+                lambda u, v: (u, v),
+                lambda name: np.zeros(0),
+                0.0656,
+                (0.0, SIDE, 0.0, SIDE),
+                filter="F090W",
+                x=raw[:, 0],
+                y=raw[:, 1],
+                forward=lambda x, y: (np.asarray(x, float), np.asarray(y, float)),
+                transform=start,
             )  # fmt: skip
         )
         stars.append(inside)

@@ -68,7 +68,7 @@ class PsfOptions:
 class DistortionOptions:
     """``[distortion]``: ``source`` is ``"solve"`` (from the exposures), ``"wcs"``, an STDGDC file, or a folder of them."""
 
-    source: str = _file("wcs", "wcs", "solve")
+    source: str = _file("solve", "wcs", "solve")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ LAST = 2
 
 
 def _tasks(folder, number):
-    return [Task(NAME, f"r{number}_{part}", {"root": str(folder.root), "number": number, "part": part}, cost=0.1) for part in (0, 1)]
+    common = {"root": str(folder.root), "number": number}
+    return [Task(NAME, f"r{number}_{part}", common | {"part": part}, cost=0.1) for part in (0, 1)]
 
 
 def plan(folder, options):
