@@ -50,6 +50,7 @@ def true_epsf(place: Path, x: float, y: float) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_epsf_and_distortion_from_the_data_alone(calibrated: Path) -> None:
     """The ePSF to 0.3 % of the peak at and between nodes, the distortion to a hundredth of a pixel, and one pair id."""
     run = calibrated / "run"
