@@ -159,8 +159,8 @@ def plot_term_histograms(solution: Solution, filter_name: str) -> Image | None:
     figure.suptitle(_title(solution, filter_name), fontsize=9.5, fontweight="bold", x=0.02, ha="left")
     number = f"{terms[-1][1][2].sum():,.0f}"
     note = (
-        f"σ of the Gaussian fits in x, y [pixels]: {'; '.join(notes)}. {number} measurements within the last histogram; its spike "
-        "is bright stars, its wings are faint ones."
+        f"σ of the Gaussian fits in x, y [pixels]: {'; '.join(notes)}. {number} measurements within the last histogram; bright "
+        "stars make its middle, faint ones its wings."
     )
     return encode(figure, f"Histograms of distortion residuals with Gaussian fits, {_title(solution, filter_name)}", note)
 

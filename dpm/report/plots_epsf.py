@@ -117,8 +117,10 @@ def plot_sampling_scatter(build: Build) -> Image | None:
     add_legend(axes, loc="upper right")
     note = (
         f"Innermost pixel: {first[0]:.2f} before, {last[0]:.2f} after; median of all rings {np.nanmedian(first):.2f} and "
-        f"{np.nanmedian(last):.2f}. Below one in the core: positions and fluxes follow the same pixels."
+        f"{np.nanmedian(last):.2f}."
     )
+    if last[0] < 1:
+        note += " Below one in the core: positions and fluxes follow the same pixels."
     return encode(figure, f"Sampling scatter before and after, {_label(build)}", note)
 
 

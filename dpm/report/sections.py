@@ -284,8 +284,8 @@ def _epsf_build(data: RunData) -> Section:
         "ePSF build",
         "How the ePSFs were built from this run's own stars. The build has converged where a round changes less than the "
         "stars' noise leaves. Samplings scatter like their errors (one) where ePSF, positions and noise model are right. "
-        "Positions are compared with averages over dithers, which pixel-phase errors leave. QFIT and RADXS against "
-        "magnitude: see Fit quality.",
+        "Positions are compared with averages over dithers, in which errors with pixel phase cancel. QFIT and RADXS "
+        "against magnitude: see Fit quality.",
     )
     builds = load_builds(data)
     for build in builds:
