@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
+from scipy.special import ndtr
 
 from dpm.io.cubes import create_cube, write_exposure
+from dpm.io.distortion_files import errors_file, solution_file, write_errors, write_solution
 from dpm.io.run_folder import RunFolder
 from dpm.io.tables import catalog_columns, read_table, write_table
 from dpm.models.columns import DETECTION_COLUMNS, EXPOSURE_COLUMNS, MATCH_COLUMNS
+from dpm.models.distortion_errors import DistortionErrors
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag, StarFlag
 
@@ -243,3 +246,69 @@ def _write_psf(path: Path) -> None:
         header[f"IPSFX{index:02d}"] = position
         header[f"JPSFY{index:02d}"] = position
     fits.PrimaryHDU(np.array(nodes, dtype=np.float32), header).writeto(path, overwrite=True)
+
+
+def write_build(folder: RunFolder, cubes: tuple[str, ...], rounds: int = 4) -> dict:
+    """A history of an ePSF build that converges; the last round's averages hold a share of each position."""
+    phase = (np.arange(10) + 0.5) / 10 - 0.5
+    history = {}
+    for number, cube in enumerate(cubes):
+        updates, averages = [], []
+        for k in range(rounds):
+            size = 1 if k == 0 else 3
+            stars = 500 + 10 * number + k
+            updates.append(
+                {
+                    "outer": k // 2, "inner": k % 2, "change": 0.00731 * 0.25**k, "noise": 0.00082, "shift": 0.0,
+                    "moved": 0.007, "stars": stars, "averaged": stars - 30, "nodes": [size, size],
+                    "node_stars": np.full((size, size), stars / size**2).tolist(),
+                    "ring_chi": (1.0 + 1.43 * 0.3**k / (1 + np.arange(12))).tolist(),
+                }
+            )  # fmt: skip
+            amplitude = 0.02345 * 0.2**k
+            wave = amplitude * np.exp(2j * np.pi * phase)
+            averages.append(
+                {
+                    "outer": k // 2, "inner": k % 2, "mix": k == rounds - 1, "phase": phase.tolist(),
+                    "bias": [wave.real.tolist(), (0.5 * wave.imag).tolist()],
+                    "amplitude": amplitude, "scatter": 0.0213 * 0.8**k, "qfit": 0.0456 - 0.002 * k, "bright": 400,
+                }
+            )  # fmt: skip
+        history[cube] = {"updates": updates, "averages": averages, "images": 540, "quick": {}, "phase_spread": 0.62}
+    folder.psf.mkdir(parents=True, exist_ok=True)
+    (folder.psf / "build.json").write_text(json.dumps(history))
+    return history
+
+
+def write_distortion(folder: RunFolder, detector: str, filters: tuple[str, ...], n_exposures: int = 5) -> dict[str, float]:
+    """A solution's diagnostics with Gaussian residuals; returns the widths (pixels) by extension stem."""
+    terms = {"START": 0.31, "POLYNOMIAL": 0.0417, "TABLE": 0.0123, "FINE": 0.0119}
+    node = np.linspace(0, SIZE - 1.0, 64)
+    x, y = np.meshgrid(node, node)
+    images, widths, draws = {}, {}, {}
+    for f, name in enumerate(filters):
+        for term, width in terms.items():
+            width *= 1 + 0.1 * f
+            widths[f"{name}_{term}"] = width
+            cells = np.zeros((3, 20, 20))
+            cells[0], cells[1], cells[2] = 0.3 * width, 0.4 * width, 25
+            cells[:2, 0, 0], cells[2, 0, 0] = np.nan, 0
+            edges = np.linspace(-6 * width, 6 * width, 62)
+            counts = 4000 * np.array([np.diff(ndtr(edges / width)), np.diff(ndtr(edges / (1.2 * width)))])
+            images[f"{name}_{term}"] = cells
+            images[f"{name}_{term}_HISTOGRAM"] = np.vstack([edges[:-1], edges[1:], counts])
+        images[f"{name}_CORRECTION"] = np.stack([1e-5 * (x - 256) ** 2, -1e-5 * (y - 256) ** 2])
+        images[f"{name}_OFF_MEAN"] = np.full((2, 64, 64), 0.03 * (-1) ** f)
+        images[f"{name}_ERROR"] = np.full((2, 64, 64), 0.0042)
+        draws[name] = np.zeros((20, 2, 64, 64), dtype=np.float32)
+    covered = {name: np.ones((64, 64), dtype=bool) for name in filters}
+    write_errors(errors_file(folder.distortion, detector), DistortionErrors(node, node, draws, {}, covered))
+    units = Table()
+    units["exposure"] = [f"exposure_{k}" for k in range(n_exposures * len(filters))]
+    units["filter"] = np.repeat(filters, n_exposures)
+    units["epoch"] = np.tile(2020.0 + np.arange(n_exposures), len(filters))
+    units["pixel_scale"] = np.tile(0.0655 * (1 + 1e-5 * (np.arange(n_exposures) - (n_exposures - 1) / 2)), len(filters))
+    units["pixel_scale_error"] = np.full(len(units), 0.0655 * 3.7e-6)
+    header: dict[str, str | float | int] = {"DETECTOR": detector, "DPMORDER": 5, "DPMERROR": 0.00453, "NMEAS": 34377.0}
+    write_solution(solution_file(folder.distortion, detector), units, images, header)
+    return widths

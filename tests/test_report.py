@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 from PIL import Image
-from report_fixture import make_run
+from report_fixture import make_run, write_build, write_distortion
 
 from dpm.io.run_folder import RunFolder
 from dpm.io.tables import read_table, write_table
@@ -22,6 +22,7 @@ from dpm.models.columns_page import columns_page
 from dpm.report import write_report
 from dpm.report.data import band_label, load_run
 from dpm.report.figures import running_median
+from dpm.report.plots_distortion import fit_gaussian
 from dpm.report.plots_photometry import color_pairs
 from dpm.report.select import measured_residuals, scatter_of_stars, well_measured
 
@@ -233,6 +234,85 @@ def test_columns_of_unknown_tables_are_left_alone(tmp_path: Path) -> None:
     table = read_table(folder.catalog)
     write_table(folder.catalog, Table({name: table[name] for name in ("id", "x", "y")}))
     assert "has no magnitudes" in Page(write_report(folder)).section("luminosity")
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, dict, dict[str, float], Page]:
+    folder = make_run(tmp_path_factory.mktemp("calibrated") / "run", n_stars=200, n_exposures=3, cubes=False)
+    history = write_build(folder, ("NIRISS_F090W", "NIRISS_F150W"))
+    widths = write_distortion(folder, "NIRISS", ("F090W", "F150W"))
+    return folder, history, widths, Page(write_report(folder))
+
+
+def test_epsf_build_shows_the_numbers_of_its_file(calibrated: tuple[RunFolder, dict, dict[str, float], Page]) -> None:
+    _, history, _, page = calibrated
+    text, names = page.section("epsf-build"), " | ".join(page.images)
+    for words in ("Convergence of the ePSF build", "Sampling scatter before and after", "Pixel-phase residuals of the ePSF build"):
+        assert f"{words}, NIRISS F090W" in names and f"{words}, NIRISS F150W" in names
+    entry = history["NIRISS_F150W"]
+    first, last = entry["updates"][0], entry["updates"][-1]
+    assert f"change from {100 * first['change']:.3f} % of the peak to {100 * last['change']:.3f} %" in text
+    assert f"Innermost pixel: {first['ring_chi'][0]:.2f} before, {last['ring_chi'][0]:.2f} after" in text
+    averages = entry["averages"]
+    assert f"first round: {averages[0]['amplitude']:.5f}" in text and f"last round: {averages[-1]['amplitude']:.5f}" in text
+    # What counts is the last round before the exposures' own positions are mixed in.
+    assert f"pixel-phase amplitude, last [pix] {averages[-2]['amplitude']:.5f}" in text
+    assert f"star images {history['NIRISS_F090W']['updates'][-1]['stars']} {last['stars']}" in text
+    assert f"QFIT in the build, last {averages[-1]['qfit']:.4f}" in text and "0.62" in text
+
+
+def test_built_epsf_quality_is_that_of_the_detections(calibrated: tuple[RunFolder, dict, dict[str, float], Page]) -> None:
+    folder, _, _, page = calibrated
+    sample = load_run(folder).samples["niriss_f090w"]
+    good = well_measured(sample)
+    ratio = np.nanmedian(sample["qfit"][good] / sample["qfit_expected"][good])
+    assert f"QFIT over what noise alone gives {ratio:.3f}" in page.section("epsf-build")
+    assert f"{ratio:.2f} times what noise alone gives" in page.section("quality")
+    assert f"RADXS {np.nanmedian(sample['radxs'][good]):+.4f}" in page.section("epsf-build")
+
+
+def test_distortion_shows_the_numbers_of_its_file(calibrated: tuple[RunFolder, dict, dict[str, float], Page]) -> None:
+    _, _, widths, page = calibrated
+    text, names = page.section("distortion"), " | ".join(page.images)
+    for words in ("Distortion correction", "Distortion residuals before and after each term", "Histograms of distortion"):
+        assert words in names
+    assert "Filter dependence of the distortion, NIRISS" in names and "Pixel scale of every exposure, NIRISS" in names
+    for term, words in (("START", "before any term"), ("TABLE", "after the look-up table"), ("FINE", "after the per-pixel term")):
+        width = widths[f"F150W_{term}"]
+        assert f"{words} {width:.4f}, {1.2 * width:.4f}" in text  # Gaussian fits
+        assert f"{0.5 * width:.4f} {words}" in text  # cells: 0.3 and 0.4 of the width make 0.5
+    assert f"largest {np.hypot(0.65536, 0.65536):.3f} pixels" in text
+    assert "one axis: 0.0042 pixel RMS" in text and "expected error, one axis [pix] 0.0045" in text
+    assert f"F090W {np.hypot(0.03, 0.03):.4f} ± {np.hypot(0.0042, 0.0042):.4f}" in text
+    assert "F090W 0.065500 arcsec (scatter 15.8 ppm, error 3.7 ppm)" in text
+
+
+def test_gaussian_of_a_histogram_leaves_wings_aside() -> None:
+    rng = np.random.default_rng(4)
+    values = np.concatenate([rng.normal(0.002, 0.011, 20_000), rng.uniform(-0.1, 0.1, 1500)])
+    counts, edges = np.histogram(values, np.linspace(-0.1, 0.1, 62))
+    fit = fit_gaussian(edges[:-1], edges[1:], counts.astype(float))
+    assert fit is not None
+    assert fit[2] == pytest.approx(0.011, rel=0.04) and fit[1] == pytest.approx(0.002, abs=4e-4)
+    assert fit_gaussian(edges[:-1], edges[1:], np.zeros(61)) is None
+
+
+def test_calibration_that_was_not_made_here_is_left_out(full_page: Page) -> None:
+    assert not {"epsf-build", "distortion"} & set(full_page.ids)
+    assert "ePSF NIRISS F090W" in " ".join(full_page.images)
+
+
+def test_damaged_calibration_files(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", n_stars=20, n_exposures=2, bands=("niriss_f090w",), cubes=False)
+    write_distortion(folder, "NIRISS", ("F090W",))
+    write_distortion(folder, "NRCA1", ("F200W",))
+    broken = folder.distortion / "solution_NRCA1.fits"
+    broken.write_bytes(broken.read_bytes()[:4000])
+    (folder.distortion / "errors_NIRISS.fits").unlink()
+    (folder.psf / "build.json").write_text('{"NIRISS_F090W": {"updates": [{"change": 0.004}], "averages": [{}]}}')
+    page = Page(write_report(folder))
+    assert "solution_NRCA1.fits could not be read" in page.section("summary")
+    assert "Distortion correction NIRISS F090W" in page.images and "0.400" in page.section("epsf-build")
 
 
 def test_page_of_columns_is_up_to_date() -> None:

@@ -19,7 +19,7 @@ from dpm.io.run_folder import RunFolder
 from dpm.io.tables import read_table
 from dpm.models.detectors import band_wavelength
 
-__all__ = ["MAX_ROWS", "RunData", "Sample", "band_label", "filter_label", "load_run"]
+__all__ = ["MAX_ROWS", "RunData", "Sample", "band_label", "filter_label", "load_run", "read_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def load_run(folder: RunFolder, max_rows: int = MAX_ROWS) -> RunData:
     data = RunData(
         folder=folder,
         config=_read_toml(folder.config, warnings),
-        provenance=_read_json(folder.provenance, warnings),
+        provenance=read_json(folder.provenance, warnings),
         catalog=catalog,
         exposures=exposures,
         bands=tuple(bands),
@@ -176,7 +176,8 @@ def _exposures_of_cubes(folder: RunFolder, warnings: list[str]) -> Table | None:
         return None
 
 
-def _read_json(path: Path, warnings: list[str]) -> dict[str, Any]:
+def read_json(path: Path, warnings: list[str]) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file, or, with a word in ``warnings``, where it cannot be read."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:

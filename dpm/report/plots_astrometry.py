@@ -31,6 +31,7 @@ __all__ = [
     "plot_pulls",
     "plot_residual_map",
     "plot_residual_trends",
+    "round_scale",
 ]
 
 MINIMUM_FOR_MAPS = 12
@@ -140,7 +141,7 @@ def plot_residual_map(x: NDArray, y: NDArray, dx: NDArray, dy: NDArray, area: Ar
     if place_x.size == 0:
         return None
     length = np.hypot(median_x, median_y)
-    unit = _round_scale(float(np.percentile(length, 90)))
+    unit = round_scale(float(np.percentile(length, 90)))
     cell = max(nx / columns, ny / rows)
     figure, axes = new_figure(4.8, float(np.clip(4.2 * ny / nx + 0.7, 2.2, 5.4)))
     arrows = axes.quiver(
@@ -325,7 +326,7 @@ def _cell_medians(
     return place_x, place_y, median_x, median_y, count
 
 
-def _round_scale(value: float) -> float:
+def round_scale(value: float) -> float:
     """The next of 1, 2, 5 times a power of ten."""
     if not value > 0:
         return 0.001

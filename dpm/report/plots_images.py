@@ -1,20 +1,18 @@
-"""Pictures: one exposure a detector with its detections, and the ePSF libraries."""
+"""Pictures: one exposure a detector with its detections."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from dpm.models.statistics import robust_width
 from dpm.report.data import RunData, Sample
 from dpm.report.figures import COLORS, Image, add_legend, encode, new_figure, outline
 
-__all__ = ["plot_epsf", "plot_field"]
+__all__ = ["plot_field"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,45 +50,6 @@ def plot_field(data: RunData, row: int) -> list[Image]:
     if box is not None and (box[1] - box[0]) < 0.75 * max(pixels.shape):
         compass = _north_and_east(exposure)
         images.append(_draw_box(pixels, (x_origin, y_origin), detections, box, (sky, noise), name, compass))
-    return images
-
-
-def plot_epsf(path: Path) -> list[Image]:
-    """An ePSF library: every node on a logarithmic scale, and each node's difference from their mean.
-
-    Parameters
-    ----------
-    path : Path
-        STDPSF file with cubes (node, y, x), node numbers growing with x first.
-
-    Returns
-    -------
-    list of Image
-        One image for a single ePSF, two for a grid; empty where the file holds no such cube.
-    """
-    try:
-        with fits.open(path) as hdus:
-            values = np.atleast_3d(np.asarray(hdus[0].data, dtype=float))
-            columns = int(hdus[0].header.get("NXPSFS", 1))
-    except (OSError, ValueError, TypeError) as error:
-        logger.warning("report: %s could not be read: %s", path, error)
-        return []
-    if values.ndim == 4:
-        values = values[values.shape[0] // 2]
-    nodes, size = values.shape[0], values.shape[-1]
-    if nodes % max(columns, 1) or size < 9:
-        return []
-    middle, half = size // 2, min(size // 2, 22)
-    cut = values[:, middle - half : middle + half + 1, middle - half : middle + half + 1]
-    rows = nodes // columns
-    label = path.stem.removeprefix("STDPSF_").replace("_", " ")
-    peak = float(np.nanmax(cut))
-    images = [
-        _montage(np.log10(cut.clip(peak * 1e-5) / peak), (rows, columns), label, "log10(ePSF / highest value)", -4.0)
-    ]
-    if nodes > 1:
-        difference = 100.0 * (cut - cut.mean(axis=0)) / cut.mean(axis=0).max()
-        images.append(_montage(difference, (rows, columns), label, "node minus mean [% of the peak]", None))
     return images
 
 
@@ -300,29 +259,3 @@ def _north_and_east(exposure: Any) -> tuple[NDArray, NDArray] | None:
         return None
     north, east = np.linalg.solve(matrix, [0.0, 1.0]), np.linalg.solve(matrix, [-1.0, 0.0])
     return north / np.hypot(*north), east / np.hypot(*east)
-
-
-def _montage(nodes: NDArray, grid: tuple[int, int], label: str, bar: str, low: float | None) -> Image:
-    """The nodes of a library side by side, the first at the lower left."""
-    rows, columns = grid
-    size = nodes.shape[-1]
-    canvas = np.full((rows * (size + 1) - 1, columns * (size + 1) - 1), np.nan)
-    for number, node in enumerate(nodes):
-        bottom, left = (number // columns) * (size + 1), (number % columns) * (size + 1)
-        canvas[bottom : bottom + size, left : left + size] = node
-    width = 4.9 if rows * columns > 1 else 3.8
-    figure, axes = new_figure(width, float(np.clip((width - 0.8) * rows / columns + 0.4, 2.2, 5.6)))
-    if low is None:
-        limit = max(float(np.nanpercentile(np.abs(canvas), 99.8)), 1e-6)
-        shown = axes.imshow(canvas, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    else:
-        shown = axes.imshow(canvas, cmap="viridis", vmin=low, vmax=0)
-    figure.colorbar(shown, ax=axes, label=bar, shrink=0.9, pad=0.02)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(False)
-    axes.set_title(label)
-    note = f"{columns} × {rows} nodes, detector x to the right and y up; each {size} samples wide."
-    if rows * columns == 1:
-        note = f"One ePSF for the whole detector; {size} samples wide."
-    return encode(figure, f"ePSF {label}: {bar}", note)

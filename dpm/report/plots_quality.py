@@ -112,6 +112,11 @@ def _bright_note(sample: Sample, name: str) -> str:
     if values.size:
         median = round(float(np.median(values)), 3) + 0.0
         words.append(f"Median of {values.size:,} well-measured detections: {median:.3f}.")
+    if name == "qfit":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = sample["qfit"][good] / sample["qfit_expected"][good]
+        ratio = ratio[np.isfinite(ratio)]
+        words += [f"Their median is {np.median(ratio):.2f} times what noise alone gives."] if ratio.size else []
     if _shown(sample).sum() > MAX_POINTS:
         words.append("Colour: number of detections, logarithmic.")
     if len(sample) < sample.n_total:

@@ -9,10 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm.report import plots_astrometry as astrometry
+from dpm.report import plots_distortion as distortion
+from dpm.report import plots_epsf as epsf
 from dpm.report import plots_images as images
 from dpm.report import plots_photometry as photometry
 from dpm.report import plots_quality as quality
 from dpm.report import summary
+from dpm.report.calibration import load_builds, load_solutions
+from dpm.report.calibration_tables import build_table, solution_table
 from dpm.report.data import RunData, Sample, filter_label
 from dpm.report.figures import Image
 from dpm.report.select import measured_residuals
@@ -50,7 +54,10 @@ class Section:
 
 
 def build_sections(data: RunData) -> list[Section]:
-    """All sections in the page's order; those without input hold one line that says why."""
+    """All sections in the page's order; those without input hold one line that says why.
+
+    Sections of a calibration that this run did not make are left out.
+    """
     makers: tuple[Callable[[RunData], Section], ...] = (
         _field,
         _quality,
@@ -62,13 +69,16 @@ def build_sections(data: RunData) -> list[Section]:
         _cmd,
         _luminosity,
         _epsf,
+        _epsf_build,
+        _distortion,
         _exposures,
         _flags,
         _columns,
         _files,
         _provenance,
     )
-    return [make(data) for make in makers]
+    sections = [make(data) for make in makers]
+    return [section for section in sections if section.absent or not section.empty]
 
 
 def _field(data: RunData) -> Section:
@@ -262,9 +272,51 @@ def _epsf(data: RunData) -> Section:
     )
     paths = sorted(data.folder.psf.glob("STDPSF_*.fits")) if data.folder.psf.is_dir() else []
     for path in paths:
-        section.images += images.plot_epsf(path)
+        section.images += epsf.plot_epsf(path)
     if section.empty:
         section.absent = "Absent: calibration/psf holds no library."
+    return section
+
+
+def _epsf_build(data: RunData) -> Section:
+    section = Section(
+        "epsf-build",
+        "ePSF build",
+        "How the ePSFs were built from this run's own stars. The build has converged where a round changes less than the "
+        "stars' noise leaves. Samplings scatter like their errors (one) where ePSF, positions and noise model are right. "
+        "Positions are compared with averages over dithers, in which errors with pixel phase cancel. QFIT and RADXS "
+        "against magnitude: see Fit quality.",
+    )
+    builds = load_builds(data)
+    for build in builds:
+        pictures = _some(epsf.plot_convergence(build)) + _some(epsf.plot_sampling_scatter(build))
+        pictures += _some(epsf.plot_build_phase(build))
+        section.images += pictures if len(section.images) + len(pictures) <= _MAX_MAPS else []
+    section.tables = [build_table(data, builds)] if builds else []
+    return section
+
+
+def _distortion(data: RunData) -> Section:
+    section = Section(
+        "distortion",
+        "Distortion solution",
+        "The distortion that was solved from this run's own detections (calibration/distortion): the correction, what is "
+        "left of stars' residuals after each term, the pixel scale of every exposure, and how filters differ. Residuals "
+        "are those of the measurements that the last solution used.",
+        wide=True,
+    )
+    solutions = load_solutions(data)
+    for solution in solutions:
+        pictures = []
+        for name in solution.filters:
+            for plot in (distortion.plot_correction, distortion.plot_term_maps, distortion.plot_term_histograms):
+                pictures += _some(plot(solution, name))
+        pictures += _some(distortion.plot_filter_differences(solution)) + _some(distortion.plot_pixel_scales(solution))
+        if len(section.images) + len(pictures) <= _MAX_MAPS or not section.images:
+            section.images += pictures
+        else:
+            section.text += f" Not drawn, to keep the page small: {solution.detector}."
+    section.tables = [solution_table(solutions)] if solutions else []
     return section
 
 

@@ -52,7 +52,10 @@ _EXPOSURE_CELLS = (
 
 @dataclass(frozen=True)
 class HtmlTable:
-    """A table of the page: ``head`` and ``rows`` of text, and the columns (by place) that hold numbers."""
+    """A table of the page: ``head`` and ``rows`` of text, and the columns (by place) that hold numbers.
+
+    Where the first head is empty, rows begin with a quantity's name, which wraps on narrow screens.
+    """
 
     head: list[str]
     rows: list[list[str]]

@@ -274,9 +274,11 @@ def term_residuals(
     if fine is not None:
         dx, dy = fine(sample.x, sample.y)
         terms.append(("fine", steps[-1].residual_x - dx, steps[-1].residual_y - dy, steps[-1].used))
-    for term, rx, ry, _ in terms:
+    for term, rx, ry, used in terms:
+        # A star of which a step used nothing has no position there, and no residual.
+        known = np.bincount(sample.star, used, sample.n_stars)[sample.star] > 0
         for f, name in enumerate(filters):
-            mine = steps[-1].used & (sample.filt == f)
+            mine = steps[-1].used & known & (sample.filt == f)
             out[name].append(_one_term(term, sample.x[mine], sample.y[mine], rx[mine], ry[mine], steps[-1].layout.bounds))
     return out
 
