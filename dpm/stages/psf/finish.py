@@ -20,6 +20,7 @@ from dpm.stages.psf.build import FEWEST_IMAGES, POOR_SHARE, build_summary
 __all__ = ["finish_build"]
 
 FEW_NODE_STARS = 12.0  # star images, by bilinear weight, below which a node is its neighbours' guess
+UNSETTLED = 1e-3  # of the peak; a build that still changes by more after its last round says so
 SMALL_PHASE_SPREAD = 0.15  # the dithers move stars by nearly whole pixels (1: evenly over phases)
 
 Entry = dict[str, Any]
@@ -68,16 +69,14 @@ def finish_build(folder: RunFolder, options: Options, results: list[Entry]) -> t
     files.append(str(Path("calibration") / "psf" / record.name))
     _clean(folder, [Path(entry["epsf"]) for entry in cubes.values()])
     built = [entry["updates"][-1] for entry in cubes.values() if entry["updates"]]
-    summary = {
-        "epsfs": len(cubes),
-        "star_images": sum(update["stars"] for update in built),
-        "rounds": sum(len(entry["updates"]) for entry in cubes.values()) // max(len(built), 1),
-        "last_change": max((update["change"] for update in built), default=1.0),
-        "model_error": max((update["model_error"] for update in built), default=1.0),
-        "pair": pair,
-        "files": files,
-    }
-    return summary, warnings
+    summary: Entry = {"epsfs": len(cubes), "star_images": sum(update["stars"] for update in built)}
+    if built:
+        summary |= {
+            "rounds": max(len(entry["updates"]) for entry in cubes.values()),
+            "last_change": max(update["change"] for update in built),
+            "model_error": max(update["model_error"] for update in built),
+        }
+    return summary | {"pair": pair, "files": files}, warnings
 
 
 def _clean(folder: RunFolder, keep: list[Path]) -> None:
@@ -96,6 +95,11 @@ def _judge(cube: str, entry: Entry, weak: tuple[int, ...], grid: int, spread: fl
     nodes = last["nodes"][0]
     if nodes < grid:
         words.append(f"{cube}: {entry['images']} star images carry {nodes} x {nodes} ePSFs instead of {grid} x {grid}")
+    if last["change"] > UNSETTLED:
+        words.append(
+            f"{cube}: the ePSF build did not settle in {len(entry['updates'])} rounds (last change {100 * last['change']:.2f} % of the peak); "
+            "its model error holds that"
+        )
     if weak:
         words.append(
             f"{cube}: {len(weak)} of the {nodes * nodes} ePSFs have too few stars near by and lean on the others; "

@@ -131,7 +131,9 @@ def update(arguments: Result) -> Result:
     before = read_stdpsf(arguments["before"], centre=False)
     # Positions that no other exposure confirms follow the ePSF's own errors: no better than a quick ePSF there.
     approximate = total.n_averaged < POOR_SHARE * total.n_stars
-    error = float(np.sqrt(total.excess / max(total.n_stars, 1) + result.relative_noise**2))
+    # What the last round still changed is not known better than that.
+    unsettled = result.change / max(result.noise, 1e-12)
+    error = float(np.sqrt(total.excess / max(total.n_stars, 1) + result.relative_noise**2 * (1.0 + unsettled**2)))
     new = _with_nodes(result.epsf, arguments["bounds"], arguments["nodes"])
     new = replace(new, model_error=error, approximate=approximate)
     write_stdpsf(build.epsf(arguments["cube"], arguments["label"]), new, ("ePSF build in progress",))
@@ -148,7 +150,8 @@ def _with_nodes(epsf: GriddedEPSF, bounds: list[int], nodes: int) -> GriddedEPSF
     if epsf.node_x.size == nodes and epsf.node_y.size == nodes:
         return epsf
     x_low, x_high, y_low, y_high = bounds
-    node_x, node_y = (np.linspace(low, high, nodes) if nodes > 1 else np.array([0.5 * (low + high)]) for low, high in
+    # Whole pixels, as real libraries have: some readers take integers.
+    node_x, node_y = (np.rint(np.linspace(low, high, nodes) if nodes > 1 else np.array([0.5 * (low + high)])) for low, high in
                       ((x_low, x_high), (y_low, y_high)))  # fmt: skip
     samples = np.array([[epsf.blended(x, y) for x in node_x] for y in node_y])
     return GriddedEPSF(samples, node_x, node_y, source=epsf.source, model_error=epsf.model_error)
