@@ -295,11 +295,9 @@ def peer_section(arguments: argparse.Namespace, folder: Path) -> None:
     for most in (PEER_STARS, None):
         epsf, stars, seconds = build_from_one(image, most)
         row("dpm, quick ePSF and first passes included", len(stars), epsf.node_x.size, seconds, {n: epsf.blended(*n) for n in true})
-        if most is not None:
-            for kernel in ("quartic", "quadratic"):
-                built, seconds = photutils_epsf(stars, kernel)
-                who = f"photutils {photutils.__version__}, {kernel}, on dpm's stamps"
-                row(who, len(stars), 1, seconds, dict.fromkeys(true, built))
+        for kernel in ("quartic", "quadratic"):
+            built, seconds = photutils_epsf(stars, kernel)
+            row(f"photutils {photutils.__version__}, {kernel}, on dpm's stamps", len(stars), 1, seconds, dict.fromkeys(true, built))
 
 
 def real_section(arguments: argparse.Namespace, folder: Path) -> None:

@@ -57,11 +57,13 @@ class InputOptions:
 class PsfOptions:
     """``[psf]``: ``source`` is ``"build"``, an STDPSF file, or a folder of them.
 
-    ``grid`` is the number of ePSFs along each side of the detector that a build makes, where the stars suffice.
+    ``grid`` is the number of ePSFs along each side of the detector that a build makes, where the stars suffice.  ``perturb`` gives
+    each exposure an ePSF of its own where its stars fit better with it.
     """
 
     source: str = _file("build", "build")
     grid: Annotated[int, Ge(1)] = 5
+    perturb: bool = False
 
 
 @dataclass(frozen=True)

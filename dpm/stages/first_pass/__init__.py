@@ -1,6 +1,7 @@
 """First pass: find and measure the stars of every exposure on its own; one part an exposure of a detector.
 
-Reads the cubes and ``calibration/psf``; writes ``tables/detections/<exposure>_<detector>.parquet``.
+Reads the cubes and ``calibration/psf`` (the exposure's own ePSF where there is one); writes
+``tables/detections/<exposure>_<detector>.parquet``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ NAME = "first_pass"
 REVISION = 2
 PARTITIONED = True
 CONFIG = ("find",)
-UPSTREAM = ("ingest", "psf")
+UPSTREAM = ("ingest", "psf", "perturbation")
 
 SECONDS_PER_MEGAPIXEL = 0.3  # measured on a crowded 2048 x 2048 frame, reading and writing included
 
@@ -47,10 +48,11 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
     tasks = []
     for row in read_exposure_table(folder):
         exposure, detector, filter_name = str(row["exposure"]), str(row["detector"]), str(row["filter"])
+        own = folder.perturbed_psf_file(exposure, detector, filter_name)
         arguments = {
             "cube": str(folder.cubes / str(row["cube"])),
             "index": int(row["index"]),
-            "psf": str(folder.psf_file(detector, filter_name)),
+            "psf": str(own if own.exists() else folder.psf_file(detector, filter_name)),
             "output": str(folder.detections_file(exposure, detector)),
             "flux_unit": str(row["flux_unit"]),
             "find": asdict(options.find),

@@ -23,7 +23,7 @@ __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", 
 NAME = "psf"
 REVISION = 2
 PARTITIONED = False
-CONFIG = ("psf", "frame.max_offset")
+CONFIG = ("psf.source", "psf.grid", "frame.max_offset")
 UPSTREAM = ("ingest",)
 
 LIBRARY_SECONDS = 0.5

@@ -97,8 +97,8 @@ def _judge(cube: str, entry: Entry, weak: tuple[int, ...], grid: int, spread: fl
         words.append(f"{cube}: {entry['images']} star images carry {nodes} x {nodes} ePSFs instead of {grid} x {grid}")
     if last["change"] > UNSETTLED:
         words.append(
-            f"{cube}: the ePSF build did not settle in {len(entry['updates'])} rounds: its last change, {100 * last['change']:.2f} % of the "
-            "peak, is in its model error"
+            f"{cube}: the ePSF build did not settle in {len(entry['updates'])} rounds: its last change, "
+            f"{100 * last['change']:.2f} % of the peak, is in its model error"
         )
     if weak:
         words.append(

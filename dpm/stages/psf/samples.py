@@ -100,8 +100,9 @@ def fit_candidates(stars: StarStamps, epsf: GriddedEPSF) -> Fits:
 
 
 def sum_samples(
-    stars: StarStamps, epsf: GriddedEPSF, raw: Floats, flux: Floats, averaged: NDArray[np.bool_], half: NDArray, signal: Floats
-) -> NodeSums:
+    stars: StarStamps, epsf: GriddedEPSF, raw: Floats, flux: Floats, averaged: NDArray[np.bool_], half: NDArray, signal: Floats,
+    nodes: GriddedEPSF | None = None,
+) -> NodeSums:  # fmt: skip
     """Sums of the residuals at given positions and fluxes.
 
     Parameters
@@ -119,9 +120,12 @@ def sum_samples(
         0 or 1: which half of the stars it belongs to.
     signal : ndarray (n,)
         Signal to noise.
+    nodes : GriddedEPSF, optional
+        Whose nodes the sums belong to; the model's when not given.
     """
     n = len(stars)
-    sums = NodeSums.empty(epsf.node_y.size, epsf.node_x.size)
+    grid = epsf if nodes is None else nodes
+    sums = NodeSums.empty(grid.node_y.size, grid.node_x.size)
     sums.n_exposures = 1
     if n == 0:
         return sums
@@ -141,9 +145,9 @@ def sum_samples(
     radius = np.where(signal > WING_SIGNAL_TO_NOISE, END_RADIUS, CORE_REACH)
     for k in (0, 1):
         reach = np.where(good & (half == k), radius, -1.0)
-        add_samples(residuals, weights, limits, position, raw, epsf.node_x, epsf.node_y, reach, sums.top[k], sums.bottom[k])
+        add_samples(residuals, weights, limits, position, raw, grid.node_x, grid.node_y, reach, sums.top[k], sums.bottom[k])
     core = weights[:, STAMP_HALF - 2 : STAMP_HALF + 3, STAMP_HALF - 2 : STAMP_HALF + 3].sum(axis=(1, 2), dtype=float)
-    share = epsf.node_weights(*np.where(good[:, None], raw, 0.0).T)
+    share = grid.node_weights(*np.where(good[:, None], raw, 0.0).T)
     for k in (0, 1):
         mine = good & (half == k)
         sums.gram[k] = (share[mine] * core[mine, None]).T @ share[mine]
