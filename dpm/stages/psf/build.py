@@ -20,7 +20,7 @@ from dpm.models.options import Options
 from dpm.stages.base import Task
 from dpm.stages.psf.field import sorted_exposures
 
-__all__ = ["BuildFolder", "POOR_SHARE", "Plan", "build_summary", "first_tasks", "next_tasks"]
+__all__ = ["FEWEST_ALONE", "FEWEST_IMAGES", "BuildFolder", "POOR_SHARE", "Plan", "build_summary", "first_tasks", "next_tasks"]
 
 MAX_OUTER = 3
 INNER = (10, 6, 6)  # most inner rounds of each outer one
@@ -30,6 +30,7 @@ CONVERGED = 2e-4  # of the peak, RMS within 1.5 pixels; a fifteenth of the error
 OUTER_CONVERGED = 1e-3  # of the peak; another outer round moves the ePSF by less than a third of the error to reach
 MIX_AFTER = 2  # inner rounds of a later outer round before averages and own positions are combined
 FEWEST_IMAGES = 30  # star images, all exposures together, that a build needs; below, the quick ePSF stands
+FEWEST_ALONE = 300  # the same without averages over dithers: free positions of a few stars do not settle
 IMAGES_A_NODE = 60  # star images that a node needs on average
 POOR_SHARE = 0.5  # of the star images, at averaged positions; with fewer the ePSF counts as approximate
 SECONDS_PER_MEGAPIXEL = 0.4
@@ -181,9 +182,15 @@ def _images(rounds: list[list[dict[str, Any]]]) -> dict[str, int]:
 
 
 def _built(plan: Plan, rounds: list[list[dict[str, Any]]]) -> list[str]:
-    """Cubes with stars enough for a build."""
+    """Cubes with stars enough for a build: more of them where no other exposures say where they lie."""
     images = _images(rounds)
-    return [cube for cube in plan.cubes if images.get(cube, 0) >= FEWEST_IMAGES]
+    averaged = next(results[0]["averaged"] for results in reversed(rounds) if results[0]["step"] == "field")
+    built = []
+    for cube, units in plan.cubes.items():
+        dithered = sum(averaged[unit["name"]] for unit in units) >= POOR_SHARE * images.get(cube, 0)
+        if images.get(cube, 0) >= (FEWEST_IMAGES if dithered else FEWEST_ALONE):
+            built.append(cube)
+    return built
 
 
 def nodes_a_side(grid: int, images: int) -> int:

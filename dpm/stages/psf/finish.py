@@ -15,7 +15,7 @@ from dpm.io.atomic import replacing
 from dpm.io.run_folder import RunFolder
 from dpm.io.stdpsf import read_stdpsf, write_stdpsf
 from dpm.models.options import Options
-from dpm.stages.psf.build import FEWEST_IMAGES, POOR_SHARE, build_summary
+from dpm.stages.psf.build import FEWEST_ALONE, FEWEST_IMAGES, POOR_SHARE, build_summary
 
 __all__ = ["finish_build"]
 
@@ -55,11 +55,10 @@ def finish_build(folder: RunFolder, options: Options, results: list[Entry]) -> t
             )
             write_stdpsf(output, replace(epsf, weak_nodes=weak), (words,), pair=pair)
         else:
-            if entry["images"] < FEWEST_IMAGES:
-                warnings.append(
-                    f"{cube}: {entry['images']} star images are too few for an ePSF build (it needs {FEWEST_IMAGES}); "
-                    "the quick ePSF stands, and detections are flagged EPSF_EXTRAPOLATED"
-                )
+            warnings.append(
+                f"{cube}: {entry['images']} star images are too few for an ePSF build (it needs {FEWEST_IMAGES} that lie in three "
+                f"dithered exposures, or {FEWEST_ALONE}); the quick ePSF stands, and detections are flagged EPSF_EXTRAPOLATED"
+            )
             write_stdpsf(output, epsf, (entry["quick"]["words"],), pair=pair)
         files.append(str(Path("calibration") / "psf" / output.name))
         history[cube] = {key: entry[key] for key in ("updates", "averages", "images", "quick")} | {"phase_spread": spread}

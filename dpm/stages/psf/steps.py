@@ -97,7 +97,7 @@ def field(arguments: Result) -> Result:
     _write_targets(build, arguments["units"], links, targets)
     return {
         "scatter": targets.scatter, "phase_spread": phase_spread(every, links, targets.used),
-        "averaged": int(targets.averaged.sum()),
+        "averaged": {name: int(targets.averaged[links.unit == k].sum()) for k, name in enumerate(arguments["units"])},
         "warnings": warnings,
     }  # fmt: skip
 
