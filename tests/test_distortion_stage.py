@@ -73,7 +73,9 @@ def test_solved_maps_are_written_and_used(tmp_path, field):
         table = Table(hdulist["UNITS"].data)
         assert len(table) == 8 and np.all(table["pixel_scale_error"] > 0)
         before, after = hdulist["F090W_START"].data, hdulist["F090W_POLYNOMIAL"].data
-        assert np.nanstd(after[0]) < 0.2 * np.nanstd(before[0])
+        # Cells hold one or two stars of 0.01 pixel: their own noise is what the polynomial leaves.
+        assert np.nanstd(before[0]) > 0.05
+        assert np.nanstd(after[0]) < 0.018
 
 
 def test_without_a_solution_the_header_counts(tmp_path):
