@@ -31,7 +31,10 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	$(BIN)/python benchmarks/bench_hst1pass_bulge.py
+	$(BIN)/python benchmarks/bench_sim.py --source truth
+	$(BIN)/python benchmarks/bench_sim.py --source build
+	$(BIN)/python benchmarks/bench_calibration.py real limit
 
 clean:
 	rm -rf $(VENV) demo
