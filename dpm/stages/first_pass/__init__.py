@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dpm.io.brightness_file import read_brightness
 from dpm.io.cubes import read_exposure, read_exposure_table
 from dpm.io.run_folder import RunFolder
 from dpm.io.stdpsf import read_stdpsf
@@ -25,7 +26,7 @@ NAME = "first_pass"
 REVISION = 3
 PARTITIONED = True
 CONFIG = ("find",)
-UPSTREAM = ("ingest", "psf", "perturbation")
+UPSTREAM = ("ingest", "psf", "perturbation", "brightness")
 
 SECONDS_PER_MEGAPIXEL = 0.3  # measured on a crowded 2048 x 2048 frame, reading and writing included
 
@@ -53,6 +54,7 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
             "cube": str(folder.cubes / str(row["cube"])),
             "index": int(row["index"]),
             "psf": str(own if own.exists() else folder.psf_file(detector, filter_name)),
+            "brightness": str(term) if (term := folder.brightness_file(detector, filter_name)).exists() else "",
             "output": str(folder.detections_file(exposure, detector)),
             "flux_unit": str(row["flux_unit"]),
             "find": asdict(options.find),
@@ -76,6 +78,8 @@ def work(task: Task) -> dict[str, Any]:
     arguments = task.arguments
     image = read_exposure(Path(arguments["cube"]), arguments["index"])
     epsf = read_stdpsf(arguments["psf"], centre=False)
+    if arguments["brightness"]:
+        epsf = epsf.with_brightness(read_brightness(arguments["brightness"]))
     measured = measure_exposure(image, epsf, FindOptions(**arguments["find"]))
     table = detection_table(image, epsf, measured, arguments["flux_unit"])
     output = Path(arguments["output"])
