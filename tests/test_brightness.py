@@ -88,7 +88,7 @@ def test_all_light_stays(term: tuple[BrightnessTerm, dict]) -> None:
             assert abs((term[0].samples * term[0].brightest)[row::4, column::4].sum()) < 1e-3
 
 
-def test_bright_stars_gain_in_position_flux_and_qfit(term: tuple[BrightnessTerm, dict]) -> None:
+def test_bright_stars_are_described_with_it(term: tuple[BrightnessTerm, dict]) -> None:
     """On an exposure that had no part in it."""
     field = exposures(STRENGTH, 77, 1)[0]
     scatter, bias, quality = [], [], []
@@ -100,12 +100,12 @@ def test_bright_stars_gain_in_position_flux_and_qfit(term: tuple[BrightnessTerm,
         relative = rows[found, columns.FLUX] / field.flux
         bias.append(float(np.median(relative[bright]) / np.median(relative[field.flux < 2e4]) - 1.0))
         rows = rows[found[bright]]
-        error = (rows[:, columns.X] - field.x[bright]) / rows[:, columns.X_ERROR]
-        scatter.append(robust_width(error))
+        offset = rows[:, [columns.X, columns.Y]] - np.c_[field.x, field.y][bright]
+        scatter.append(robust_width((offset / rows[:, [columns.X_ERROR, columns.Y_ERROR]]).ravel()))
         quality.append(float(np.median(rows[:, columns.QFIT] / rows[:, columns.QFIT_EXPECTED])))
-    assert quality[0] > 2.0 and quality[1] < 1.1
-    assert abs(bias[1]) < 0.0015
-    assert scatter[1] < 1.25 and scatter[1] < scatter[0]
+    assert quality[0] > 3.0 and quality[1] < 1.1
+    assert abs(bias[1]) < 0.003  # the median of the faint ones is known to a thousandth
+    assert 0.85 < scatter[1] < 1.15
 
 
 @pytest.mark.parametrize("seed", [21, 22, 23])
