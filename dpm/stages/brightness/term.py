@@ -33,6 +33,7 @@ LEAST_GROWTH = 1e-3  # of TRIAL_CHANGE
 TRIAL_CHANGE = 0.01  # relative, of the centre of the brightest stars
 MODEL_ERROR = 0.005  # of psi; sets how far the brightest stars rule
 TYPICAL_PSI = 0.3  # of the central pixel, for the stars' weights
+CURVE_BINS = 16  # of equal numbers of stars
 STAR_CHI = 3.0  # stars that fit worse are blends and cosmic rays
 
 Floats = NDArray[np.float64]
@@ -80,6 +81,7 @@ def brightness_term(parts: list[ExposureStars]) -> tuple[BrightnessTerm | None, 
         judges = usable & ~makes
         after[judges] = np.concatenate([_fit(part, term) for part in parts])[judges]
     figures |= compare(np.concatenate(before), after, usable)
+    figures["curve"] = _curve(np.concatenate([part.charge for part in parts]), np.concatenate(before), after, usable)
     term = solve_term(parts, np.split(np.where(usable, quarter % 2, -1), ends))
     peak = float(np.mean([part.epsf.samples[..., MIDDLE, MIDDLE].mean() for part in parts]))
     figures |= {
@@ -95,6 +97,15 @@ def brightness_term(parts: list[ExposureStars]) -> tuple[BrightnessTerm | None, 
     )
     figures["words"] = words if figures["applied"] else f"{words}: no better, not applied"
     return (term if figures["applied"] else None), figures
+
+
+def _curve(charge: Floats, before: Floats, after: Floats, usable: NDArray[np.bool_]) -> dict[str, list[float]]:
+    """Medians of QFIT over its expectation against charge, without and with the term, each star left out of its own."""
+    ratio = [rows[:, columns.QFIT] / rows[:, columns.QFIT_EXPECTED] for rows in (before, after)]
+    rows = np.flatnonzero(usable & np.isfinite(ratio[0]) & np.isfinite(ratio[1]))
+    groups = [group for group in np.array_split(rows[np.argsort(charge[rows])], CURVE_BINS) if group.size]
+    names = (("charge", charge), ("before", ratio[0]), ("after", ratio[1]))
+    return {name: [float(np.median(values[group])) for group in groups] for name, values in names}
 
 
 def solve_term(parts: list[ExposureStars], half: list[Ints]) -> BrightnessTerm:
