@@ -10,7 +10,7 @@ from dpm.stages.base import Stage, Task
 __all__ = ["STAGES", "Stage", "Task", "load_stage", "load_stages"]
 
 # In the order of a run.
-STAGES: tuple[str, ...] = ("ingest", "psf", "perturbation", "first_pass", "distortion", "frame")
+STAGES: tuple[str, ...] = ("ingest", "psf", "perturbation", "first_pass", "distortion", "frame", "second_pass")
 
 
 def load_stage(name: str) -> Stage:
