@@ -1,7 +1,8 @@
 """Pixels of one exposure in blocks, uncompressed: written once, then read by patches that need a small part each (DESIGN section 3).
 
-The file holds blocks of BLOCK x BLOCK pixels of the detector's raw grid, row by row; each block holds four float32 planes: image,
-variance without light (infinite where a pixel carries no weight), variance per unit of light, relative variance of the flat field.
+The file holds blocks of BLOCK x BLOCK pixels of the detector's raw grid, row by row; each block holds five float32 planes: image,
+variance without light (infinite where a pixel carries no weight), variance per unit of light, relative variance of the flat field, and
+the flux below which the halos of bright stars explain a detection.
 No file is mapped into memory: pages of a mapped file count against a worker's limit.
 """
 
@@ -20,11 +21,13 @@ from dpm.models.flags import PixelFlag
 __all__ = ["BLOCK", "PLANES", "GatheredPixels", "write_gathered"]
 
 BLOCK = 64
-PLANES = 4
+PLANES = 5
 _BLOCK_BYTES = PLANES * BLOCK * BLOCK * 4
 
 
-def write_gathered(path: str | os.PathLike[str], image: ExposureImage) -> None:
+def write_gathered(
+    path: str | os.PathLike[str], image: ExposureImage, sci: NDArray[np.float32], halo: NDArray[np.float32]
+) -> None:
     """Write an exposure's planes in blocks, atomically.
 
     Parameters
@@ -32,17 +35,20 @@ def write_gathered(path: str | os.PathLike[str], image: ExposureImage) -> None:
     path : path
         The file; its folder is made if need be.
     image : ExposureImage
-        Pixels that carry no weight become 0 with infinite variance.
+        Noise planes; pixels that carry no weight become 0 with infinite variance.
+    sci, halo : ndarray (ny, nx), float32
+        The image to write, and the limit of the halos.
     """
     ny, nx = image.shape
     rows, columns = -(-ny // BLOCK), -(-nx // BLOCK)
-    bad = ((image.dq & int(PixelFlag.BAD)) != 0) | ~np.isfinite(image.sci)
+    bad = ((image.dq & int(PixelFlag.BAD)) != 0) | ~np.isfinite(sci)
     planes = np.zeros((PLANES, rows * BLOCK, columns * BLOCK), np.float32)
     planes[1] = np.inf
-    planes[0, :ny, :nx] = np.where(bad, np.float32(0.0), image.sci)
+    planes[0, :ny, :nx] = np.where(bad, np.float32(0.0), sci)
     planes[1, :ny, :nx] = np.where(bad, np.float32(np.inf), image.var_read)
     planes[2, :ny, :nx] = np.where(bad, np.float32(0.0), image.poisson_factor)
     planes[3, :ny, :nx] = np.where(bad, np.float32(0.0), image.flat_variance)
+    planes[4, :ny, :nx] = halo
     blocks = planes.reshape(PLANES, rows, BLOCK, columns, BLOCK).transpose(1, 3, 0, 2, 4)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
@@ -65,7 +71,7 @@ class GatheredPixels:
         self.path, self.shape, self.origin = Path(path), shape, origin
 
     def read(self, x0: int, x1: int, y0: int, y1: int) -> tuple[NDArray[np.float32], int, int]:
-        """Planes (4, ny, nx) of the raw box [x0, x1) x [y0, y1) as far as the exposure reaches, and where they begin (x, y).
+        """Planes (5, ny, nx) of the raw box [x0, x1) x [y0, y1) as far as the exposure reaches, and where they begin (x, y).
 
         Raises
         ------

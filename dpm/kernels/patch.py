@@ -24,8 +24,8 @@ FIT_HALF = 2  # 5 x 5 pixels at the peak (Anderson & King 2000)
 class Patch(NamedTuple):
     """Cut-outs of E exposures about one patch, and how the master frame lies on them.
 
-    residual, scene, variance_read, poisson_factor, flat_variance: pixels of all cut-outs end to end (float32), row by row; a pixel
-    without weight has infinite variance_read.  first, ny, nx: where each cut-out begins and its size.  x_origin, y_origin: raw
+    residual, scene, variance_read, poisson_factor, flat_variance, halo: pixels of all cut-outs end to end (float32), row by row; a
+    pixel without weight has infinite variance_read, halo is the exposure's flux below which halos explain a detection.  first, ny, nx: where each cut-out begins and its size.  x_origin, y_origin: raw
     full-detector pixel of its first pixel.  nodes (E, 3, n, n): raw x, raw y and brightness scale (exposure's flux of a star of unit
     flux) on the master lattice that starts at ``node_origin`` (x, y).  band, library: filter and ePSF of each exposure.  noise (E,):
     typical scatter of a sky pixel.  sky, scatter (E, m, m): meshes of the sky in cells of ``sky_cell`` pixels.
@@ -36,6 +36,7 @@ class Patch(NamedTuple):
     variance_read: Any
     poisson_factor: Any
     flat_variance: Any
+    halo: Any
     first: Any
     ny: Any
     nx: Any
@@ -262,6 +263,24 @@ def place_stars(patch, x, y, out):
     for k in range(x.shape[0]):
         for e in range(patch.first.shape[0]):
             out[k, e, 0], out[k, e, 1], out[k, e, 2], _, _, _, _ = place(patch, e, x[k], y[k])
+
+
+@kernel
+def halo_limits(patch, x, y, limit):
+    """Flux by band below which halos explain stars at master positions (n,): the mean over the exposures; ``limit`` (n, B) is filled."""
+    bands = limit.shape[1]
+    count = np.zeros(bands)
+    for k in range(x.shape[0]):
+        count[:] = 0.0
+        limit[k] = 0.0
+        for e in range(patch.first.shape[0]):
+            raw_x, raw_y, scale, _, _, _, _ = place(patch, e, x[k], y[k])
+            if -0.5 <= raw_x < patch.nx[e] - 0.5 and -0.5 <= raw_y < patch.ny[e] - 0.5:
+                at = patch.first[e] + int(np.floor(raw_y + 0.5)) * patch.nx[e] + int(np.floor(raw_x + 0.5))
+                limit[k, patch.band[e]] += patch.halo[at] / scale
+                count[patch.band[e]] += 1.0
+        for b in range(bands):
+            limit[k, b] /= max(count[b], 1.0)
 
 
 @leaf_kernel

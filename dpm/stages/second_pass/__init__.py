@@ -40,6 +40,7 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
     tasks = []
     for exposure in (exposure for group in field.groups for exposure in group.exposures):
         arguments = {"step": "gather", "root": str(folder.root), "exposure": exposure.name, "distortion": options.distortion.source}
+        arguments["threshold"] = options.find.threshold
         cost = 0.05 + GATHER_SECONDS_PER_MEGAPIXEL * exposure.shape[0] * exposure.shape[1] / 1e6
         tasks.append(Task(NAME, f"gather_{exposure.name}", arguments, cost))
     return tasks
@@ -77,7 +78,7 @@ def work(task: Task) -> dict[str, Any]:
     if step == "gather":
         from dpm.stages.second_pass.gather import gather_exposure
 
-        return out | gather_exposure(folder, arguments["exposure"], arguments["distortion"])
+        return out | gather_exposure(folder, arguments["exposure"], arguments["distortion"], arguments["threshold"])
     if step == "assemble":
         from dpm.stages.second_pass.assemble import assemble
 

@@ -59,7 +59,7 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
         measured = _read_group(field, number)
         limit = equivalent_threshold(options.find.threshold, len(field.groups[number].bands))
         n_found += int(measured["id"].max(initial=-1)) + 1
-        parts.append(_keep_stars(measured, limit))
+        parts.append(_keep_stars(measured, limit, min(options.frame.min_exposures, len(field.groups[number].exposures))))
     rows = _by_exposure(field, parts)
     folder.measurements.mkdir(parents=True, exist_ok=True)
     names = _write_measurements(folder, exposures, rows)
@@ -103,7 +103,7 @@ def _read_group(field: SecondPassField, number: int) -> Measured:
     return out
 
 
-def _keep_stars(measured: Measured, limit: float) -> Measured:
+def _keep_stars(measured: Measured, limit: float, min_exposures: int) -> Measured:
     """Measurements of what is a star: significant with its neighbours' covariance, and of the ePSF's shape in all exposures together."""
     star = measured["id"]
     n = int(star.max(initial=-1)) + 1
@@ -121,7 +121,7 @@ def _keep_stars(measured: Measured, limit: float) -> Measured:
     significance = np.zeros(n)
     significance[star] = measured["star_significance"]
     sharp = (radxs < SHARP_LIMIT) & (radxs < -SHARP_SIGMA * error)
-    good = (significance >= limit) & ((chi < MAX_CHI) | saturated) & ~(sharp & ~saturated)
+    good = (np.bincount(star, minlength=n) >= min_exposures) & (significance >= limit) & ((chi < MAX_CHI) | saturated) & ~(sharp & ~saturated)
     keep = good[star]
     out = {name: values[keep] for name, values in measured.items()}
     number = np.cumsum(good) - 1

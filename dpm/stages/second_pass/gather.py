@@ -11,18 +11,20 @@ from dpm.io.cubes import read_exposure
 from dpm.io.gathered import write_gathered
 from dpm.io.run_folder import RunFolder
 from dpm.io.stdgdc import read_stdgdc
-from dpm.io.tables import read_table
+from dpm.io.stdpsf import read_stdpsf
+from dpm.io.tables import read_columns, read_table
 from dpm.models.detectors import find_detector
 from dpm.models.master_frame import MasterFrame
 from dpm.models.transform import LinearTransform
 from dpm.stages.frame.geometry import find_map, unit_plane
 from dpm.stages.second_pass.field import SecondPassField, write_geometry
 from dpm.stages.second_pass.geometry import make_geometry
+from dpm.stages.second_pass.halos import without_halos
 
 __all__ = ["gather_exposure"]
 
 
-def gather_exposure(folder: RunFolder, name: str, distortion_source: str) -> dict[str, Any]:
+def gather_exposure(folder: RunFolder, name: str, distortion_source: str, threshold: float) -> dict[str, Any]:
     """Write the blocks and the nodes of one exposure.
 
     Parameters
@@ -32,6 +34,8 @@ def gather_exposure(folder: RunFolder, name: str, distortion_source: str) -> dic
         Exposure and detector.
     distortion_source : str
         ``[distortion] source``.
+    threshold : float
+        ``[find] threshold``.
     """
     table = read_table(folder.exposures)
     frame = MasterFrame.from_meta(table.meta["master_frame"])
@@ -55,7 +59,11 @@ def gather_exposure(folder: RunFolder, name: str, distortion_source: str) -> dic
         plane.forward, transform, (x0, x0 + nx - 1.0, y0, y0 + ny - 1.0),
         distortion.area if distortion is not None else plane_area, zero_point if np.isfinite(zero_point) else 0.0,
     )  # fmt: skip
+    group = next(group for group in field.groups if exposure in group.exposures)
+    same = sum(other.band == exposure.band for other in group.exposures)
+    detections = read_columns(folder.detections_file(str(row["exposure"]), detector), ["x", "y", "flux", "flags"])
+    sci, halo = without_halos(image, read_stdpsf(exposure.library, centre=False), detections, threshold / np.sqrt(same))
     write_geometry(field.geometry_file(exposure), geometry)
-    write_gathered(field.pixels_file(exposure), image)
+    write_gathered(field.pixels_file(exposure), image, sci, halo)
     warnings = [] if np.isfinite(zero_point) else [f"{name}: no photometric zero point was solved; its fluxes are taken as they are"]
     return {"warnings": warnings}

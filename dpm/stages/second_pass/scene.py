@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from dpm.kernels.patch import Libraries, Patch, add_stars
+from dpm.kernels.patch import Libraries, Patch, add_stars, halo_limits
 from dpm.kernels.patch_clean import mask_outliers
 from dpm.kernels.patch_find import (
     LATTICE,
@@ -48,8 +48,8 @@ class Cutout:
 
     Parameters
     ----------
-    planes : ndarray (4, ny, nx), float32
-        Image, variance without light (infinite where a pixel has no weight), variance per unit of light, relative flat variance.
+    planes : ndarray (5, ny, nx), float32
+        As `dpm.io.gathered` has them.
     x_origin, y_origin : int
         Raw full-detector pixel of the first pixel.
     geometry : ExposureGeometry
@@ -127,14 +127,14 @@ class PatchScene:
         self.n_bands, self.model_error = n_bands, model_error
         shapes = np.array([cut.planes.shape[1:] for cut in cutouts], np.int64)
         first = np.concatenate([[0], np.cumsum(shapes[:, 0] * shapes[:, 1])])
-        planes = np.empty((4, first[-1]), np.float32)
+        planes = np.empty((len(cutouts[0].planes), first[-1]), np.float32)
         for cut, begin, end in zip(cutouts, first[:-1], first[1:]):
-            planes[:, begin:end] = cut.planes.reshape(4, -1)
-        scene, read, poisson, flat = planes
+            planes[:, begin:end] = cut.planes.reshape(len(planes), -1)
+        scene, read, poisson, flat, halo = planes
         row, column = bounds.first_node
         cells = int(max(1, -(-shapes.max() // SKY_CELL)))
         self.patch = Patch(
-            scene.copy(), scene, read, poisson, flat,
+            scene.copy(), scene, read, poisson, flat, halo,
             first[:-1].copy(), shapes[:, 0].copy(), shapes[:, 1].copy(),
             np.array([cut.x_origin for cut in cutouts], np.int64), np.array([cut.y_origin for cut in cutouts], np.int64),
             np.stack([cut.geometry.window(bounds) for cut in cutouts]),
@@ -231,9 +231,16 @@ class PatchScene:
         x, y = x_low + LATTICE * columns[:n], y_low + LATTICE * rows[:n]
         flux, significance, used = np.zeros((n, self.n_bands)), np.zeros(n), np.zeros(n, np.int64)
         judge_candidates(patch, numerator, denominator, x, y, flux, significance, used)
+        significance[~self.above_halos(x, y, flux)] = 0.0
         order = np.lexsort((x, y, -significance))
         order = order[significance[order] >= limit]
         return x[order], y[order], flux[order], significance[order]
+
+    def above_halos(self, x: Floats, y: Floats, flux: Floats) -> NDArray[np.bool_]:
+        """Whether halos of bright stars do not explain a star, in one band at least."""
+        limit = np.zeros((len(x), self.n_bands))
+        halo_limits(self.patch, np.ascontiguousarray(x), np.ascontiguousarray(y), limit)
+        return np.asarray(np.any(flux > limit, axis=1))
 
     def fit_new(self, x: Floats, y: Floats, flux: Floats, threshold: float, iterations: int) -> int:
         """Fit candidates in the order given; returns how many are stars so far."""
