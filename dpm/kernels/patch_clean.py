@@ -57,12 +57,17 @@ def is_real(patch, e, v, u, sign):
             continue
         covered += 1
         # The star of an undersampled image may lie in the next pixel.
-        best = -np.inf
+        found = False
+        sky = sky_at(patch.sky, o, patch.sky_cell, iy, ix, patch.ny[o], patch.nx[o])
         for dv in range(-1, 2):
             for du in range(-1, 2):
-                if 0 <= iy + dv < patch.ny[o] and 0 <= ix + du < patch.nx[o]:
-                    best = max(best, sign * pull_at(patch, o, iy + dv, ix + du))
-        if best > AGREE_SIGMA:
+                if found or not (0 <= iy + dv < patch.ny[o] and 0 <= ix + du < patch.nx[o]):
+                    continue
+                at = patch.first[o] + (iy + dv) * patch.nx[o] + ix + du
+                difference = sign * (patch.residual[at] - sky)
+                if difference > 0.0 and difference * difference > AGREE_SIGMA * AGREE_SIGMA * patch.variance_read[at]:
+                    found = sign * pull_at(patch, o, iy + dv, ix + du) > AGREE_SIGMA
+        if found:
             agree += 1
     # Of nine pixels of noise the largest is above 2.5 sigma in one of twenty.
     return covered == 0 or agree > max(1.0 if covered > 2 else 0.0, AGREE_FRACTION * covered)

@@ -22,7 +22,7 @@ MAX_SIDE = 25  # pixels of a group's window; also the box of a saturated star
 FITTED, NOT_CONVERGED, FAILED = 0, 1, 2
 MAX_SHIFT = 1.5  # master pixels a star may move in one fit: farther, it follows another star's light
 SINGLE_STEP, GROUP_STEP = 0.5, 0.25  # master pixels a step may move a star
-MAX_TRIALS = 5  # dampings tried for one step
+FIRST_DAMPING = 1e-2  # of a group's first step, and after a step that made the fit worse
 SETTLED = 0.01  # gain of chi-square of a last step: a tenth of an error, squared
 QUIET = 0.02  # of the pixel noise: a smaller change of a star's brightest pixel is not rendered
 
@@ -160,16 +160,17 @@ def load_group(patch, libraries, box, group, stars, members, begin, n, half):
 
 
 @leaf_kernel
-def accumulate(patch, libraries, box, group, n, half, bands, model_error2, position, derivatives):
-    """Chi-square of the group at ``position``; with ``derivatives`` also its normal matrix (lower triangle) and gradient."""
+def accumulate(patch, libraries, box, group, n, half, bands, model_error2, position):
+    """Chi-square of the group at ``position``, and its normal matrix (lower triangle) and gradient."""
     width = 2 + bands
-    if derivatives:
-        for a in range(n * width):
-            group.gradient[a] = 0.0
-            for b in range(a + 1):
-                group.normal[a, b] = 0.0
+    for a in range(n * width):
+        group.gradient[a] = 0.0
+        for b in range(a + 1):
+            group.normal[a, b] = 0.0
+    if n == 1:
+        return accumulate_one(patch, libraries, box, group, half, model_error2, position)
     chi2 = 0.0
-    fit = half if n == 1 else FIT_HALF
+    fit = FIT_HALF
     raw, value, slope_x, slope_y, peak, slope = group.raw, group.value, group.slope_x, group.slope_y, group.peak, group.slope
     for e in range(patch.first.shape[0]):
         if group.size[e, 0] == 0:
@@ -185,14 +186,13 @@ def accumulate(patch, libraries, box, group, n, half, bands, model_error2, posit
             dx, dy = position[k, 0] - group.start[k, 0], position[k, 1] - group.start[k, 1]
             x = raw[e, k, 0] + raw[e, k, 3] * dx + raw[e, k, 4] * dy
             y = raw[e, k, 1] + raw[e, k, 5] * dx + raw[e, k, 6] * dy
-            load_box(patch, libraries, e, x, y, peak[e, k, 0], peak[e, k, 1], half, derivatives, box)
+            load_box(patch, libraries, e, x, y, peak[e, k, 0], peak[e, k, 1], half, True, box)
             side = 2 * half + 1
             for j in range(side):
                 for i in range(side):
                     value[k, j, i] = box.value[j, i]
-                    if derivatives:
-                        slope_x[k, j, i] = box.slope_x[j, i]
-                        slope_y[k, j, i] = box.slope_y[j, i]
+                    slope_x[k, j, i] = box.slope_x[j, i]
+                    slope_y[k, j, i] = box.slope_y[j, i]
         for j in range(group.size[e, 0]):
             v = y0 + j
             base = patch.first[e] + v * nx + x0
@@ -217,11 +217,10 @@ def accumulate(patch, libraries, box, group, n, half, bands, model_error2, posit
                     light = position[k, 2 + band]
                     own += light * psi
                     slope[k, 2] = psi
-                    if derivatives:
-                        gx = raw[e, k, 2] * light * np.float64(slope_x[k, r + half, c + half])
-                        gy = raw[e, k, 2] * light * np.float64(slope_y[k, r + half, c + half])
-                        slope[k, 0] = gx * raw[e, k, 3] + gy * raw[e, k, 5]
-                        slope[k, 1] = gx * raw[e, k, 4] + gy * raw[e, k, 6]
+                    gx = raw[e, k, 2] * light * np.float64(slope_x[k, r + half, c + half])
+                    gy = raw[e, k, 2] * light * np.float64(slope_y[k, r + half, c + half])
+                    slope[k, 0] = gx * raw[e, k, 3] + gy * raw[e, k, 5]
+                    slope[k, 1] = gx * raw[e, k, 4] + gy * raw[e, k, 6]
                 if not inside:
                     continue
                 data = np.float64(group.data[e, j, i])
@@ -231,8 +230,6 @@ def accumulate(patch, libraries, box, group, n, half, bands, model_error2, posit
                 weight = 1.0 / variance
                 difference = data - sky - own
                 chi2 += weight * difference * difference
-                if not derivatives:
-                    continue
                 wr = weight * difference
                 for k in range(n):
                     if slope[k, 2] == 0.0:
@@ -264,6 +261,72 @@ def accumulate(patch, libraries, box, group, n, half, bands, model_error2, posit
                         normal[a + 2 + band, b] += w2 * t0
                         normal[a + 2 + band, b + 1] += w2 * t1
                         normal[a + 2 + band, b + 2 + band] += w2 * t2
+    return chi2
+
+
+@leaf_kernel
+def accumulate_one(patch, libraries, box, group, half, model_error2, position):
+    """`accumulate` for a star alone: sums in raw pixels of each exposure, turned to the master frame at its end."""
+    chi2 = 0.0
+    raw, peak, normal, gradient = group.raw, group.peak, group.normal, group.gradient
+    residual_data, scene = group.data, patch.scene
+    read, poisson, flat = patch.variance_read, patch.poisson_factor, patch.flat_variance
+    for e in range(patch.first.shape[0]):
+        if group.size[e, 0] == 0:
+            continue
+        band = patch.band[e]
+        y0, x0 = group.corner[e, 0], group.corner[e, 1]
+        height, width = group.size[e, 0], group.size[e, 1]
+        nx = patch.nx[e]
+        iy, ix = peak[e, 0, 0], peak[e, 0, 1]
+        scale = raw[e, 0, 2]
+        sky = sky_at(patch.sky, e, patch.sky_cell, iy, ix, patch.ny[e], nx) + group.sky[band]
+        dx, dy = position[0, 0] - group.start[0, 0], position[0, 1] - group.start[0, 1]
+        x = raw[e, 0, 0] + raw[e, 0, 3] * dx + raw[e, 0, 4] * dy
+        y = raw[e, 0, 1] + raw[e, 0, 5] * dx + raw[e, 0, 6] * dy
+        load_box(patch, libraries, e, x, y, iy, ix, half, True, box)
+        flux = position[0, 2 + band] * scale
+        n00 = n10 = n11 = n20 = n21 = n22 = b0 = b1 = b2 = 0.0
+        row, column = np.uintp(y0 - iy + half), np.uintp(x0 - ix + half)
+        for j in range(np.uintp(height)):
+            base = np.uintp(patch.first[e] + y0 * nx + x0) + j * np.uintp(nx)
+            for i in range(np.uintp(width)):
+                at = base + i
+                psi = np.float64(box.value[row + j, column + i])
+                data = np.float64(residual_data[e, j, i])
+                star = flux * psi
+                light = max(star + sky + max(np.float64(scene[at]) - data, 0.0), 0.0)
+                # A pixel of infinite variance drops out by itself.
+                variance = np.float64(read[at]) + light * (poisson[at] + flat[at] * light) + model_error2 * star * star
+                weight = 1.0 / variance
+                difference = data - sky - star
+                s0 = np.float64(box.slope_x[row + j, column + i])
+                s1 = np.float64(box.slope_y[row + j, column + i])
+                wr = weight * difference
+                chi2 += wr * difference
+                b0 += wr * s0
+                b1 += wr * s1
+                b2 += wr * psi
+                w0, w1, w2 = weight * s0, weight * s1, weight * psi
+                n00 += w0 * s0
+                n10 += w1 * s0
+                n11 += w1 * s1
+                n20 += w2 * s0
+                n21 += w2 * s1
+                n22 += w2 * psi
+        # d(raw) / d(master), with the flux: derivatives of the light by the master position and the unit flux.
+        xx, xy, yx, yy = raw[e, 0, 3], raw[e, 0, 4], raw[e, 0, 5], raw[e, 0, 6]
+        f2 = flux * flux
+        normal[0, 0] += f2 * (xx * xx * n00 + 2.0 * xx * yx * n10 + yx * yx * n11)
+        normal[1, 0] += f2 * (xx * xy * n00 + (xx * yy + xy * yx) * n10 + yx * yy * n11)
+        normal[1, 1] += f2 * (xy * xy * n00 + 2.0 * xy * yy * n10 + yy * yy * n11)
+        c = 2 + band
+        normal[c, 0] += flux * scale * (xx * n20 + yx * n21)
+        normal[c, 1] += flux * scale * (xy * n20 + yy * n21)
+        normal[c, c] += scale * scale * n22
+        gradient[0] += flux * (xx * b0 + yx * b1)
+        gradient[1] += flux * (xy * b0 + yy * b1)
+        gradient[c] += scale * b2
     return chi2
 
 
@@ -330,52 +393,50 @@ def fit_group(patch, libraries, box, group, stars, members, begin, n, model_erro
     half = min(stars.half[members[begin]], MAX_HALF) if n == 1 else GROUP_HALF
     if not load_group(patch, libraries, box, group, stars, members, begin, n, half):
         return FAILED
-    for k in range(n):
-        for p in range(width):
-            group.position[k, p] = group.start[k, p]
     error2 = model_error * model_error
-    damping = 0.0 if n == 1 else 1e-3
+    damping = 0.0 if n == 1 else FIRST_DAMPING
     limit = SINGLE_STEP if n == 1 else GROUP_STEP
     status = NOT_CONVERGED
-    chi2 = accumulate(patch, libraries, box, group, n, half, bands, error2, group.position, True)
+    best = np.inf
+    for k in range(n):
+        for p in range(width):
+            group.trial[k, p] = group.start[k, p]
     for _ in range(iterations):
-        better = False
-        gain = 0.0
-        for _ in range(MAX_TRIALS):
+        chi2 = accumulate(patch, libraries, box, group, n, half, bands, error2, group.trial)
+        # Weights change with the model: a small rise is no worse fit.
+        if chi2 <= best + SETTLED * (1.0 + 1e-3 * best) or best == np.inf:
+            best = chi2
+            for k in range(n):
+                for p in range(width):
+                    group.position[k, p] = group.trial[k, p]
+            if not solve_step(group, n, width, damping):
+                return FAILED
+            damping = 0.1 * damping if damping > 1e-4 else 0.0
+            gain = 0.0
+            for a in range(n * width):
+                gain += group.step[a] * group.gradient[a]
+            take_step(group, n, width, limit)
+            if gain < SETTLED:
+                # So short a step needs no proof.
+                for k in range(n):
+                    for p in range(width):
+                        group.position[k, p] = group.trial[k, p]
+                status = FITTED
+                break
+        else:
+            # Back to the best so far, and a shorter step from its normal equations.
+            damping = max(10.0 * damping, FIRST_DAMPING)
+            accumulate(patch, libraries, box, group, n, half, bands, error2, group.position)
             if not solve_step(group, n, width, damping):
                 return FAILED
             take_step(group, n, width, limit)
-            far = False
-            for k in range(n):
-                off = max(abs(group.trial[k, 0] - group.start[k, 0]), abs(group.trial[k, 1] - group.start[k, 1]))
-                far = far or not off <= MAX_SHIFT
-            if not far:
-                # The gain that the linear model expects of this step; where it is tiny the step is the last and needs no proof.
-                expected = 0.0
-                for a in range(n * width):
-                    expected += group.step[a] * group.gradient[a]
-                if expected < SETTLED:
-                    better = True
-                    gain = 0.0
-                    break
-                trial2 = accumulate(patch, libraries, box, group, n, half, bands, error2, group.trial, False)
-                # Weights change with the model: a small rise is no worse fit.
-                if trial2 <= chi2 + SETTLED * (1.0 + 1e-3 * chi2):
-                    better = True
-                    gain = expected
-                    break
-            damping = max(10.0 * damping, 1e-2)
-        if not better:
-            break
+        far = False
         for k in range(n):
-            for p in range(width):
-                group.position[k, p] = group.trial[k, p]
-        damping = 0.1 * damping if damping > 1e-4 else 0.0
-        if gain < SETTLED:
-            status = FITTED
+            off = max(abs(group.trial[k, 0] - group.start[k, 0]), abs(group.trial[k, 1] - group.start[k, 1]))
+            far = far or not off <= MAX_SHIFT
+        if far:
             break
-        chi2 = accumulate(patch, libraries, box, group, n, half, bands, error2, group.position, True)
-    if not solve_step(group, n, width, 0.0):
+    if damping > 0.0 and not solve_step(group, n, width, 0.0):
         return FAILED
     store_group(patch, libraries, box, group, stars, members, begin, n, width, status)
     return status

@@ -143,7 +143,7 @@ def local_covariances(patch, libraries, stars, which, neighbors, n_neighbors, mo
         for k in range(n):
             for p in range(width):
                 group.position[k, p] = group.start[k, p]
-        accumulate(patch, libraries, box, group, n, half, bands, model_error * model_error, group.position, True)
+        accumulate(patch, libraries, box, group, n, half, bands, model_error * model_error, group.position)
         a, d, c = group.normal[0, 0], group.normal[1, 1], group.normal[1, 0]
         held = (a + d) / (a * d - c * c)
         if not solve_step(group, n, width, 0.0):

@@ -31,7 +31,7 @@ from dpm.stages.frame.units import Unit
 from dpm.stages.second_pass.field import SecondPassField
 from dpm.stages.second_pass.waves import equivalent_threshold
 
-__all__ = ["assemble"]
+__all__ = ["assemble", "keep_stars"]
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
         measured = _read_group(field, number)
         limit = equivalent_threshold(options.find.threshold, len(field.groups[number].bands))
         n_found += int(measured["id"].max(initial=-1)) + 1
-        parts.append(_keep_stars(measured, limit, min(options.frame.min_exposures, len(field.groups[number].exposures))))
+        parts.append(keep_stars(measured, limit, min(options.frame.min_exposures, len(field.groups[number].exposures))))
     rows = _by_exposure(field, parts)
     folder.measurements.mkdir(parents=True, exist_ok=True)
     names = _write_measurements(folder, exposures, rows)
@@ -103,7 +103,7 @@ def _read_group(field: SecondPassField, number: int) -> Measured:
     return out
 
 
-def _keep_stars(measured: Measured, limit: float, min_exposures: int) -> Measured:
+def keep_stars(measured: Measured, limit: float, min_exposures: int) -> Measured:
     """Measurements of what is a star: significant with its neighbours' covariance, and of the ePSF's shape in all exposures together."""
     star = measured["id"]
     n = int(star.max(initial=-1)) + 1

@@ -143,12 +143,37 @@ class PatchScene:
             np.ones(len(cutouts)),
             np.zeros((len(cutouts), cells, cells), np.float32), np.zeros((len(cutouts), cells, cells), np.float32), SKY_CELL,
         )  # fmt: skip
+        self._drop_corners()
         self.noise_raised = np.zeros(len(cutouts), bool)
         self.scores = np.zeros((2, first[-1]), np.float32)
         self.count = 0
         self.stars = _empty_stars(256, n_bands)
         update_sky(self.patch, False)
         self.patch.noise[:] = np.sqrt(self._formal_variance())
+
+    def _drop_corners(self) -> None:
+        """Take the weight of pixels outside the patch and its margins: boxes of turned exposures reach further, among unknown stars."""
+        patch = self.patch
+        x_low, x_high, y_low, y_high = self.bounds.bounds(MARGIN + FRINGE)
+        middle = len(patch.nodes[0, 0]) // 2
+        for e, begin in enumerate(patch.first):
+            raw_x, raw_y = patch.nodes[e, 0], patch.nodes[e, 1]
+            jacobian = np.array(
+                [
+                    [raw_x[middle, middle + 1] - raw_x[middle, middle - 1], raw_x[middle + 1, middle] - raw_x[middle - 1, middle]],
+                    [raw_y[middle, middle + 1] - raw_y[middle, middle - 1], raw_y[middle + 1, middle] - raw_y[middle - 1, middle]],
+                ]
+            ) / (2.0 * NODE_STEP)
+            if not np.isfinite(jacobian).all():
+                continue
+            back = np.linalg.inv(jacobian)
+            ny, nx = int(patch.ny[e]), int(patch.nx[e])
+            u = (np.arange(nx) + (patch.x_origin[e] - raw_x[middle, middle]))[None, :]
+            v = (np.arange(ny) + (patch.y_origin[e] - raw_y[middle, middle]))[:, None]
+            x = back[0, 0] * u + back[0, 1] * v + (patch.node_origin[0] + middle * NODE_STEP)
+            y = back[1, 0] * u + back[1, 1] * v + (patch.node_origin[1] + middle * NODE_STEP)
+            outside = (x < x_low - 1) | (x > x_high + 1) | (y < y_low - 1) | (y > y_high + 1)
+            patch.variance_read[begin : begin + ny * nx][outside.ravel()] = np.inf
 
     def _formal_variance(self) -> Floats:
         """Variance of a sky pixel that the noise planes say, for every exposure."""

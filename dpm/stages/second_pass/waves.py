@@ -101,12 +101,11 @@ def find_stars(scene: PatchScene, threshold: float, seeds: FrozenStars | None = 
         model_error = FINDER_MODEL_ERROR[min(wave, 1)]
         x, y, flux, _ = scene.candidates(CANDIDATE_FRACTION * threshold, model_error)
         scene.fit_new(x, y, flux, KEEP_FRACTION * threshold, FIRST_ITERATIONS)
-        scene.update_sky()
         for turn in range(SWEEPS[wave]):
             scene.sweep(SWEEP_ITERATIONS, everyone=turn == 0 and (wave == 0 or last))
         if wave == 0:
             scene.raise_noise()
-        if wave < 2:
+        if wave == 1:
             masked += scene.mask_outliers()
         stars, n = scene.stars, scene.count
         clear = scene.above_halos(stars.x[:n], stars.y[:n], stars.flux[:n]) | (stars.half[:n] > FIT_HALF)
