@@ -1,7 +1,9 @@
-"""Pixels of one exposure in blocks, uncompressed: written once, then read by patches that need a small part each (DESIGN section 3).
+"""Pixels of one exposure in blocks, uncompressed: written once, then read by patches that need a small part each (DESIGN section
+3).
 
 The file holds blocks of BLOCK x BLOCK pixels of the detector's raw grid, row by row; each block holds five float32 planes: image,
-variance without light (infinite where a pixel carries no weight), variance per unit of light, relative variance of the flat field, and
+variance without light (infinite where a pixel carries no weight), variance per unit of light, relative variance of the flat
+field, and
 the flux below which the halos of bright stars explain a detection.
 No file is mapped into memory: pages of a mapped file count against a worker's limit.
 """

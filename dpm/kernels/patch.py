@@ -1,7 +1,9 @@
 """A patch of the master frame seen by many exposures: cut-outs, where a star falls on each, its ePSF there, its light in and out.
 
-Cut-outs of all exposures lie end to end in flat arrays, since their sizes differ.  Positions on the master frame become raw positions
-through a table of nodes an exposure, 16 master pixels apart, by bicubic (Catmull-Rom) interpolation: a smooth distortion comes out to
+Cut-outs of all exposures lie end to end in flat arrays, since their sizes differ.  Positions on the master frame become raw
+positions
+through a table of nodes an exposure, 16 master pixels apart, by bicubic (Catmull-Rom) interpolation: a smooth distortion comes
+out to
 1e-5 pixel, and one evaluation serves the position, its derivatives and the brightness scale.
 """
 
@@ -25,9 +27,12 @@ class Patch(NamedTuple):
     """Cut-outs of E exposures about one patch, and how the master frame lies on them.
 
     residual, scene, variance_read, poisson_factor, flat_variance, halo: pixels of all cut-outs end to end (float32), row by row; a
-    pixel without weight has infinite variance_read, halo is the exposure's flux below which halos explain a detection.  first, ny, nx: where each cut-out begins and its size.  x_origin, y_origin: raw
-    full-detector pixel of its first pixel.  nodes (E, 3, n, n): raw x, raw y and brightness scale (exposure's flux of a star of unit
-    flux) on the master lattice that starts at ``node_origin`` (x, y).  band, library: filter and ePSF of each exposure.  noise (E,):
+    pixel without weight has infinite variance_read, halo is the exposure's flux below which halos explain a detection.  first,
+    ny, nx: where each cut-out begins and its size.  x_origin, y_origin: raw
+    full-detector pixel of its first pixel.  nodes (E, 3, n, n): raw x, raw y and brightness scale (exposure's flux of a star of
+    unit
+    flux) on the master lattice that starts at ``node_origin`` (x, y).  band, library: filter and ePSF of each exposure.  noise
+    (E,):
     typical scatter of a sky pixel.  sky, scatter (E, m, m): meshes of the sky in cells of ``sky_cell`` pixels.
     """
 
@@ -267,7 +272,8 @@ def place_stars(patch, x, y, out):
 
 @kernel
 def halo_limits(patch, x, y, limit):
-    """Flux by band below which halos explain stars at master positions (n,): the mean over the exposures; ``limit`` (n, B) is filled."""
+    """Flux by band below which halos explain stars at master positions (n,): the mean over the exposures; ``limit`` (n, B) is
+    filled."""
     bands = limit.shape[1]
     count = np.zeros(bands)
     for k in range(x.shape[0]):

@@ -1,6 +1,7 @@
 """Finding on a patch: the matched-filter significance of the residuals of all exposures together, on a half-pixel lattice.
 
-Every exposure gives at each of its pixels the weighted sum of residuals over the 3 x 3 pixels about it and the weight of that sum.  A
+Every exposure gives at each of its pixels the weighted sum of residuals over the 3 x 3 pixels about it and the weight of that
+sum.  A
 point of the lattice takes both from the nearest pixel of every exposure that covers it: their sums by band are the flux of a star
 there and its variance, with no image resampled (DESIGN section 6).
 """
@@ -29,7 +30,8 @@ def score_exposures(patch, profiles, error2, numerator, denominator):
     profiles : ndarray (L, 3, 3), float32
         Each library's ePSF averaged over the pixel phase.
     error2 : ndarray (E,)
-        Squared error of the ePSF relative to the light of the model, times the exposures of the band: it is the same in all of them, so
+        Squared error of the ePSF relative to the light of the model, times the exposures of the band: it is the same in all of
+        them, so
         that averaging does not help.
     numerator, denominator : ndarray (pixels,), float32
         Filled: sum p w d and sum p^2 w; 0 on the outermost pixels.

@@ -1,6 +1,7 @@
 """Joint fit of a group of stars on a patch: one position and one flux a band for each star, over every pixel of every exposure.
 
-Weighted Gauss-Newton on the normal equations of all exposures at once (DESIGN section 6, "Second pass"); the pixels are the 5 x 5 boxes
+Weighted Gauss-Newton on the normal equations of all exposures at once (DESIGN section 6, "Second pass"); the pixels are the 5 x 5
+boxes
 at each star's peak in each exposure, the weights come from the model (`dpm.kernels.fit`).  Stars outside the group are taken as
 subtracted; members share one normal matrix, so that their covariance is in every error.
 """
@@ -30,8 +31,10 @@ QUIET = 0.02  # of the pixel noise: a smaller change of a star's brightest pixel
 class PatchStars(NamedTuple):
     """Stars of a patch, S of them in B bands.
 
-    x, y (S,): master pixels.  flux, flux_error (S, B).  xx, xy, yy (S,): covariance of the position.  half (S,): half-width of its fit
-    box.  sky (S, B): local sky above the exposures' meshes.  status (S,): outcome of its last fit.  change (S,): largest move of its
+    x, y (S,): master pixels.  flux, flux_error (S, B).  xx, xy, yy (S,): covariance of the position.  half (S,): half-width of
+    its fit
+    box.  sky (S, B): local sky above the exposures' meshes.  status (S,): outcome of its last fit.  change (S,): largest move of
+    its
     last fit over its error.
     """
 

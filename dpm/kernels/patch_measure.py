@@ -86,7 +86,7 @@ def fit_candidates(patch, libraries, stars, n_stars, x, y, flux, model_error, it
 @leaf_kernel
 def is_taken(stars, n_stars, x, y, min_distance):
     """Does one of the first n_stars stand within min_distance of this place?"""
-    for k in range(n_stars):
+    for k in range(n_stars):  # noqa: SIM110
         if (stars.x[k] - x) ** 2 + (stars.y[k] - y) ** 2 < min_distance * min_distance:
             return True
     return False

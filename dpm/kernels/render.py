@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dpm.kernels.epsf import OVERSAMPLING, TAPS, blend, sample_start, value_box
 from dpm.kernels.bundles import workspace
+from dpm.kernels.epsf import OVERSAMPLING, TAPS, blend, sample_start, value_box
 from dpm.kernels.jit import kernel, leaf_kernel
 
 # Entries of the small record that says what a window holds, and how many pixels the last step of a fit rested on.

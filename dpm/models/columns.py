@@ -85,7 +85,7 @@ MEASUREMENT_COLUMNS: tuple[Column, ...] = (
     Column("xy_covariance", "float32", "pix2", "stat.covariance", "covariance of x and y"),
     Column("flux_free", "float64", "flux", "phot.count", "flux with the position free in this exposure (method 1)"),
     Column("flux_free_error", "float32", "flux", "stat.error;phot.count", "one-sigma error of flux_free"),
-    Column("flux_small", "float64", "flux", "phot.count", "flux from the 3 x 3 pixels at the peak and the sky close by (method 3)"),
+    Column("flux_small", "float64", "flux", "phot.count", "flux from the 3 x 3 pixels at the peak, sky close by (method 3)"),
     Column("flux_small_error", "float32", "flux", "stat.error;phot.count", "one-sigma error of flux_small"),
     Column("neighbor_ratio", "float32", "", "phot.flux;arith.ratio", "neighbours' light over the star's own in the fit box"),
 )
@@ -160,7 +160,7 @@ CATALOG_FILTER_COLUMNS: tuple[Column, ...] = (
     Column("chi", "float32", "", "stat.fit.chi2", "median chi of the exposures used"),
     Column("sky", "float32", "flux", "instr.skyLevel", "mean local sky per pixel"),
     Column("sky_rms", "float32", "flux", "stat.stdev;instr.skyLevel", "mean local sky scatter"),
-    Column("neighbor_ratio", "float32", "", "phot.flux;arith.ratio", "median of neighbours' light over the star's own in the fit box"),
+    Column("neighbor_ratio", "float32", "", "phot.flux;arith.ratio", "median of neighbours' light over its own in the fit box"),
     Column("n_exposures", "int16", "", "meta.number;obs.exposure", "exposures that cover the star"),
     Column("n_good", "int16", "", "meta.number;obs.exposure", "exposures used in the average"),
     Column("saturated", "bool", "", "meta.code", "saturated in every exposure used"),

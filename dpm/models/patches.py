@@ -1,6 +1,7 @@
 """The fixed lattice of patches on the master frame: the unit of mathematics of the second pass (DESIGN section 3).
 
-A patch is found, fitted and measured from its own pixels, a margin about it and stars held beyond, so that its stars do not depend on
+A patch is found, fitted and measured from its own pixels, a margin about it and stars held beyond, so that its stars do not
+depend on
 how patches are bundled into tasks, nor on the number of workers.
 """
 
@@ -12,7 +13,8 @@ __all__ = ["FRINGE", "MARGIN", "NODE_STEP", "PATCH", "PatchBounds"]
 
 # Side in master pixels.  The margin costs (152 / 128)^2 = 1.41 times the work; a side of 64 would make that 1.89.
 PATCH = 128
-# Master pixels about the patch whose stars are found and fitted with it: an ePSF's core reaches 3 pixels, so that a star of the patch
+# Master pixels about the patch whose stars are found and fitted with it: an ePSF's core reaches 3 pixels, so that a star of the
+# patch
 # has two rings of neighbours that are solved with it.
 MARGIN = 12
 # Master pixels beyond the margin whose pixels are still read: the fit box and the sky of its stars.

@@ -39,7 +39,8 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
     field = SecondPassField.from_exposures(folder, read_table(folder.exposures))
     tasks = []
     for exposure in (exposure for group in field.groups for exposure in group.exposures):
-        arguments = {"step": "gather", "root": str(folder.root), "exposure": exposure.name, "distortion": options.distortion.source}
+        arguments: dict[str, Any] = {"step": "gather", "root": str(folder.root), "exposure": exposure.name}
+        arguments["distortion"] = options.distortion.source
         arguments["threshold"] = options.find.threshold
         cost = 0.05 + GATHER_SECONDS_PER_MEGAPIXEL * exposure.shape[0] * exposure.shape[1] / 1e6
         tasks.append(Task(NAME, f"gather_{exposure.name}", arguments, cost))
@@ -54,7 +55,7 @@ def next_round(folder: RunFolder, options: Options, rounds: list[list[dict[str, 
     from dpm.stages.second_pass.field import SecondPassField, plan_tiles
 
     step = ROUNDS[len(rounds)]
-    common = {"step": step, "root": str(folder.root)}
+    common: dict[str, Any] = {"step": step, "root": str(folder.root)}
     if step == "assemble":
         from dataclasses import asdict
 

@@ -1,6 +1,8 @@
-"""The catalogue from what every exposure said of every star: the averages, errors and calibration of the frame stage, on joint fits.
+"""The catalogue from what every exposure said of every star: the averages, errors and calibration of the frame stage, on joint
+fits.
 
-A star's position in each exposure is the joint one plus what that exposure alone would move it by.  Their mean with the fit's weights is
+A star's position in each exposure is the joint one plus what that exposure alone would move it by.  Their mean with the fit's
+weights is
 the joint position again; as single measurements they also show each exposure's own error floor and what stands out (method 1 for
 bright stars, DESIGN section 6), and fluxes at the joint position are method 2.
 """
@@ -39,6 +41,7 @@ Measured = dict[str, NDArray]
 
 MAX_CHI = 6.0  # with a twentieth of the light allowed as ePSF error, more than this is no star
 SHARP_LIMIT = -0.15  # RADXS of cosmic rays and hot pixels lies below
+NEIGHBOR_MODEL_ERROR = 0.02  # of the neighbours' light in the fit box, that an ePSF's error may leave as a star
 SHARP_SIGMA = 4.0  # significance that a lack of light around the core needs
 
 
@@ -67,7 +70,8 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
     _set_solution(units, exposures)
     links = _link(field, units, rows, frame.scale)
     reference = read_reference(options.input.reference) if options.input.reference else None
-    result = build_catalog(units, links, exposures, frame, options.frame, options.photometry, reference, (*MEDIANS, "neighbor_ratio"))
+    medians = (*MEDIANS, "neighbor_ratio")
+    result = build_catalog(units, links, exposures, frame, options.frame, options.photometry, reference, medians)
     for k, match in enumerate(result.matches):
         if k not in rows:
             continue
@@ -104,7 +108,8 @@ def _read_group(field: SecondPassField, number: int) -> Measured:
 
 
 def keep_stars(measured: Measured, limit: float, min_exposures: int) -> Measured:
-    """Measurements of what is a star: significant with its neighbours' covariance, and of the ePSF's shape in all exposures together."""
+    """Measurements of what is a star: significant with its neighbours' covariance, and of the ePSF's shape in all exposures
+    together."""
     star = measured["id"]
     n = int(star.max(initial=-1)) + 1
     finite = np.isfinite(measured["chi_robust"])
@@ -120,8 +125,12 @@ def keep_stars(measured: Measured, limit: float, min_exposures: int) -> Measured
     saturated = np.bincount(star, (measured["flags"] & int(StarFlag.SATURATED)) != 0, n) > 0
     significance = np.zeros(n)
     significance[star] = measured["star_significance"]
+    # What the ePSF's error may leave of the neighbours' light is the same in all exposures.
+    ratio = np.bincount(star[finite], np.nan_to_num(measured["neighbor_ratio"][finite], posinf=0.0), n) / np.maximum(count, 1)
+    significance /= np.sqrt(1.0 + (NEIGHBOR_MODEL_ERROR * ratio * significance) ** 2)
     sharp = (radxs < SHARP_LIMIT) & (radxs < -SHARP_SIGMA * error)
-    good = (np.bincount(star, minlength=n) >= min_exposures) & (significance >= limit) & ((chi < MAX_CHI) | saturated) & ~(sharp & ~saturated)
+    enough = np.bincount(star, minlength=n) >= min_exposures
+    good = enough & (significance >= limit) & ((chi < MAX_CHI) | saturated) & ~(sharp & ~saturated)
     keep = good[star]
     out = {name: values[keep] for name, values in measured.items()}
     number = np.cumsum(good) - 1

@@ -24,7 +24,18 @@ from dpm.stages.frame.units import EPOCH_GAP
 from dpm.stages.second_pass.geometry import ExposureGeometry
 from dpm.stages.second_pass.scene import pack_libraries
 
-__all__ = ["Exposure", "Group", "SecondPassField", "Tile", "files_folder", "load_libraries", "neighbors", "plan_tiles", "read_geometry", "write_geometry"]
+__all__ = [
+    "Exposure",
+    "Group",
+    "SecondPassField",
+    "Tile",
+    "files_folder",
+    "load_libraries",
+    "neighbors",
+    "plan_tiles",
+    "read_geometry",
+    "write_geometry",
+]
 
 TILE_SECONDS = 4.0  # of work in a tile: many tiles keep all workers busy, and each is far above what scheduling costs
 SECONDS_A_ROW = 2.5e-4  # of a star in an exposure through finding, or through two sweeps; measured on crowded fields

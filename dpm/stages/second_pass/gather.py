@@ -65,5 +65,5 @@ def gather_exposure(folder: RunFolder, name: str, distortion_source: str, thresh
     sci, halo = without_halos(image, read_stdpsf(exposure.library, centre=False), detections, threshold / np.sqrt(same))
     write_geometry(field.geometry_file(exposure), geometry)
     write_gathered(field.pixels_file(exposure), image, sci, halo)
-    warnings = [] if np.isfinite(zero_point) else [f"{name}: no photometric zero point was solved; its fluxes are taken as they are"]
+    warnings = [] if np.isfinite(zero_point) else [f"{name}: no photometric zero point was solved; fluxes stay as they are"]
     return {"warnings": warnings}

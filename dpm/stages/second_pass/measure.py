@@ -22,7 +22,8 @@ SHAPE_SIGMA = 5.0
 SHAPE_LIMIT = 0.1
 EDGE = 2  # pixels
 
-# What a row holds: the star (patch, number in it), the exposure's number in its group, and values in the exposure's raw pixels and flux.
+# What a row holds: the star (patch, number in it), the exposure's number in its group, and values in the exposure's raw pixels
+# and flux.
 MEASURED: dict[str, type] = {
     "row": np.int64, "column": np.int64, "star": np.int64, "exposure": np.int64,
     "x": np.float64, "y": np.float64, "x_error": np.float32, "y_error": np.float32, "xy_covariance": np.float32,
@@ -49,7 +50,7 @@ def measure_patch(scene: PatchScene, own: NDArray[np.int64], members: list[int],
     """
     stars, n = scene.stars, scene.count
     position = np.column_stack([stars.x[:n], stars.y[:n]])
-    near, count = _nearest(position, own)
+    near, count, beyond = _nearest(position, own)
     covariance = np.empty((len(own), 3))
     flux_error = np.empty((len(own), scene.n_bands))
     crowding = np.empty((len(own), 1 + scene.n_bands))
@@ -85,26 +86,31 @@ def measure_patch(scene: PatchScene, own: NDArray[np.int64], members: list[int],
         "chi": row[:, columns.CHI], "peak": row[:, columns.PEAK],
         "significance": row[:, columns.FLUX] / (row[:, columns.FLUX_ERROR] * wider_flux),
         "neighbor_ratio": row[:, columns.NEIGHBOR], "n_pixels": row[:, columns.N_PIXELS],
-        "flags": _flags(scene, row, own[k], e), "star_significance": star_significance[k],
+        "flags": _flags(scene, row, own[k], e, beyond[k]), "star_significance": star_significance[k],
         "chi_robust": row[:, columns.CHI_ROBUST],
         "ring": row[:, columns.RADXS] * ring_scale, "ring_error": row[:, columns.RADXS_ERROR] * ring_scale,
     }  # fmt: skip
     return {name: np.asarray(out[name]).astype(dtype) for name, dtype in MEASURED.items()}
 
 
-def _nearest(position: NDArray[np.float64], own: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The nearest neighbours of each star within COVARIANCE_RADIUS, and how many."""
+def _nearest(
+    position: NDArray[np.float64], own: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """The nearest neighbours of each star within COVARIANCE_RADIUS, how many, and whether there are more than are taken."""
     near = np.zeros((len(own), MAX_GROUP - 1), np.int64)
-    if len(position) < 2:
-        return near, np.zeros(len(own), np.int64)
-    most = min(MAX_GROUP, len(position))
+    if len(position) < 2 or not len(own):
+        return near, np.zeros(len(own), np.int64), np.zeros(len(own), bool)
+    most = min(MAX_GROUP + 1, len(position))
     distance, index = cKDTree(position).query(position[own], k=most, distance_upper_bound=kernels.COVARIANCE_RADIUS)
-    others = np.isfinite(distance[:, 1:])
-    near[:, : most - 1] = np.where(others, index[:, 1:], 0)
-    return near, others.sum(axis=1).astype(np.int64)
+    others = np.isfinite(distance[:, 1:MAX_GROUP])
+    near[:, : others.shape[1]] = np.where(others, index[:, 1:MAX_GROUP], 0)
+    beyond = np.isfinite(distance[:, MAX_GROUP]) if most > MAX_GROUP else np.zeros(len(own), bool)
+    return near, others.sum(axis=1).astype(np.int64), beyond
 
 
-def _flags(scene: PatchScene, row: NDArray[np.float64], star: NDArray[np.int64], e: NDArray[np.int64]) -> NDArray[np.int32]:
+def _flags(
+    scene: PatchScene, row: NDArray[np.float64], star: NDArray[np.int64], e: NDArray[np.int64], cut: NDArray[np.bool_]
+) -> NDArray[np.int32]:
     flags = np.zeros(len(row), np.int32)
 
     def mark(flag: StarFlag, where: NDArray[np.bool_]) -> None:
@@ -118,6 +124,7 @@ def _flags(scene: PatchScene, row: NDArray[np.float64], star: NDArray[np.int64],
     mark(StarFlag.FEW_PIXELS, row[:, columns.N_PIXELS] < FEW_PIXELS)
     mark(StarFlag.NOT_CONVERGED, scene.stars.status[star] != 0)
     mark(StarFlag.NEIGHBOR, row[:, columns.NEIGHBOR] > NEIGHBOR_SHARE)
+    mark(StarFlag.GROUP_CUT, cut)
     mark(StarFlag.NOISE_RAISED, scene.noise_raised[e])
     x, y = row[:, columns.X], row[:, columns.Y]
     mark(StarFlag.EDGE, (x < EDGE) | (y < EDGE) | (x > patch.nx[e] - 1 - EDGE) | (y > patch.ny[e] - 1 - EDGE))

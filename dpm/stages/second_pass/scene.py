@@ -77,8 +77,9 @@ def pack_libraries(epsfs: Sequence[GriddedEPSF]) -> Libraries:
     for k, epsf in enumerate(epsfs):
         coefficients[k, : epsf.node_y.size, : epsf.node_x.size] = epsf.coefficients
         node_x[k, : epsf.node_x.size], node_y[k, : epsf.node_y.size] = epsf.node_x, epsf.node_y
-    counts = (np.array([getattr(e, axis).size for e in epsfs], np.int64) for axis in ("node_x", "node_y"))
-    return Libraries(coefficients, node_x, node_y, *counts, np.array([e.envelope for e in epsfs]))
+    count_x = np.array([e.node_x.size for e in epsfs], np.int64)
+    count_y = np.array([e.node_y.size for e in epsfs], np.int64)
+    return Libraries(coefficients, node_x, node_y, count_x, count_y, np.array([e.envelope for e in epsfs]))
 
 
 def cutout_box(geometry: ExposureGeometry, patch: PatchBounds, margin: float = MARGIN + FRINGE) -> tuple[int, int, int, int]:
@@ -152,7 +153,8 @@ class PatchScene:
         self.patch.noise[:] = np.sqrt(self._formal_variance())
 
     def _drop_corners(self) -> None:
-        """Take the weight of pixels outside the patch and its margins: boxes of turned exposures reach further, among unknown stars."""
+        """Take the weight of pixels outside the patch and its margins: boxes of turned exposures reach further, among unknown
+        stars."""
         patch = self.patch
         x_low, x_high, y_low, y_high = self.bounds.bounds(MARGIN + FRINGE)
         middle = len(patch.nodes[0, 0]) // 2
@@ -239,7 +241,8 @@ class PatchScene:
         self.count += n
 
     def candidates(self, limit: float, model_error: float) -> tuple[Floats, Floats, Floats, Floats]:
-        """Peaks of the combined significance in the patch and its margin: x, y, flux (n, B), significance; most significant first."""
+        """Peaks of the combined significance in the patch and its margin: x, y, flux (n, B), significance; most significant
+        first."""
         patch = self.patch
         per_band = np.bincount(patch.band, minlength=self.n_bands)
         error2 = model_error**2 * per_band[patch.band]
@@ -253,7 +256,7 @@ class PatchScene:
         lattice_significance(sums[0], sums[1], surface)
         rows, columns = np.empty(height * width // 9 + 16, np.int64), np.empty(height * width // 9 + 16, np.int64)
         n = min(lattice_peaks(surface, limit, PEAK_REACH, rows, columns), rows.size)
-        x, y = x_low + LATTICE * columns[:n], y_low + LATTICE * rows[:n]
+        x, y = (np.asarray(a + LATTICE * b[:n], float) for a, b in ((x_low, columns), (y_low, rows)))
         flux, significance, used = np.zeros((n, self.n_bands)), np.zeros(n), np.zeros(n, np.int64)
         judge_candidates(patch, numerator, denominator, x, y, flux, significance, used)
         significance[~self.above_halos(x, y, flux)] = 0.0
@@ -299,7 +302,8 @@ class PatchScene:
     def sweep(self, iterations: int, everyone: bool = False, which: NDArray[np.bool_] | None = None) -> float:
         """Fit all groups once, bright to faint; returns the largest change over its error.
 
-        Without ``everyone`` only groups near a star that changed in its last fit; ``which`` limits it to groups that hold one of these.
+        Without ``everyone`` only groups near a star that changed in its last fit; ``which`` limits it to groups that hold one of
+        these.
         """
         if self.count == 0:
             return 0.0

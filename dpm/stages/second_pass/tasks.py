@@ -105,7 +105,7 @@ def solve_tile(folder: RunFolder, number: int, step: str, source: str, measure: 
             scene.update_star_skies()
             measured.append(measure_patch(scene, own, members, patch))
     if measure:
-        empty = {name: np.zeros(0, dtype) for name, dtype in MEASURED.items()}
+        empty: StarList = {name: np.zeros(0, dtype) for name, dtype in MEASURED.items()}
         write_arrays(
             field.stars_file("measured", number),
             {name: np.concatenate([part[name] for part in [empty, *measured]]) for name in MEASURED},

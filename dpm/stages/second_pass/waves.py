@@ -127,7 +127,8 @@ def saturated_half(scene: PatchScene, x: Floats, y: Floats) -> NDArray[np.int64]
             if not np.isfinite(placed[k, e]).all():
                 continue
             column, row = int(round(placed[k, e, 0])), int(round(placed[k, e, 1]))
-            box = lost[max(row - MAX_HALF, 0) : max(row + MAX_HALF + 1, 0), max(column - MAX_HALF, 0) : max(column + MAX_HALF + 1, 0)]
+            rows, columns = (slice(max(v - MAX_HALF, 0), max(v + MAX_HALF + 1, 0)) for v in (row, column))
+            box = lost[rows, columns]
             radius = int(np.ceil(np.sqrt(box.sum() / np.pi)))
             out[k] = max(out[k], min(radius + SATURATED_RIM, MAX_HALF - 2))
     return out
