@@ -163,6 +163,11 @@ def linked(n_stars: int, n_units: int, seed: int) -> tuple[Links, np.ndarray, np
     return links, raw, flux[star]
 
 
+def one_band(links: Links) -> np.ndarray:
+    """All units in one filter."""
+    return np.zeros(len(links.star), np.int64)
+
+
 def test_averages_take_the_pixel_phase_out() -> None:
     """A bias of 0.02 pixel with phase in every fit is 0.003 or less in the averages, and outliers do not pull them."""
     links, raw, flux = linked(150, 9, 5)
@@ -171,14 +176,14 @@ def test_averages_take_the_pixel_phase_out() -> None:
     biased[7] += 0.3
     n = len(raw)
     fits = Fits(biased, np.full(n, 0.003), flux * rng.normal(1, 0.003, n), flux * 0.003, np.full(n, 0.03))
-    targets = average(links, fits, mix=False)
+    targets = average(links, fits, one_band(links), mix=False)
     assert not targets.used[7] and targets.used.mean() > 0.97
     wave = np.sin(2 * np.pi * raw[targets.used])
     left = 2 * np.mean((targets.raw - raw)[targets.used] * wave, axis=0)
     assert np.abs(left).max() < 0.005
     assert phase_bias(fits, targets).amplitude == pytest.approx(0.02, rel=0.25)
     assert phase_spread(fits, links, targets.used) > 0.5
-    mixed = average(links, fits, mix=True)
+    mixed = average(links, fits, one_band(links), mix=True)
     assert np.abs(mixed.raw - biased)[mixed.used].mean() < np.abs(targets.raw - biased)[targets.used].mean()
 
 
@@ -189,7 +194,7 @@ def test_averaged_fluxes_know_the_units_zero_points() -> None:
     gain = np.array([1.0, 0.9, 1.1, 1.0, 1.05, 0.95])[links.unit]
     n = len(raw)
     fits = Fits(raw, np.full(n, 0.003), flux * gain * rng.normal(1, 0.01, n), flux * 0.01, np.full(n, 0.03))
-    targets = average(links, fits, mix=False)
+    targets = average(links, fits, one_band(links), mix=False)
     known = np.isfinite(targets.flux)
     ratio = targets.flux[known] / (flux * gain)[known]
     assert known.mean() > 0.97
@@ -200,7 +205,7 @@ def test_stars_of_few_exposures_keep_their_own_positions() -> None:
     """Two exposures are no average: position free, flux fitted."""
     links, raw, flux = linked(50, 2, 3)
     n = len(raw)
-    targets = average(links, Fits(raw + 0.01, np.full(n, 0.003), flux, flux * 0.01, np.full(n, 0.03)), mix=False)
+    targets = average(links, Fits(raw + 0.01, np.full(n, 0.003), flux, flux * 0.01, np.full(n, 0.03)), one_band(links), mix=False)
     assert not targets.averaged.any()
     assert np.isnan(targets.flux).all()
     assert np.allclose(targets.raw, raw + 0.01)
