@@ -21,6 +21,7 @@ POSITIVE_RADIUS = 4.0  # pixels; outside, noise must not make holes
 DEVIATION_RADIUS = 4.0  # pixels; further out all nodes have the mean ePSF: their own stars are too few for it
 DEVIATION_TAPER = 1.0  # pixels
 DEVIATION_WIDTH = 1.5  # the nodes' own shapes are smoothed over as many times the width: they rest on fewer stars
+STANDS_OUT = 1.25  # times the noise's largest component; that of other noise of the same size differs by a tenth
 RIDGE = 0.1  # of the diagonal: nodes without stars stay where their neighbours put them
 NOISE_FACTOR = 4.0  # the halves were clipped and smoothed about the same model, so that their difference understates the noise
 
@@ -142,10 +143,11 @@ def _deviations(epsf: GriddedEPSF, sums: NodeSums, width: Floats, degree: NDArra
     level = np.maximum(level, 1e-12 + 1e-3 * level.max())
     left, size, right = np.linalg.svd(full / level, full_matrices=False)
     edge = float(np.linalg.norm(noise / level, 2))
-    beyond = np.sqrt(np.maximum(size**2 - edge**2, 0.0))
+    found = size > STANDS_OUT * edge
+    beyond = np.sqrt(np.where(found, size**2 - edge**2, 0.0))
     kept = np.zeros((len(full) + 1, *radius.shape))
     kept[1:, near] = level * ((left * beyond) @ right)
-    shapes = right[size > edge]
+    shapes = right[found]
     within = noise @ shapes.T @ shapes
     deviations = np.einsum("aj,bi,abrc->jirc", modes_y, modes_x, kept.reshape(len(modes_y), len(modes_x), *radius.shape))
     taper = np.clip((DEVIATION_RADIUS - radius) / DEVIATION_TAPER, 0.0, 1.0)
