@@ -23,7 +23,7 @@ DEVIATION_TAPER = 1.0  # pixels
 DEVIATION_WIDTH = 1.5  # the nodes' own shapes are smoothed over as many times the width: they rest on fewer stars
 STANDS_OUT = 1.25  # times the noise's largest component; that of other noise of the same size differs by a tenth
 RIDGE = 0.1  # of the diagonal: nodes without stars stay where their neighbours put them
-NOISE_FACTOR = 4.0  # the halves were clipped about the same model and leave out what smoothing rounds off: they understate the error
+NOISE_FACTOR = 4.0  # the halves share their clipping and what smoothing rounds off, so that their difference understates the error
 
 Floats = NDArray[np.float64]
 
