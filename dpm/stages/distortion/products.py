@@ -16,7 +16,8 @@ from dpm.models.master_frame import MasterFrame
 from dpm.models.statistics import robust_width
 from dpm.models.transform import LinearTransform, fit_linear
 from dpm.stages.distortion.fine import FineTerm
-from dpm.stages.distortion.joint import Fit, Sample, draw
+from dpm.stages.distortion.joint import Fit, draw
+from dpm.stages.distortion.sample import Sample
 from dpm.stages.distortion.select import Chosen, StartMap
 from dpm.stages.distortion.solution import DetectorSolution, TermResiduals, UnitSolution
 from dpm.stages.distortion.terms import CELLS, Layout, State, evaluate, table_nodes

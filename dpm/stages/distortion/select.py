@@ -15,7 +15,7 @@ from dpm.kernels.matching import grouped_median, link_units
 from dpm.models.flags import StarFlag
 from dpm.models.master_frame import MasterFrame
 from dpm.models.transform import LinearTransform
-from dpm.stages.distortion.joint import Sample
+from dpm.stages.distortion.sample import Sample
 from dpm.stages.distortion.terms import Layout, State, evaluate
 from dpm.stages.frame.field import reference_points
 from dpm.stages.frame.match import mutual_pairs
