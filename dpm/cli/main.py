@@ -128,6 +128,20 @@ def report(run: RunPath) -> None:
 
 
 @app.command()
+def residuals(
+    run: RunPath,
+    exposure: Annotated[
+        list[str] | None,
+        typer.Option("--exposure", "-e", help="One or more times: only these exposures, and no stacks."),
+    ] = None,
+) -> None:
+    """Write data minus model to images/: every exposure, and each filter's stack beside its residual's."""
+    from dpm.cli.products import make_residuals
+
+    make_residuals(run, exposure or [])
+
+
+@app.command()
 def export(
     run: RunPath,
     output: Annotated[Path, typer.Argument(help="The file to write.")],
