@@ -36,11 +36,11 @@ SIDE = 200  # pixels of a cut-out
 PULL_LIMIT = 6.0
 LOW, HIGH = 5.0, 20.0  # of the residual's scatter, shown below and above the sky
 MAX_ROWS = 400_000
-METHODS = (("flux_free", "1", "blue"), ("flux", "2", "ink"), ("flux_small", "3", "vermillion"))
+METHODS = (("flux_free", "1", "blue"), ("flux", "2", "ink"), ("flux_small", "3", "green"))
 
 
 def plot_residuals(data: RunData) -> list[Image]:
-    """For each band the exposure with the most measured light: a cut-out of the data and the residual, and all its pixels' pulls."""
+    """For the middle exposure of each band: a cut-out of data and residual, and the pulls of all its pixels."""
     source = str(data.config.get("distortion", {}).get("source", "solve"))
     threshold = float(data.config.get("find", {}).get("threshold", 5.0))
     out: list[Image] = []
@@ -78,7 +78,7 @@ def plot_stacks(data: RunData) -> tuple[list[Image], str]:
             out.append(_pair(pixels, left, box, f"{band_label(band)}, stack of {stack[0].header['NEXP']} exposures", "master"))
     if old:
         return out, " The stacks in images/ are of an earlier catalogue: `dpm residuals` makes them again."
-    return out, "" if out else " `dpm residuals` makes residual images of all exposures and stacks; `dpm report` then shows them here."
+    return out, "" if out else " `dpm residuals` makes images of all exposures and stacks; `dpm report` then shows the stacks here."
 
 
 def plot_quality(data: RunData, band: str, mag_label: str) -> list[Image]:
@@ -95,7 +95,7 @@ def plot_errors(data: RunData, band: str, mag_label: str) -> list[Image]:
     """Errors of position (one axis) and magnitude against magnitude."""
     mag, out = data.catalog_column(f"{band}_mag"), []
     ra, dec = data.catalog_column("ra_error"), data.catalog_column("dec_error")
-    position = np.sqrt(0.5 * (ra.astype(float) ** 2 + dec.astype(float) ** 2)) if ra is not None and dec is not None else None
+    position = None if ra is None or dec is None else np.sqrt(0.5 * (ra.astype(float) ** 2 + dec.astype(float) ** 2))
     for values, label, name in (
         (position, "position error, one axis [mas]", "position error"),
         (data.catalog_column(f"{band}_mag_error"), "magnitude error [mag]", "magnitude error"),
@@ -149,9 +149,8 @@ def plot_methods(data: RunData, band: str, mag_label: str) -> Image | None:
     if not drawn:
         return None
     formal = known & (rows["flux"] > 0)
-    draw_median(
-        axes, mag[star[formal]], MAG_PER_RELATIVE_FLUX * rows["flux_error"][formal] / rows["flux"][formal], "formal, method 2", formal=True
-    )
+    error = MAG_PER_RELATIVE_FLUX * rows["flux_error"][formal] / rows["flux"][formal]
+    draw_median(axes, mag[star[formal]], error, "formal, method 2", formal=True)
     axes.set_yscale("log")
     axes.set_xlabel(mag_label)
     axes.set_ylabel("scatter of one exposure [mag]")
@@ -235,16 +234,18 @@ def _pair(pixels: NDArray, residual: NDArray, box: tuple[slice, slice], title: s
     finite = left[np.isfinite(left)]
     sky, noise = (float(np.median(finite)), max(robust_width(finite), 1e-12)) if finite.size > 1 else (0.0, 1.0)
     extent = (columns.start - 0.5, columns.stop - 0.5, rows.start - 0.5, rows.stop - 0.5)
-    figure, axes = new_figure(7.2, 3.7, ncols=2, sharey=True)
+    figure, axes = new_figure(7.2, 4.1, ncols=2, sharey=True)
     colors = colormaps["gray_r"].with_extremes(bad=COLORS["tint"])
     for axis, part, words in ((axes[0], pixels[box], "data"), (axes[1], left, "data minus model")):
         scaled = np.round(np.clip((part - sky + LOW * noise) / ((LOW + HIGH) * noise), 0, 1) * 40) / 40
-        axis.imshow(np.ma.masked_invalid(scaled), cmap=colors, vmin=0, vmax=1, extent=extent, origin="lower", interpolation="nearest")
+        shown = np.ma.masked_invalid(scaled)
+        axis.imshow(shown, cmap=colors, vmin=0, vmax=1, extent=extent, origin="lower", interpolation="nearest")
         axis.grid(False)
         axis.set_title(words)
         axis.set_xlabel(f"x, {frame} [pixels]" if frame == "master" else "x in the array [pixels]")
     axes[0].set_ylabel("y [pixels]")
-    note = f"{title}. Grey from {LOW:.0f} below to {HIGH:.0f} above the sky, in units of the residual's scatter; tinted: no good pixel."
+    note = f"{title}. Grey from {LOW:.0f} below to {HIGH:.0f} above the sky, in units of the residual's scatter; tinted: no good "
+    note += "pixel."
     return encode(figure, f"Data beside data minus model, {title}", note)
 
 
@@ -255,7 +256,8 @@ def _pulls(result: ResidualImage, title: str) -> Image:
     pull = pull[np.isfinite(pull)]
     edges = np.linspace(-PULL_LIMIT, PULL_LIMIT, 97)
     figure, axes = new_figure()
-    axes.stairs(np.histogram(pull, edges)[0] / max(pull.size, 1) / np.diff(edges), edges, fill=True, color=COLORS["blue"], alpha=0.6)
+    density = np.histogram(pull, edges)[0] / max(pull.size, 1) / np.diff(edges)
+    axes.stairs(density, edges, fill=True, color=COLORS["blue"], alpha=0.6)
     axes.plot(edges, norm.pdf(edges), color=COLORS["vermillion"], lw=1.3, label="unit Gaussian")
     axes.set_yscale("log")
     axes.set_ylim(1e-6, 1.0)

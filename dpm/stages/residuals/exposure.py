@@ -20,6 +20,7 @@ from dpm.kernels.bundles import MAX_HALF
 from dpm.kernels.render import subtract_stars
 from dpm.kernels.scene import render_half
 from dpm.models.detectors import find_detector
+from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag
 from dpm.models.master_frame import MasterFrame, sky_to_tangent
@@ -30,7 +31,7 @@ from dpm.stages.second_pass.field import Exposure, Group, SecondPassField
 from dpm.stages.second_pass.geometry import ExposureGeometry, make_geometry
 from dpm.stages.second_pass.halos import without_halos
 
-__all__ = ["Placement", "ResidualImage", "RunScene", "catalog_band"]
+__all__ = ["Placement", "ResidualImage", "RunScene", "catalog_band", "subtract_catalog"]
 
 Floats = NDArray[np.float64]
 
@@ -61,9 +62,8 @@ class Placement:
         for axis, size in enumerate(self._splines[0].shape):
             inside &= (place[axis] >= 0) & (place[axis] <= size - 1)
         place = np.where(inside, place, 0.0)
-        raw_x, raw_y, scale = (
-            np.where(inside, map_coordinates(part, place, order=3, mode="mirror", prefilter=False), np.nan) for part in self._splines
-        )
+        values = (map_coordinates(part, place, order=3, mode="mirror", prefilter=False) for part in self._splines)
+        raw_x, raw_y, scale = (np.where(inside, value, np.nan) for value in values)
         return raw_x, raw_y, scale
 
 
@@ -112,7 +112,8 @@ class ResidualImage:
                 part = self.residual[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
                 if np.isfinite(part).any():
                     level[j, i] = np.nanmedian(part)
-        place = [np.interp(np.arange(size), [part.mean() for part in axis], np.arange(len(axis))) for size, axis in zip((ny, nx), cells)]
+        centres = [[float(part.mean()) for part in axis] for axis in cells]
+        place = [np.interp(np.arange(size), centre, np.arange(len(centre))) for size, centre in zip((ny, nx), centres)]
         return np.asarray(map_coordinates(level, np.meshgrid(*place, indexing="ij"), order=1, mode="nearest"))
 
     def variance(self) -> NDArray[np.float32]:
@@ -125,6 +126,38 @@ class ResidualImage:
 def catalog_band(catalog: Table, band: str, year: int) -> str:
     """Prefix of a band's columns: with the year where the band comes back at another epoch."""
     return band if f"{band}_flux" in catalog.colnames else f"{band}_{year}"
+
+
+def subtract_catalog(
+    pixels: NDArray[np.float32], image: ExposureImage, epsf: GriddedEPSF, placement: Placement, x: Floats, y: Floats, flux: Floats
+) -> int:
+    """Subtract stars from the pixels of an exposure, in place, and mark its bad pixels as NaN; returns how many stars reach it.
+
+    Parameters
+    ----------
+    pixels : ndarray (ny, nx), float32
+        The exposure's values, halos beyond the library taken off.
+    image : ExposureImage
+    epsf : GriddedEPSF
+    placement : Placement
+    x, y, flux : ndarray (n,)
+        Master frame, and flux of the catalogue; stars without a finite flux stay.
+    """
+    good = (image.dq & int(PixelFlag.BAD)) == 0
+    raw_x, raw_y, scale = placement(x, y)
+    raw_x, raw_y, flux = raw_x - image.x_origin, raw_y - image.y_origin, flux * scale
+    ny, nx = image.shape
+    with np.errstate(invalid="ignore"):
+        reach = (raw_x > -MAX_HALF) & (raw_x < nx - 1 + MAX_HALF) & (raw_y > -MAX_HALF) & (raw_y < ny - 1 + MAX_HALF)
+    chosen = reach & np.isfinite(flux)
+    if good.any():
+        sky = max(float(np.median(image.sci[good])), 0.0)
+        noise = float(np.sqrt(np.median(image.var_read[good]) + np.median(image.poisson_factor[good]) * sky))
+        half = np.array([render_half(value, epsf.envelope, noise) for value in flux[chosen]], np.int64)
+        library = epsf.library(image.x_origin, image.y_origin)
+        subtract_stars(pixels, library, raw_x[chosen], raw_y[chosen], flux[chosen], half)
+    pixels[~good] = np.nan
+    return int(chosen.sum())
 
 
 class RunScene:
@@ -168,24 +201,12 @@ class RunScene:
         band = self._band(group, exposure)
         epsf = read_stdpsf(exposure.library, centre=False)
         same = sum(other.band == exposure.band for other in group.exposures)
-        detections = read_columns(self.folder.detections_file(str(row["exposure"]), str(row["detector"])), ["x", "y", "flux", "flags"])
+        first_pass = self.folder.detections_file(str(row["exposure"]), str(row["detector"]))
+        detections = read_columns(first_pass, ["x", "y", "flux", "flags"])
         residual, _ = without_halos(image, epsf, detections, self.threshold / np.sqrt(same))
-        good = (image.dq & int(PixelFlag.BAD)) == 0
         x, y = self._epoch_positions(group)
-        raw_x, raw_y, scale = placement(x, y)
-        flux = np.asarray(self.catalog[f"{band}_flux"], float) * scale
-        raw_x, raw_y = raw_x - image.x_origin, raw_y - image.y_origin
-        ny, nx = image.shape
-        with np.errstate(invalid="ignore"):
-            reach = (raw_x > -MAX_HALF) & (raw_x < nx - 1 + MAX_HALF) & (raw_y > -MAX_HALF) & (raw_y < ny - 1 + MAX_HALF)
-        chosen = reach & np.isfinite(flux)
-        noise = float(np.sqrt(np.median(image.var_read[good]) + np.median(image.poisson_factor[good]) * max(np.median(image.sci[good]), 0.0)))
-        half = np.array([render_half(value, epsf.envelope, noise) for value in flux[chosen]], np.int64)
-        subtract_stars(
-            residual, epsf.library(image.x_origin, image.y_origin), raw_x[chosen].copy(), raw_y[chosen].copy(), flux[chosen], half
-        )
-        residual[~good] = np.nan
-        return ResidualImage(image, residual, placement, row, band, int(chosen.sum()))
+        n = subtract_catalog(residual, image, epsf, placement, x, y, np.asarray(self.catalog[f"{band}_flux"], float))
+        return ResidualImage(image, residual, placement, row, band, n)
 
     def wcs(self, result: ResidualImage) -> tuple[WCS, float]:
         """The exposure's own WCS on the catalogue's frame, and its largest error in raw pixels.
@@ -228,7 +249,7 @@ class RunScene:
         return Placement(geometry), plane.forward
 
     def _epoch_positions(self, group: Group) -> tuple[Floats, Floats]:
-        """Master positions of all stars at a group's epoch: the catalogue's, or, where stars moved, the median of the group's own."""
+        """Master positions of all stars at a group's epoch: the catalogue's, or with more epochs the group's own median."""
         x, y = (np.array(self.catalog[name], float) for name in ("x", "y"))
         if len(self.groups) == 1:
             return x, y

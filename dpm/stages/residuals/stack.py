@@ -20,7 +20,7 @@ Images = NDArray[np.float32]
 
 STRIP = 128  # rows of the master frame at a time
 CLIP_SIGMA = 5.0
-MODEL_ERROR = 0.1  # of the stars' light: what ePSF errors and the resampling may leave without being an outlier
+MODEL_ERROR = 0.05  # of the stars' light: what ePSF errors and the resampling may leave without being an outlier
 LEAST_SHARE = 0.5  # of the weight of the four pixels about a point, that has to be good
 
 
@@ -91,10 +91,8 @@ def stack_exposures(exposures: Iterable[ResidualImage], shape: tuple[int, int], 
     """
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as temporary:
-        windows = [
-            window for k, exposure in enumerate(exposures) if (window := _write_window(exposure, shape, Path(temporary) / f"{k}.bin"))
-        ]
-        return _combine(windows, shape)
+        made = (_write_window(exposure, shape, Path(temporary) / f"{k}.bin") for k, exposure in enumerate(exposures))
+        return _combine([window for window in made if window is not None], shape)
 
 
 def _write_window(exposure: ResidualImage, shape: tuple[int, int], path: Path) -> _Window | None:
