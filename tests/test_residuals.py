@@ -102,7 +102,8 @@ def test_stack_leaves_out_what_one_exposure_has_alone(tmp_path):
     chosen = trail & dark
     assert chosen.sum() > 200
     assert np.max(stack.residual[chosen]) < np.max(clean.residual[chosen]) + 30.0
-    assert 0.005 < stack.clipped < 0.05
+    hit_share = 4 * 60 / (3 * SIDE**2)
+    assert 0.9 * hit_share < stack.clipped < 1.6 * hit_share  # bilinear interpolation spreads it by a pixel
     assert not list(tmp_path.iterdir())
 
 

@@ -244,8 +244,8 @@ def _pair(pixels: NDArray, residual: NDArray, box: tuple[slice, slice], title: s
         axis.set_title(words)
         axis.set_xlabel(f"x, {frame} [pixels]" if frame == "master" else "x in the array [pixels]")
     axes[0].set_ylabel("y [pixels]")
-    note = f"{title}. Grey from {LOW:.0f} below to {HIGH:.0f} above the sky, in units of the residual's scatter; tinted: no good "
-    note += "pixel."
+    note = f"{title}. Grey from {LOW:.0f} below to {HIGH:.0f} above the sky, in units of the residual's scatter; "
+    note += "tinted: no good pixel."
     return encode(figure, f"Data beside data minus model, {title}", note)
 
 
