@@ -267,4 +267,5 @@ def _pulls(result: ResidualImage, title: str) -> Image:
     add_legend(axes, loc="upper left")
     beyond = np.mean(np.abs(pull) > 5) if pull.size else np.nan
     width = robust_width(pull) if pull.size > 1 else np.nan
-    return encode(figure, f"Pulls of the residual, {title}", f"{title}. Robust width {width:.3f}; {100 * beyond:.2f} % beyond 5 sigma.")
+    note = f"{title}. Robust width {width:.3f}; {100 * beyond:.2f} % beyond 5 sigma."
+    return encode(figure, f"Pulls of the residual, {title}", note)
