@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.stats import sigma_clipped_stats
 from astropy.table import QTable, Table
 from scipy import ndimage
@@ -49,6 +50,16 @@ def test_three_dithered_uvis_exposures(shared_data, tmp_path):
     assert all(record["sha256"] for record in provenance["inputs"].values())
     assert {"ingest", "psf", "first_pass", "frame", "second_pass", "report"} <= set(provenance["stages"])
     assert run.cube(run.cubes[0]).sizes["exposure"] == 3
+
+    # The stack of the residuals holds neither cosmic rays nor stars, but for the galaxy in the middle.
+    files = run.residuals()
+    assert len(files) == 3 + 2
+    with fits.open(run.folder.images / "residual_stack_wfc3uv_f814w.fits") as left:
+        inner = left[0].data[left["NUMBER"].data >= 2]
+    _, middle, scatter = sigma_clipped_stats(inner)
+    assert np.mean(np.abs(inner - middle) > 10 * scatter) < 2e-3
+    with fits.open(run.folder.images / f"residual_{run.exposures['exposure'][0]}_UVIS2.fits") as one:
+        assert one[0].header["WCSERR"] < 0.05
 
     code, output = dpm_command("run", path)
     assert code == 0 and output.count("up to date") == 8

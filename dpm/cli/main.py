@@ -99,7 +99,7 @@ def status(run: RunPath) -> None:
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="ingest, psf, perturbation, first_pass, distortion or frame.")],
+    name: Annotated[str, typer.Argument(help="ingest, psf, perturbation, first_pass, distortion, frame or second_pass.")],
     run: RunPath,
     partition: Annotated[
         int | None, typer.Option("--partition", min=0, help="Do only this share of the parts, from 0.")
@@ -125,6 +125,20 @@ def report(run: RunPath) -> None:
     from dpm.cli.products import make_report
 
     make_report(run)
+
+
+@app.command()
+def residuals(
+    run: RunPath,
+    exposure: Annotated[
+        list[str] | None,
+        typer.Option("--exposure", "-e", help="One or more times: only these exposures, and no stacks."),
+    ] = None,
+) -> None:
+    """Write data minus model to images/: every exposure, and each filter's stack beside its residual's."""
+    from dpm.cli.products import make_residuals
+
+    make_residuals(run, exposure or [])
 
 
 @app.command()
