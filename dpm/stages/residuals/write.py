@@ -90,8 +90,8 @@ def _write_exposure(scene: RunScene, result: ResidualImage, name: str, catalog_s
     header["EXPOSURE"] = str(result.row["exposure"])
     header["DETECTOR"] = (str(result.row["detector"]), "detector")
     header["FILTER"] = (str(result.row["filter"]), "filter")
-    header["X_ORIGIN"] = (result.image.x_origin, "full-detector column of the first pixel, 0-based")
-    header["Y_ORIGIN"] = (result.image.y_origin, "full-detector row of the first pixel, 0-based")
+    header["X_ORIGIN"] = (result.image.x_origin, "detector column of the first pixel, 0-based")
+    header["Y_ORIGIN"] = (result.image.y_origin, "detector row of the first pixel, 0-based")
     header["NSTARS"] = (result.n_stars, "stars of the catalogue subtracted")
     header["WCSERR"] = (error, "largest error of this WCS [pixels]")
     path = scene.folder.images / f"residual_{name}.fits"
