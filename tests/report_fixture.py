@@ -76,7 +76,8 @@ def make_run(
     catalog["baseline"] = np.float32(0.01)
     frame = {"scale": SCALE, "ra0": 80.5, "dec0": -69.5}
     meta = {"flux_unit": "DN/s", "master_frame": frame, "reference": "the exposures' own WCS"}
-    write_table(folder.catalog, catalog, catalog_columns(bands), meta)
+    for path in (folder.catalog, folder.frame_catalog):
+        write_table(path, catalog, catalog_columns(bands), meta)
     write_table(
         folder.exposures, Table(rows=exposure_rows), EXPOSURE_COLUMNS, {"flux_unit": "DN/s", "master_frame": frame}
     )

@@ -52,7 +52,7 @@ def true_epsf(place: Path, x: float, y: float) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_epsf_and_distortion_from_the_data_alone(calibrated: Path) -> None:
-    """The ePSF to 0.3 % of the peak at and between nodes, the distortion to a hundredth of a pixel, and one pair id."""
+    """The ePSF to 0.22 % of the peak at and between nodes, the distortion to a hundredth of a pixel, and one pair id."""
     run = calibrated / "run"
     path = run / "calibration" / "psf" / "STDPSF_NIRISS_F150W.fits"
     epsf = read_stdpsf(path, centre=False)
@@ -65,7 +65,8 @@ def test_epsf_and_distortion_from_the_data_alone(calibrated: Path) -> None:
             for x in across:
                 wanted = true_epsf(calibrated, float(x), float(y))
                 errors.append((epsf.blended(float(x), float(y)) - wanted)[CORE] / wanted.max())
-        assert np.sqrt(np.mean(np.square(errors))) < 0.003
+        assert np.sqrt(np.mean(np.square(errors))) < 0.0022
+        assert np.percentile(np.abs(errors), 99) < 0.007
     stated = json.loads((run / "calibration" / "psf" / "build.json").read_text())["NIRISS_F150W"]["updates"][-1]
     assert stated["change"] < 5e-4
     # The error that the file states is not far below the one found.

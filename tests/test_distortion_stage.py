@@ -30,7 +30,7 @@ def run(folder, options: Options) -> tuple[dict, Table]:
     for stage in (distortion, frame):
         tasks = stage.plan(folder, options)
         summaries.append(stage.finalise(folder, options, [stage.work(task) for task in tasks]))
-    return summaries[0], read_table(folder.catalog)
+    return summaries[0], read_table(folder.frame_catalog)
 
 
 @pytest.fixture(scope="module")

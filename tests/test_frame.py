@@ -26,7 +26,7 @@ def run(folder, **tables):
     options = Options(**tables)
     tasks = stage.plan(folder, options)
     summary = stage.finalise(folder, options, [stage.work(task) for task in tasks])
-    return read_table(folder.catalog), read_table(folder.exposures), summary
+    return read_table(folder.frame_catalog), read_table(folder.exposures), summary
 
 
 def with_reference(field, tmp_path):

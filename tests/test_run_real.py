@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.stats import sigma_clipped_stats
 from astropy.table import QTable, Table
 from scipy import ndimage
@@ -35,7 +36,11 @@ def test_three_dithered_uvis_exposures(shared_data, tmp_path):
     assert code == 0, output
     run = dpm.open(path)
     catalog = run.catalog
-    assert 9 <= len(catalog) <= 14
+    from dpm.io.tables import read_table
+
+    assert 9 <= len(read_table(run.folder.frame_catalog)) <= 14
+    # The second pass goes deeper: pieces of the diffuse galaxies come out as well, each in all three exposures.
+    assert 9 <= len(catalog) <= 40
     assert np.all(catalog["wfc3uv_f814w_n_exposures"] == 3) and np.all(catalog["wfc3uv_f814w_n_good"] >= 2)
     bright = catalog["wfc3uv_f814w_mag_error"] < 0.03
     assert np.sum(bright) >= 5
@@ -43,11 +48,21 @@ def test_three_dithered_uvis_exposures(shared_data, tmp_path):
     assert run.report.stat().st_size > 50_000
     provenance = json.loads(run.folder.provenance.read_text())
     assert all(record["sha256"] for record in provenance["inputs"].values())
-    assert {"ingest", "psf", "first_pass", "frame", "report"} <= set(provenance["stages"])
+    assert {"ingest", "psf", "first_pass", "frame", "second_pass", "report"} <= set(provenance["stages"])
     assert run.cube(run.cubes[0]).sizes["exposure"] == 3
 
+    # The stack of the residuals holds neither cosmic rays nor stars, but for the galaxy in the middle.
+    files = run.residuals()
+    assert len(files) == 3 + 2
+    with fits.open(run.folder.images / "residual_stack_wfc3uv_f814w.fits") as left:
+        inner = left[0].data[left["NUMBER"].data >= 2]
+    _, middle, scatter = sigma_clipped_stats(inner)
+    assert np.mean(np.abs(inner - middle) > 10 * scatter) < 2e-3
+    with fits.open(run.folder.images / f"residual_{run.exposures['exposure'][0]}_UVIS2.fits") as one:
+        assert one[0].header["WCSERR"] < 0.05
+
     code, output = dpm_command("run", path)
-    assert code == 0 and output.count("up to date") == 7
+    assert code == 0 and output.count("up to date") == 8
     assert dpm_command("status", run.folder.root)[0] == 0
     assert dpm_command("export", run.folder.root, tmp_path / "catalog.ecsv")[0] == 0
     assert len(QTable.read(tmp_path / "catalog.ecsv")) == len(catalog)

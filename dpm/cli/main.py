@@ -99,7 +99,10 @@ def status(run: RunPath) -> None:
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="ingest, psf, perturbation, brightness, first_pass, distortion, frame or colour.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="ingest, psf, perturbation, brightness, first_pass, distortion, frame, colour or second_pass."),
+    ],
     run: RunPath,
     partition: Annotated[
         int | None, typer.Option("--partition", min=0, help="Do only this share of the parts, from 0.")
@@ -125,6 +128,20 @@ def report(run: RunPath) -> None:
     from dpm.cli.products import make_report
 
     make_report(run)
+
+
+@app.command()
+def residuals(
+    run: RunPath,
+    exposure: Annotated[
+        list[str] | None,
+        typer.Option("--exposure", "-e", help="One or more times: only these exposures, and no stacks."),
+    ] = None,
+) -> None:
+    """Write data minus model to images/: every exposure, and each filter's stack beside its residual's."""
+    from dpm.cli.products import make_residuals
+
+    make_residuals(run, exposure or [])
 
 
 @app.command()

@@ -16,7 +16,7 @@ from dpm.run.single import UsageError
 if TYPE_CHECKING:
     from dpm.simulate import SimulationOptions
 
-__all__ = ["export_run", "make_report", "simulate_files", "simulate_with_bar"]
+__all__ = ["export_run", "make_report", "make_residuals", "simulate_files", "simulate_with_bar"]
 
 SUFFIXES = {
     ".ecsv": "ecsv",
@@ -44,6 +44,21 @@ def make_report(run: Path) -> None:
     folder = _with_catalog(run)
     write_report(folder)
     typer.echo(f"report     {folder.report}")
+
+
+@guarded
+def make_residuals(run: Path, exposures: list[str]) -> None:
+    """``dpm residuals``."""
+    from dpm.stages.residuals.write import write_residuals
+
+    folder = _with_catalog(run)
+    if not folder.measurements.is_dir():
+        raise IncompleteError(f"{folder.root}: the second pass has not run yet; `dpm run` makes what residuals need")
+    try:
+        files = write_residuals(folder, open_run(run)[1], exposures)
+    except KeyError as error:
+        raise UsageError(str(error.args[0])) from None
+    typer.echo(f"residuals  {len(files)} images in {folder.images}")
 
 
 @guarded

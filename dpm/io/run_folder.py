@@ -75,11 +75,17 @@ class RunFolder:
         return self.tables / "matches"
 
     @property
+    def frame_catalog(self) -> Path:
+        """Averages of the first pass's detections (written by the frame stage)."""
+        return self.tables / "frame_catalog.parquet"
+
+    @property
     def catalog(self) -> Path:
         return self.tables / "catalog.parquet"
 
     @property
     def measurements(self) -> Path:
+        """Second pass, one row a star and exposure, one part an exposure."""
         return self.tables / "measurements"
 
     @property
@@ -101,6 +107,10 @@ class RunFolder:
     def detections_file(self, exposure: str, detector: str) -> Path:
         """Path of the first pass's table of one exposure of one detector."""
         return self.detections / f"{exposure}_{detector}.parquet"
+
+    def measurements_file(self, exposure: str, detector: str) -> Path:
+        """Path of the second pass's table of one exposure of one detector."""
+        return self.measurements / f"{exposure}_{detector}.parquet"
 
     def matches_file(self, exposure: str, detector: str) -> Path:
         """Path of the match table of one exposure of one detector."""

@@ -24,6 +24,7 @@ __all__ = ["read_stdgdc", "write_stdgdc"]
 _POSITION_SCALE = 1e-5
 _MAGNITUDE_SCALE = 1e-4
 _OFF_DETECTOR = -2_000_000_000
+_ROWS = 128  # rows inverted at a time
 
 
 def read_stdgdc(path: str | Path, y_offset: int = 0) -> MapDistortion:
@@ -106,11 +107,7 @@ def write_stdgdc(
     x, y = np.asarray(distortion.x_corrected, dtype=float) + 1, np.asarray(distortion.y_corrected, dtype=float) + 1
     x0, y0 = int(np.floor(x.min())) - 1, int(np.floor(y.min())) - 1
     width, height = int(np.ceil(x.max())) + 2 - x0, int(np.ceil(y.max())) + 2 - y0
-    columns, rows = np.meshgrid(np.arange(width) + x0, np.arange(height) + y0)
-    plain = MapDistortion(distortion.x_corrected, distortion.y_corrected)
-    raw_x, raw_y = plain.inverse(columns - 1.0, rows - 1.0)
-    # Bilinear interpolation at the outermost pixels needs neighbours a little beyond them.
-    off = ~((raw_x > -2) & (raw_x < nx + 1) & (raw_y > -2) & (raw_y < ny + 1))
+    raw_x, raw_y = _inverse_maps(distortion, x0, y0, width, height)
     magnitude = np.zeros((ny, nx)) if distortion.magnitude is None else np.asarray(distortion.magnitude, dtype=float)
     primary = fits.PrimaryHDU()
     keys = {
@@ -131,11 +128,29 @@ def write_stdgdc(
             _image("XGC", x, _POSITION_SCALE, np.int32),
             _image("YGC", y, _POSITION_SCALE, np.int32),
             _image("MGC", magnitude, _MAGNITUDE_SCALE, np.int16),
-            _image("XCG", np.where(off, np.nan, raw_x + 1), _POSITION_SCALE, np.int32),
-            _image("YCG", np.where(off, np.nan, raw_y + 1), _POSITION_SCALE, np.int32),
+            _image("XCG", raw_x, _POSITION_SCALE, np.int32),
+            _image("YCG", raw_y, _POSITION_SCALE, np.int32),
         ]
     )
     _write(path, hdulist)
+
+
+def _inverse_maps(
+    distortion: MapDistortion, x0: int, y0: int, width: int, height: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Raw 1-based positions of the corrected frame's pixels, NaN off the detector."""
+    ny, nx = distortion.x_corrected.shape
+    plain = MapDistortion(distortion.x_corrected, distortion.y_corrected)
+    raw_x, raw_y = np.empty((height, width)), np.empty((height, width))
+    # The inversion holds a score of arrays of its size: a block of rows at a time.
+    for first in range(0, height, _ROWS):
+        rows = slice(first, min(first + _ROWS, height))
+        u, v = np.meshgrid(np.arange(width) + x0 - 1.0, np.arange(rows.start, rows.stop) + y0 - 1.0)
+        x, y = plain.inverse(u, v)
+        # Bilinear interpolation at the outermost pixels needs neighbours a little beyond them.
+        off = ~((x > -2) & (x < nx + 1) & (y > -2) & (y < ny + 1))
+        raw_x[rows], raw_y[rows] = np.where(off, np.nan, x + 1), np.where(off, np.nan, y + 1)
+    return raw_x, raw_y
 
 
 def _three_layers(distortion: MapDistortion, header: dict[str, str | float | int]) -> fits.HDUList:

@@ -73,6 +73,19 @@ def node_interval(nodes, position):
 
 
 @leaf_kernel
+def node_interval_of(nodes, k, n, position):
+    """`node_interval` among the first n nodes of row k."""
+    if n == 1 or position <= nodes[k, 0]:
+        return 0, 0.0
+    if position >= nodes[k, n - 1]:
+        return max(n - 2, 0), 1.0
+    low = 0
+    while low < n - 2 and position >= nodes[k, low + 1]:
+        low += 1
+    return low, (position - nodes[k, low]) / (nodes[k, low + 1] - nodes[k, low])
+
+
+@leaf_kernel
 def blend(coefficients, node_x, node_y, x, y, first, count_y, count_x, out):
     """Blend the four surrounding nodes' coefficients on a window.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from dpm.kernels.bundles import workspace
 from dpm.kernels.epsf import OVERSAMPLING, TAPS, blend, sample_start, value_box
-from dpm.kernels.jit import leaf_kernel
+from dpm.kernels.jit import kernel, leaf_kernel
 
 # Entries of the small record that says what a window holds, and how many pixels the last step of a fit rested on.
 WINDOW_ROW, WINDOW_COLUMN, WINDOW_Y, WINDOW_X, WINDOW_HALF, FIT_PIXELS = 0, 1, 2, 3, 4, 5
@@ -99,3 +100,11 @@ def replace_star(residual, library, work, x_old, y_old, flux_old, half_old, x, y
         if flux_old != 0.0:
             add_star(residual, library, work, x_old, y_old, flux_old, half_old)
         add_star(residual, library, work, x, y, -flux, half)
+
+
+@kernel
+def subtract_stars(image, library, x, y, flux, half):
+    """Subtract stars at array positions (n,), each within ``half`` (n,) pixels of its peak pixel, from the image."""
+    work = workspace()
+    for k in range(x.shape[0]):
+        add_star(image, library, work, x[k], y[k], -flux[k], half[k])

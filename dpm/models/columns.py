@@ -6,7 +6,7 @@ others' scripts read them.  A column that no stage has filled yet is absent from
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = [
     "CATALOG_COLUMNS",
@@ -14,6 +14,7 @@ __all__ = [
     "DETECTION_COLUMNS",
     "EXPOSURE_COLUMNS",
     "MATCH_COLUMNS",
+    "MEASUREMENT_COLUMNS",
     "Column",
     "markdown_table",
 ]
@@ -44,6 +45,14 @@ class Column:
     description: str
 
 
+# What second-pass columns mean where it differs from the first pass.
+_MEASURED = {
+    "x": "raw column that this exposure alone gives, linear about the joint position, 0-based, of the full detector",
+    "y": "raw row that this exposure alone gives, linear about the joint position, 0-based, of the full detector",
+    "flux": "total flux at the joint position (method 2) on the ePSF's normalisation, pixel area not applied",
+    "significance": "flux over flux_error",
+}
+
 DETECTION_COLUMNS: tuple[Column, ...] = (
     Column("exposure", "str", "", "meta.id;obs.image", "exposure, as the stem of its file name"),
     Column("detector", "str", "", "meta.id;instr.det", "detector (one chip)"),
@@ -65,6 +74,20 @@ DETECTION_COLUMNS: tuple[Column, ...] = (
     Column("significance", "float32", "", "stat.snr", "matched-filter significance of the detection"),
     Column("n_pixels", "int16", "", "meta.number;instr.pixel", "pixels with weight in the fit box"),
     Column("flags", "int32", "", "meta.code", "bits of StarFlag"),
+)
+
+MEASUREMENT_COLUMNS: tuple[Column, ...] = (
+    Column("id", "int64", "", "meta.id;src", "star of the catalogue; 0 for one that the catalogue leaves out"),
+    *(
+        replace(column, description=_MEASURED.get(column.name, column.description))
+        for column in DETECTION_COLUMNS
+    ),
+    Column("xy_covariance", "float32", "pix2", "stat.covariance", "covariance of x and y"),
+    Column("flux_free", "float64", "flux", "phot.count", "flux with the position free in this exposure (method 1)"),
+    Column("flux_free_error", "float32", "flux", "stat.error;phot.count", "one-sigma error of flux_free"),
+    Column("flux_small", "float64", "flux", "phot.count", "flux from the 3 x 3 pixels at the peak, sky close by (method 3)"),
+    Column("flux_small_error", "float32", "flux", "stat.error;phot.count", "one-sigma error of flux_small"),
+    Column("neighbor_ratio", "float32", "", "phot.flux;arith.ratio", "neighbours' light over the star's own in the fit box"),
 )
 
 EXPOSURE_COLUMNS: tuple[Column, ...] = (
@@ -137,6 +160,7 @@ CATALOG_FILTER_COLUMNS: tuple[Column, ...] = (
     Column("chi", "float32", "", "stat.fit.chi2", "median chi of the exposures used"),
     Column("sky", "float32", "flux", "instr.skyLevel", "mean local sky per pixel"),
     Column("sky_rms", "float32", "flux", "stat.stdev;instr.skyLevel", "mean local sky scatter"),
+    Column("neighbor_ratio", "float32", "", "phot.flux;arith.ratio", "median of neighbours' light over its own in the fit box"),
     Column("n_exposures", "int16", "", "meta.number;obs.exposure", "exposures that cover the star"),
     Column("n_good", "int16", "", "meta.number;obs.exposure", "exposures used in the average"),
     Column("saturated", "bool", "", "meta.code", "saturated in every exposure used"),

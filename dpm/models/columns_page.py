@@ -13,6 +13,7 @@ from dpm.models.columns import (
     DETECTION_COLUMNS,
     EXPOSURE_COLUMNS,
     MATCH_COLUMNS,
+    MEASUREMENT_COLUMNS,
     Column,
     markdown_table,
 )
@@ -34,7 +35,12 @@ standard deviation. Pixel positions are 0-based, and the centre of the first pix
 def columns_page() -> str:
     """The page as Markdown, with a final line break."""
     parts: list[tuple[str, str, tuple[Column, ...], str]] = [
-        ("`tables/catalog.parquet`", "One row a star.", CATALOG_COLUMNS, ""),
+        (
+            "`tables/catalog.parquet`",
+            "One row a star, from the second pass. `tables/frame_catalog.parquet` has the same columns from the first pass alone.",
+            CATALOG_COLUMNS,
+            "",
+        ),
         (
             "`tables/catalog.parquet`, columns of every filter",
             "`{f}` is instrument and filter in lower case, such as `niriss_f090w` or `acswfc_f814w`, with `_<year>` "
@@ -46,8 +52,14 @@ def columns_page() -> str:
         ("`tables/detections/`", "First pass, one part an exposure of a detector.", DETECTION_COLUMNS, ""),
         (
             "`tables/matches/`",
-            "Which detection belongs to which star; one part an exposure of a detector.",
+            "Which detection belongs to which star of `tables/frame_catalog.parquet`; one part an exposure of a detector.",
             MATCH_COLUMNS,
+            "",
+        ),
+        (
+            "`tables/measurements/`",
+            "Second pass, one row a star and exposure that covers it, one part an exposure of a detector.",
+            MEASUREMENT_COLUMNS,
             "",
         ),
     ]

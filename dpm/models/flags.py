@@ -53,6 +53,7 @@ class StarFlag(IntFlag):
     NOISE_RAISED = 32768
     POSITION_RELATIVE = 65536
     DISTORTION_EXTRAPOLATED = 131072
+    GROUP_CUT = 262144
 
 
 STAR_FLAG_MEANINGS: dict[StarFlag, str] = {
@@ -76,6 +77,9 @@ STAR_FLAG_MEANINGS: dict[StarFlag, str] = {
     ),
     StarFlag.DISTORTION_EXTRAPOLATED: (
         "on a part of the detector where the solved distortion rests on no star near: its position is extrapolated"
+    ),
+    StarFlag.GROUP_CUT: (
+        "more neighbours within three pixels than are fitted together: errors hold the covariance with the nearest ones alone"
     ),
     StarFlag.CLIPPED: "at least one exposure was left out of the average as discrepant",
 }

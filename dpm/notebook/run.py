@@ -145,6 +145,27 @@ class Run:
         """The report's path."""
         return self.folder.report
 
+    def residuals(self, *exposures: str) -> list[Path]:
+        """Write data minus model to ``images``, and say which files.
+
+        Parameters
+        ----------
+        *exposures : str
+            Names; only their images are made then.  All exposures and the stacks of every band by default.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the second pass has not run yet.
+        KeyError
+            If the run has no such exposure.
+        """
+        if not self.folder.measurements.is_dir():
+            raise FileNotFoundError(f"{self.folder.measurements}: the second pass has not run yet")
+        from dpm.stages.residuals.write import write_residuals
+
+        return write_residuals(self.folder, self.options, exposures)
+
     def states(self) -> list[StageState]:
         """State of every stage."""
         return stage_states(self.folder, self.options)

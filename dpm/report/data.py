@@ -42,7 +42,7 @@ class Sample:
     values : dict of ndarray (n,)
         The detections' columns; ``mag`` (instrumental, area applied), ``exposure`` (row of the exposure table), and
         for detections that belong to a star ``id`` (else -1), ``dx``, ``dy`` (raw pixels), ``dmag``, ``used`` and
-        ``star`` (row of the catalogue, else -1).
+        ``star`` (row of the frame catalogue, else -1).
     n_total : int
         Detections before thinning.
     """
@@ -59,18 +59,22 @@ class Sample:
 
     @property
     def matched(self) -> NDArray[np.bool_]:
-        """Detections that belong to a star of the catalogue."""
+        """Detections that belong to a star of the frame catalogue."""
         return np.asarray(self.values["id"] >= 0)
 
 
 @dataclass
 class RunData:
-    """Everything the report needs of a run folder; tables that are absent are None."""
+    """Everything the report needs of a run folder; tables that are absent are None.
+
+    Detections and matches belong to ``frame_catalog`` (its ``id``), measurements to ``catalog``.
+    """
 
     folder: RunFolder
     config: dict[str, Any]
     provenance: dict[str, Any]
     catalog: Table | None
+    frame_catalog: Table | None
     exposures: Table | None
     bands: tuple[str, ...]
     samples: dict[str, Sample]
@@ -86,6 +90,12 @@ class RunData:
         if self.catalog is None or name not in self.catalog.colnames:
             return None
         return np.asarray(self.catalog[name])
+
+    def frame_column(self, name: str) -> NDArray[Any] | None:
+        """A column of the first pass's averages as an array, None where they lack it."""
+        if self.frame_catalog is None or name not in self.frame_catalog.colnames:
+            return None
+        return np.asarray(self.frame_catalog[name])
 
     @property
     def has_matches(self) -> bool:
@@ -118,16 +128,18 @@ def load_run(folder: RunFolder, max_rows: int = MAX_ROWS) -> RunData:
         raise FileNotFoundError(f"{folder.root}: no such run folder; give the folder that `dpm run` wrote")
     warnings: list[str] = []
     catalog = _optional_table(folder.catalog, warnings)
+    frame_catalog = _optional_table(folder.frame_catalog, warnings)
     exposures = _optional_table(folder.exposures, warnings)
     if exposures is None:
         exposures = _exposures_of_cubes(folder, warnings)
-    groups = _bands_of_exposures(exposures, catalog)
+    groups = _bands_of_exposures(exposures, catalog if catalog is not None else frame_catalog)
     bands = sorted({*groups, *_bands_of_catalog(catalog)}, key=lambda band: (band_wavelength(band), band))
     data = RunData(
         folder=folder,
         config=_read_toml(folder.config, warnings),
         provenance=read_json(folder.provenance, warnings),
         catalog=catalog,
+        frame_catalog=frame_catalog,
         exposures=exposures,
         bands=tuple(bands),
         samples={},
@@ -240,7 +252,7 @@ def _load_sample(data: RunData, band: str, rows: list[int], max_rows: int) -> Sa
     if not pieces:
         return None
     values = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    values["star"] = _catalog_rows(values["id"], data.catalog_column("id"))
+    values["star"] = _catalog_rows(values["id"], data.frame_column("id"))
     return Sample(band, values, n_total)
 
 

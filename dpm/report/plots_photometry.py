@@ -30,9 +30,9 @@ _MAX_PAIRS = 6
 def plot_magnitude_rms(data: RunData, band: str, sample: Sample | None, mag_label: str) -> Image | None:
     """Scatter of single-exposure magnitudes against magnitude, with the formal error of one exposure.
 
-    The catalogue's ``mag_rms`` is drawn; where it is absent, the scatter is taken from the match tables.
+    The frame catalogue's ``mag_rms`` is drawn; where it is absent, the scatter is taken from the match tables.
     """
-    mag, rms = data.catalog_column(f"{band}_mag"), data.catalog_column(f"{band}_mag_rms")
+    mag, rms = data.frame_column(f"{band}_mag"), data.frame_column(f"{band}_mag_rms")
     stars = scatter_of_stars(data, sample) if sample is not None else None
     if mag is None or rms is None or not np.isfinite(rms).any():
         if stars is None:

@@ -15,6 +15,7 @@ from dpm.report import plots_images as images
 from dpm.report import plots_perturbation as perturbation
 from dpm.report import plots_photometry as photometry
 from dpm.report import plots_quality as quality
+from dpm.report import plots_second_pass as second_pass
 from dpm.report import summary
 from dpm.report.calibration import load_builds, load_solutions
 from dpm.report.calibration_tables import build_table, solution_table
@@ -61,6 +62,7 @@ def build_sections(data: RunData) -> list[Section]:
     """
     makers: tuple[Callable[[RunData], Section], ...] = (
         _field,
+        _second_pass,
         _quality,
         _position_scatter,
         _residual_maps,
@@ -89,8 +91,8 @@ def _field(data: RunData) -> Section:
     section = Section(
         "field",
         "Field",
-        "One exposure of each detector in an asinh stretch. Circles: detections that belong to a star of the "
-        "catalogue. Squares: those that do not (cosmic rays, artefacts, stars in too few exposures).",
+        "One exposure of each detector in an asinh stretch. Circles: first-pass detections that belong to a star of the "
+        "master frame. Squares: those that do not (cosmic rays, artefacts, stars in too few exposures).",
         wide=True,
     )
     rows = _central_exposures(data)
@@ -104,7 +106,7 @@ def _field(data: RunData) -> Section:
 
 
 def _central_exposures(data: RunData) -> list[int]:
-    """For each detector the row of the exposure with the most detections of catalogue stars."""
+    """For each detector the row of the exposure with the most detections of the frame's stars."""
     table = data.exposures
     if table is None or not {"detector", "cube", "index"} <= set(table.colnames):
         return []
@@ -118,6 +120,31 @@ def _central_exposures(data: RunData) -> list[int]:
         mine = np.flatnonzero(detectors == detector)
         chosen.append(int(mine[np.argmax(merit[mine])]))
     return chosen
+
+
+def _second_pass(data: RunData) -> Section:
+    section = Section(
+        "second-pass",
+        "Second pass",
+        "All exposures fitted at once. Data beside data minus all stars of the catalogue, in one linear grey scale: what is left "
+        "is noise, galaxies, cosmic rays, stars seen in fewer exposures than the catalogue asks for, and what the ePSF lacks. "
+        "Pulls are pixels of the residual over their noise. Methods: 1, position free in each exposure; 2, at the joint position; "
+        "3, the 3 by 3 pixels at the peak.",
+        wide=True,
+    )
+    if data.catalog is not None and data.folder.measurements.is_dir():
+        section.images = second_pass.plot_residuals(data)
+        stacks, missing = second_pass.plot_stacks(data)
+        section.images += stacks
+        section.text += missing
+        for band in data.bands:
+            label = summary.magnitude_label(data, band)
+            section.images += second_pass.plot_quality(data, band, label) + second_pass.plot_errors(data, band, label)
+            section.images += _some(second_pass.plot_gain(data, band, label))
+            section.images += _some(second_pass.plot_methods(data, band, label))
+    if section.empty:
+        section.absent = "Absent: there is no table in tables/measurements; the second pass writes them."
+    return section
 
 
 def _quality(data: RunData) -> Section:
@@ -232,7 +259,7 @@ def _magnitude_scatter(data: RunData) -> Section:
     section = Section(
         "magnitudes",
         "Magnitude RMS",
-        "Scatter of the single exposures' magnitudes about their mean, after the zero points.",
+        "Scatter of the first pass's single exposures about their mean magnitude, after the zero points.",
     )
     for band in data.bands:
         label = summary.magnitude_label(data, band)

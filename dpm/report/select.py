@@ -99,8 +99,8 @@ def measured_residuals(sample: Sample, minimum_snr: float = 100.0) -> tuple[NDAr
 
 
 def star_magnitudes(data: RunData, sample: Sample) -> NDArray[np.float64]:
-    """Catalogue magnitude of each detection's star; NaN where it has none."""
-    column = data.catalog_column(f"{sample.band}_mag")
+    """Frame catalogue's magnitude of each detection's star; NaN where it has none."""
+    column = data.frame_column(f"{sample.band}_mag")
     magnitudes = np.full(len(sample), np.nan)
     if column is not None:
         known = sample["star"] >= 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpm.io.tables import catalog_columns
-from dpm.models.columns import DETECTION_COLUMNS, MATCH_COLUMNS, Column
+from dpm.models.columns import DETECTION_COLUMNS, MATCH_COLUMNS, MEASUREMENT_COLUMNS, Column
 from dpm.models.flags import STAR_FLAG_MEANINGS
 from dpm.report.data import RunData, band_label
 from dpm.report.select import finite_width, measured_residuals
@@ -120,7 +120,7 @@ def key_figures(data: RunData) -> list[tuple[str, str]]:
         words = "detections in single exposures"
         if data.has_matches:
             share = np.mean(np.concatenate([sample.matched for sample in data.samples.values()]))
-            words += f", {100 * share:.0f} % of them of catalogue stars"
+            words += f", {100 * share:.0f} % of them of stars of the master frame"
         figures.append((f"{total:,}", words))
     for band, sample in data.samples.items():
         good, factor = measured_residuals(sample)
@@ -215,6 +215,8 @@ def column_tables(data: RunData) -> list[HtmlTable]:
         tables.append(HtmlTable(["column", "type", "unit", "meaning"], shown, caption=caption))
     if data.samples:
         tables.append(_registry_table(DETECTION_COLUMNS, "tables/detections/*.parquet"))
+    if data.folder.measurements.is_dir():
+        tables.append(_registry_table(MEASUREMENT_COLUMNS, "tables/measurements/*.parquet"))
     if data.has_matches:
         tables.append(_registry_table(MATCH_COLUMNS, "tables/matches/*.parquet"))
     return tables
@@ -230,6 +232,9 @@ def file_table(data: RunData) -> HtmlTable:
     folder = data.folder
     entries = [
         (folder.catalog, "the catalogue, one row a star"),
+        (folder.measurements, "second pass, one row a star and exposure"),
+        (folder.images, "residual images and stacks, FITS"),
+        (folder.frame_catalog, "averages of the first pass; the matches' ids are its own"),
         (folder.exposures, "one row an exposure: transform, zero point, scatter"),
         (folder.detections, "first pass, one part an exposure"),
         (folder.matches, "which detection belongs to which star, with residuals"),

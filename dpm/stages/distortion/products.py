@@ -16,7 +16,8 @@ from dpm.models.master_frame import MasterFrame
 from dpm.models.statistics import robust_width
 from dpm.models.transform import LinearTransform, fit_linear
 from dpm.stages.distortion.fine import FineTerm
-from dpm.stages.distortion.joint import Fit, Sample, draw
+from dpm.stages.distortion.joint import Fit, draw
+from dpm.stages.distortion.sample import Sample
 from dpm.stages.distortion.select import Chosen, StartMap
 from dpm.stages.distortion.solution import DetectorSolution, TermResiduals, UnitSolution
 from dpm.stages.distortion.terms import CELLS, Layout, State, evaluate, table_nodes
@@ -41,6 +42,8 @@ COVER_SPACINGS = 3.0
 COVERED = 0.98
 # Smoothing (cells of the table) of displacements before pixel areas are made of them.
 AREA_SMOOTHING = 0.25
+# Rows of a map made at a time.
+MAP_ROWS = 128
 
 
 @dataclass
@@ -172,29 +175,45 @@ def make_map(layout: Layout, state: State, start: StartMap, filt: int, fine: Fin
     x_low, x_high, y_low, y_high = layout.bounds
     full_x, full_y = np.arange(int(x_high) + 1.0), np.arange(int(y_high) + 1.0)
     x, y = np.clip(full_x, x_low, x_high), np.clip(full_y, y_low, y_high)
-    inside_x, inside_y = full_x[full_x >= x_low], full_y[full_y >= y_low]
-    u, v = start.grid(inside_x, inside_y)
-    place_x, place_y = np.searchsorted(inside_x, x), np.searchsorted(inside_y, y)
-    u, v = u[np.ix_(place_y, place_x)], v[np.ix_(place_y, place_x)]
-    grid_x, grid_y = np.meshgrid(x, y)
-    dx, dy = evaluate(layout, state, grid_x, grid_y, filt)
-    outside_x, outside_y = full_x - x + layout.centre[0], (full_y - y)[:, None] + layout.centre[1]
-    smooth = u + dx + outside_x, v + dy + outside_y
+    inside_x = full_x[full_x >= x_low]
+    place_x = np.searchsorted(inside_x, x)
+    shape = len(full_y), len(full_x)
+    smooth = np.empty(shape), np.empty(shape)
+    extra = (np.zeros(shape), np.zeros(shape)) if fine is not None else None
+    # A block of rows at a time: whole images of every intermediate quantity would be most of the stage's memory.
+    for first in range(0, len(full_y), MAP_ROWS):
+        rows = slice(first, first + MAP_ROWS)
+        above, place_y = np.unique(y[rows], return_inverse=True)
+        u, v = (axis[np.ix_(place_y, place_x)] for axis in start.grid(inside_x, above))
+        grid_x, grid_y = np.meshgrid(x, y[rows])
+        dx, dy = evaluate(layout, state, grid_x, grid_y, filt)
+        smooth[0][rows] = u + dx + (full_x - x + layout.centre[0])
+        smooth[1][rows] = v + dy + ((full_y - y)[rows, None] + layout.centre[1])
+        if fine is not None and extra is not None:
+            extra[0][rows], extra[1][rows] = fine(grid_x, grid_y)
     magnitude = _area_magnitude(*smooth, layout)
-    if fine is not None:
-        extra = fine(grid_x, grid_y)
-        smooth = smooth[0] + extra[0], smooth[1] + extra[1]
+    if extra is not None:
+        for axis, more in zip(smooth, extra):
+            axis += more
     return MapDistortion(*smooth, magnitude)
 
 
 def _area_magnitude(u: Floats, v: Floats, layout: Layout) -> Floats:
     """Magnitudes to add for pixel areas: -2.5 log10 of the map's Jacobian, 0 at the centre's scale."""
     ny, nx = u.shape
-    rows, columns = np.mgrid[0:ny, 0:nx].astype(float)
     width = AREA_SMOOTHING * max(ny, nx) / max(layout.cells, CELLS)
-    du, dv = gaussian_filter(u - columns, width, mode="nearest"), gaussian_filter(v - rows, width, mode="nearest")
-    (u_y, u_x), (v_y, v_x) = np.gradient(du), np.gradient(dv)
-    return -2.5 * np.log10(np.abs((1 + u_x) * (1 + v_y) - u_y * v_x))
+    du = gaussian_filter(u - np.arange(nx, dtype=float), width, mode="nearest")
+    u_y, u_x = np.gradient(du)
+    del du
+    dv = gaussian_filter(v - np.arange(ny, dtype=float)[:, None], width, mode="nearest")
+    u_x += 1
+    v_y, v_x = np.gradient(dv)
+    del dv
+    v_y += 1
+    u_x *= v_y
+    u_y *= v_x
+    u_x -= u_y
+    return np.asarray(-2.5 * np.log10(np.abs(u_x)))
 
 
 def _errors(fit: Fit, sample: Sample, units: Sequence[Unit], filters: Sequence[str]) -> DistortionErrors:

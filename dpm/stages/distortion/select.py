@@ -15,7 +15,7 @@ from dpm.kernels.matching import grouped_median, link_units
 from dpm.models.flags import StarFlag
 from dpm.models.master_frame import MasterFrame
 from dpm.models.transform import LinearTransform
-from dpm.stages.distortion.joint import Sample
+from dpm.stages.distortion.sample import Sample
 from dpm.stages.distortion.terms import Layout, State, evaluate
 from dpm.stages.frame.field import reference_points
 from dpm.stages.frame.match import mutual_pairs
@@ -41,6 +41,8 @@ KNOTS = 65
 # Half the length (pixels) over which scale and rotation at the centre are measured.
 STEP = 8.0
 START_ERROR = 1e-4
+# Rows of the start map computed at a time, for memory.
+ROWS = 128
 
 
 class StartMap:
@@ -85,9 +87,11 @@ class StartMap:
 
     def _fit(self, bounds: tuple[float, float, float, float], nx: int, ny: int, degree: int) -> None:
         x, y = np.linspace(bounds[0], bounds[1], nx), np.linspace(bounds[2], bounds[3], ny)
-        grid_x, grid_y = np.meshgrid(x, y)
-        plane = self._exact(grid_x.ravel(), grid_y.ravel())
-        self._splines = [RectBivariateSpline(y, x, np.reshape(axis, (ny, nx)), kx=degree, ky=degree) for axis in plane]
+        plane = np.empty((2, ny, nx))
+        for first in range(0, ny, ROWS):
+            grid_x, grid_y = np.meshgrid(x, y[first : first + ROWS])
+            plane[:, first : first + ROWS] = np.reshape(self._exact(grid_x.ravel(), grid_y.ravel()), (2, -1, nx))
+        self._splines = [RectBivariateSpline(y, x, axis, kx=degree, ky=degree) for axis in plane]
 
     def __call__(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
         """Corrected positions from the detector's centre; outside the bounds those of the nearest place inside."""

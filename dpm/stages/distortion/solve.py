@@ -19,9 +19,10 @@ from dpm.models.master_frame import MasterFrame
 from dpm.models.options import FrameOptions
 from dpm.models.transform import fit_linear
 from dpm.stages.distortion.fine import FineTerm, fine_term
-from dpm.stages.distortion.joint import Fit, Sample, near_measurements, residual_width, solve_joint
+from dpm.stages.distortion.joint import Fit, near_measurements, residual_width, solve_joint
 from dpm.stages.distortion.prior import find_table_prior
 from dpm.stages.distortion.products import finish_detector
+from dpm.stages.distortion.sample import Sample
 from dpm.stages.distortion.select import Chosen, StartMap, choose, link
 from dpm.stages.distortion.solution import DistortionSolution
 from dpm.stages.distortion.terms import CELLS, Layout, State, with_order

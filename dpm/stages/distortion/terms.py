@@ -227,8 +227,10 @@ class TableModes:
     def basis(self) -> Floats:
         """All modes on the nodes, (nodes, n_modes)."""
         rows, columns = np.divmod(self._index, self._shape[3])
-        out = (self._rows[:, None, rows] * self._columns[None, :, columns]).reshape(-1, self.n_modes) * self._scale
-        return np.asarray(out - self._polynomial @ (self._polynomial.T @ out))
+        out = (self._rows[:, None, rows] * self._columns[None, :, columns]).reshape(-1, self.n_modes)
+        out *= self._scale
+        out -= self._polynomial @ (self._polynomial.T @ out)
+        return np.asarray(out)
 
     def table(self, amplitudes: Floats) -> Floats:
         """The table (n_filters, 2, cells, cells) of amplitudes (n_filters, 2, n_modes)."""

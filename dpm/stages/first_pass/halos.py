@@ -16,10 +16,11 @@ from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
 from dpm.stages.first_pass.saturated import LOST
 
-__all__ = ["add_halo_template", "add_saturated_halos", "halo_template", "pick_halo_stars"]
+__all__ = ["add_halo_template", "add_saturated_halos", "halo_profile", "halo_template", "pick_halo_stars", "structure_of"]
 
 TEMPLATE_HALF = 48  # pixels; spikes of all but the very brightest stars end before
 TEMPLATE_STARS = 30  # the brightest stars that make the template
+BRIGHT_FACTOR = 100.0  # over the faintest star: from here a star's halo may fake stars
 SEPARATION = 15.0  # pixels between them: a spike of the one is no star of the other
 CORE = 2.0  # pixels; nearer, the finder's own noise floor stands for the ePSF's error
 STRUCTURE = 5.0  # the limit over the template: a spike fills the fit box, and varies from star to star
@@ -57,15 +58,13 @@ def pick_halo_stars(y: NDArray, x: NDArray, flux: NDArray, smallest: float) -> N
     return np.array(taken, np.intp)
 
 
-def halo_template(residual: NDArray[np.float32], good: NDArray[np.bool_], stars: NDArray) -> NDArray[np.float64]:
-    """What bright stars leave around them, per unit of flux: the median over the stars, positive parts.
-
-    A pupil's spikes are point-symmetric, a neighbour is not: the smaller of opposite pixels counts.
+def halo_profile(residual: NDArray[np.float32], good: NDArray[np.bool_], stars: NDArray) -> NDArray[np.float64]:
+    """What bright stars leave around them, per unit of flux: the median over the stars.
 
     Parameters
     ----------
     residual : ndarray (ny, nx), float32
-        Image minus the bright stars, and no others.
+        Image minus the bright stars.
     good : ndarray (ny, nx), bool
     stars : ndarray (n, RESULT_SIZE)
         The bright stars.
@@ -73,7 +72,7 @@ def halo_template(residual: NDArray[np.float32], good: NDArray[np.bool_], stars:
     Returns
     -------
     ndarray (97, 97)
-        The star at the centre; zero within CORE.
+        The star at the centre.
     """
     side = 2 * TEMPLATE_HALF + 1
     ny, nx = residual.shape
@@ -89,14 +88,25 @@ def halo_template(residual: NDArray[np.float32], good: NDArray[np.bool_], stars:
         edge = cut[rim][np.isfinite(cut[rim])]
         if edge.size:
             cuts.append((cut - np.median(edge)) / row[columns.FLUX])
-    if not cuts:
-        return np.zeros((side, side))
-    middle = _median(np.array(cuts))
-    template = np.maximum(np.minimum(middle, middle[::-1, ::-1]), 0.0)
+    return _median(np.array(cuts)) if cuts else np.zeros((side, side))
+
+
+def structure_of(profile: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Structure that a finder may take for stars, from `halo_profile`: positive parts, wherever in its pixel the star lies.
+
+    A pupil's spikes are point-symmetric, a neighbour is not: the smaller of opposite pixels counts.  Zero within CORE.
+    """
+    template = np.maximum(np.minimum(profile, profile[::-1, ::-1]), 0.0)
     # Stars sit anywhere in their pixel, so a spike may lie in either of two.
     template = ndimage.maximum_filter(template, size=3)
-    template[radius < CORE] = 0.0
+    rows, cols = np.mgrid[: len(profile), : len(profile)] - TEMPLATE_HALF
+    template[np.hypot(rows, cols) < CORE] = 0.0
     return np.asarray(template)
+
+
+def halo_template(residual: NDArray[np.float32], good: NDArray[np.bool_], stars: NDArray) -> NDArray[np.float64]:
+    """`structure_of` the `halo_profile`."""
+    return structure_of(halo_profile(residual, good, stars))
 
 
 def _median(stack: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -110,7 +120,12 @@ def _median(stack: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def add_halo_template(
-    halo: NDArray[np.float32], template: NDArray[np.float64], stars: NDArray, epsf: GriddedEPSF, smallest: float
+    halo: NDArray[np.float32],
+    template: NDArray[np.float64],
+    stars: NDArray,
+    epsf: GriddedEPSF,
+    smallest: float,
+    structure: float = STRUCTURE,
 ) -> None:
     """Raise the flux limit about every star whose template reaches ``smallest``.
 
@@ -125,9 +140,11 @@ def add_halo_template(
         Its peak turns a pixel's light into the flux of the star that it would fake.
     smallest : float
         Flux of the faintest star that matters.
+    structure : float
+        The limit over the template.
     """
     ny, nx = halo.shape
-    unit = np.minimum(STRUCTURE * template / epsf.envelope[0], MAX_CONTRAST)
+    unit = np.minimum(structure * template / epsf.envelope[0], MAX_CONTRAST)
     for row in stars[stars[:, columns.FLUX] * unit.max() > smallest]:
         y = int(np.floor(row[columns.Y] + 0.5)) - TEMPLATE_HALF
         x = int(np.floor(row[columns.X] + 0.5)) - TEMPLATE_HALF

@@ -17,7 +17,7 @@ from dpm.kernels.sky import annulus_spans
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
 from dpm.models.options import FindOptions
-from dpm.stages.first_pass.halos import add_halo_template, add_saturated_halos, halo_template, pick_halo_stars
+from dpm.stages.first_pass.halos import BRIGHT_FACTOR, add_halo_template, add_saturated_halos, halo_template, pick_halo_stars
 from dpm.stages.first_pass.saturated import saturated_seeds
 from dpm.stages.first_pass.scene import Scene, block_order
 
@@ -34,7 +34,6 @@ SHARP_SIGMA = 4.0  # significance that a lack of light around the core needs
 APPROXIMATE_ERROR = (
     0.3  # error in the wings of an ePSF made quickly, relative to their light: its rings and spikes are not all there
 )
-BRIGHT_FACTOR = 100.0  # over the faintest star: from here a star's halo may fake stars
 SATURATED_THRESHOLD = 10.0  # flux over its error, from the wings
 NEAR_FRACTION = 0.3  # of a star's flux that a halo's structure may fake before the star is flagged
 

@@ -1,7 +1,7 @@
 """Frame: detections of all exposures become one master frame and an averaged catalogue (DESIGN section 6).
 
 Reads ``tables/detections``, the cubes' exposure rows and the stored WCS (or STDGDC maps); writes
-``tables/catalog.parquet``, ``tables/exposures.parquet`` and ``tables/matches``.
+``tables/frame_catalog.parquet``, ``tables/exposures.parquet`` and ``tables/matches``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
 
 NAME = "frame"
-REVISION = 5
+REVISION = 6
 PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "frame", "photometry")
 UPSTREAM = ("ingest", "first_pass", "distortion")

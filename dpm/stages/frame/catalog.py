@@ -23,14 +23,14 @@ from dpm.stages.frame.photometry import WEIGHTLESS, Band, average_band, band_nam
 from dpm.stages.frame.positions import Positions, age_positions, average_positions, systematic_variance
 from dpm.stages.frame.units import Unit, by_unit, epoch_groups, gather, match_radius
 
-__all__ = ["Result", "build_catalog"]
+__all__ = ["MEDIANS", "Result", "build_catalog"]
 
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_MEDIANS = ("qfit", "radxs", "chi")
+MEDIANS = ("qfit", "radxs", "chi")
 _MEANS = ("sky", "sky_rms")
 
 
@@ -62,6 +62,7 @@ def build_catalog(
     options: FrameOptions,
     photometry: PhotometryOptions,
     reference: ReferenceCatalog | None = None,
+    medians: tuple[str, ...] = MEDIANS,
 ) -> Result:
     """Average everything.
 
@@ -79,6 +80,8 @@ def build_catalog(
         ``[frame]`` and ``[photometry]``.
     reference : ReferenceCatalog, optional
         If given, positions are compared with it, and what errors do not explain is added to them.
+    medians : tuple of str
+        Columns of the measurements whose medians over exposures enter the catalogue, band by band.
     """
     names = band_names(units)
     bands = []
@@ -112,7 +115,7 @@ def build_catalog(
     if not measured:
         catalog["flags"] |= np.int32(int(StarFlag.POSITION_RELATIVE))
     for band, (count, _) in zip(bands, coverage):
-        _band_columns(catalog, band, units, links, count, keep, exposures)
+        _band_columns(catalog, band, units, links, count, keep, exposures, medians)
     catalog.meta.update(
         {
             "master_frame": frame.to_meta(),
@@ -178,6 +181,7 @@ def _band_columns(
     covered: Ints,
     keep: Ints,
     exposures: Table,
+    medians: tuple[str, ...],
 ) -> None:
     """Add one band's columns."""
     values, name = band.values, band.name
@@ -203,10 +207,10 @@ def _band_columns(
     used = used[np.argsort(star[used], kind="stable")]
     edges = np.searchsorted(star[used], np.arange(links.n_stars + 1))
     parts = by_unit(band.rows, links.unit)
-    for column in _MEDIANS + _MEANS:
+    for column in medians + _MEANS:
         loaded = [units[k].load(column)[part - links.starts[k]] for k, part in parts]
         single = np.concatenate([np.zeros(0), *loaded])
-        if column in _MEDIANS:
+        if column in medians:
             value = grouped_median(single[used], edges)
         else:
             finite = np.isfinite(single[used])

@@ -14,7 +14,7 @@ from dpm.models.flags import StarFlag
 from dpm.stages.frame.match import mutual_pairs
 from dpm.stages.frame.units import Unit, epoch_groups, match_radius, stack
 
-__all__ = ["Links", "link_field"]
+__all__ = ["Links", "join_epochs", "link_field"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -95,6 +95,49 @@ def link_field(units: Sequence[Unit], pixels: float, needed: int, scale: float) 
     epoch = epoch_of_unit[unit_of]
     n_stars = _drop_rare(star, evidence, n_stars, min(needed, sum(unit.transform is not None for unit in units)))
     return Links(starts, unit_of, epoch, x, y, star, n_stars, len(groups))
+
+
+def join_epochs(
+    units: Sequence[Unit], group_of: Ints, unit_of: Ints, star: Ints, x: Floats, y: Floats, scale: float
+) -> tuple[Ints, int]:
+    """Stars that were measured epoch by epoch, with common numbers over all epochs.
+
+    Parameters
+    ----------
+    units : sequence of Unit
+    group_of : ndarray (n_units,)
+        Epoch of each unit (0 is the oldest), -1 for a unit without measurements.
+    unit_of, star : ndarray (n,)
+        Unit and star of each measurement; stars of different epochs have different numbers.
+    x, y : ndarray (n,)
+        Master frame.
+    scale : float
+        Master pixel in arcsec.
+
+    Returns
+    -------
+    star : ndarray (n,)
+    n_stars : int
+    """
+    error = np.concatenate([0.5 * (unit.x_error + unit.y_error) for unit in units]) if len(units) else np.zeros(0)
+    weight = np.where(np.isfinite(x) & np.isfinite(y) & (error > 0), 1.0 / np.maximum(error, 1e-6) ** 2, 0.0)
+    number = np.full(len(star), -1, dtype=np.int64)
+    groups: list[list[int]] = []
+    lists: list[tuple[Floats, Floats]] = []
+    parts: list[Ints] = []
+    for epoch in range(int(group_of.max(initial=-1)) + 1):
+        groups.append([int(k) for k in np.flatnonzero(group_of == epoch)])
+        rows = np.flatnonzero(np.isin(unit_of, groups[-1]))
+        _, local = np.unique(star[rows], return_inverse=True)
+        number[rows] = local
+        n = int(local.max(initial=-1)) + 1
+        total = np.maximum(np.bincount(local, weight[rows], n), 1e-30)
+        lists.append(
+            tuple(np.bincount(local, weight[rows] * np.nan_to_num(axis[rows]), n) / total for axis in (x, y))  # type: ignore[arg-type]
+        )
+        parts.append(rows)
+    pixel = min(unit.pixel_scale for unit in units) / scale
+    return number, _join_epochs(units, groups, lists, parts, number, pixel, scale)
 
 
 def _link_epoch(

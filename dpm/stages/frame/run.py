@@ -82,5 +82,5 @@ def _write(folder: RunFolder, result: Result, bands: list[str]) -> list[str]:
     for stale in set(folder.matches.glob("*.parquet")) - set(files):
         stale.unlink()
     write_table(folder.exposures, result.exposures, EXPOSURE_COLUMNS)
-    write_table(folder.catalog, result.catalog, catalog_columns(bands))
-    return [path.relative_to(folder.root).as_posix() for path in [folder.exposures, folder.catalog]]
+    write_table(folder.frame_catalog, result.catalog, catalog_columns(bands))
+    return [path.relative_to(folder.root).as_posix() for path in [folder.exposures, folder.frame_catalog]]

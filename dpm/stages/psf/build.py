@@ -151,7 +151,8 @@ def next_tasks(folder: RunFolder, options: Options, rounds: list[list[dict[str, 
         return _measure(plan, rounds, 0)
     if step == "measure":
         return [plan.task("field", f"field_{outer}", 1.0 + SAMPLE_SECONDS * len(plan.units), root=plan.root, outer=outer,
-                          max_offset=plan.max_offset, units=[unit["name"] for unit in plan.units])]  # fmt: skip
+                          max_offset=plan.max_offset, units=[unit["name"] for unit in plan.units],
+                          cubes=[unit["cube"] for unit in plan.units])]  # fmt: skip
     if step == "field":
         return _sample(plan, rounds, outer, 0) if _built(plan, rounds) else []
     if step == "sample":

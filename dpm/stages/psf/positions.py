@@ -111,14 +111,18 @@ class Targets:
     flux_scatter: float
 
 
-def average(links: Links, fits: Fits, mix: bool) -> Targets:
+def average(links: Links, fits: Fits, band: Ints, mix: bool) -> Targets:
     """Average the candidates' positions and fluxes over the exposures of each star, with clipping.
+
+    Positions are averaged over all exposures, fluxes over those of one filter: stars differ in colour.
 
     Parameters
     ----------
     links : Links
     fits : Fits
         In the same order.
+    band : ndarray (n,), int
+        Number of each candidate's filter, from 0.
     mix : bool
         Combine each average with the candidate's own position, by their errors: right once the ePSF is nearly so, since what
         transforms and distortion leave is then larger than the bias with pixel phase.
@@ -150,7 +154,8 @@ def average(links: Links, fits: Fits, mix: bool) -> Targets:
     share = floor**2 / (fits.error**2 + floor**2) if mix else np.zeros(len(star))
     raw = np.where(averaged[:, None], fits.raw - residual * (1.0 - share)[:, None], fits.raw)
     used &= averaged
-    flux, flux_scatter = _average_fluxes(links, fits, used, star, n_stars)
+    n_bands = int(band.max(initial=0)) + 1
+    flux, flux_scatter = _average_fluxes(links, fits, used, star * n_bands + band, (n_stars + 1) * n_bands)
     return Targets(raw, flux, averaged, used, robust_width(sample.ravel(), 0.0) if len(sample) else float("nan"), flux_scatter)
 
 
@@ -159,7 +164,7 @@ def _divide(top: NDArray, bottom: NDArray) -> Floats:
 
 
 def _average_fluxes(links: Links, fits: Fits, used: Bools, star: Ints, n_stars: int) -> tuple[Floats, float]:
-    """Mean fluxes of the stars in each unit's own zero point; and the scatter of the best measured."""
+    """Mean fluxes of the stars of each filter in each unit's own zero point; and the scatter of the best measured."""
     n_units = int(links.unit.max(initial=-1)) + 1
     relative = np.where(used, fits.flux_error / np.where(used, fits.flux, 1.0), np.inf)
     value = np.where(used, np.log(np.where(used, fits.flux * links.area, 1.0)), 0.0)

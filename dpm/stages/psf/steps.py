@@ -92,7 +92,7 @@ def field(arguments: Result) -> Result:
         fits.append(Fits(raw, error, table["flux"], table["flux_error"], table["qfit"]))
     links, warnings = link_candidates(folder, options, build.detections, rows, raws, areas)
     every = Fits.joined(fits)
-    targets = average(links, every, mix=False)
+    targets = average(links, every, _bands(arguments["cubes"])[links.unit], mix=False)
     write_arrays(build.links, **asdict(links))
     _write_targets(build, arguments["units"], links, targets)
     return {
@@ -171,12 +171,13 @@ def average_units(arguments: Result) -> Result:
     mine = np.isin(stored["unit"], arguments["numbers"])
     links = Links(**{key: value[mine] for key, value in stored.items()})
     fits = Fits.joined([Fits(**read_arrays(build.fits(name))) for name in arguments["units"]])
-    targets = average(links, fits, arguments["mix"])
+    # Numbers of units ascend: each candidate's place among the units of this step.
+    place = np.searchsorted(arguments["numbers"], links.unit)
+    targets = average(links, fits, _bands(arguments["cubes"])[place], arguments["mix"])
     _write_targets(build, arguments["units"], links, targets, arguments["numbers"])
     by_cube: dict[str, Result] = {}
-    cube_of = dict(zip(arguments["numbers"], arguments["cubes"], strict=True))
     for cube in sorted(set(arguments["cubes"])):
-        chosen = np.isin(links.unit, [number for number, name in cube_of.items() if name == cube])
+        chosen = np.array([name == cube for name in arguments["cubes"]])[place]
         part = Targets(
             targets.raw[chosen],
             targets.flux[chosen],
@@ -196,6 +197,11 @@ def average_units(arguments: Result) -> Result:
             "qfit": float(np.median(own.qfit[bright])) if bright.any() else float("nan"), "bright": int(bright.sum()),
         }  # fmt: skip
     return {"scatter": targets.scatter, "flux_scatter": targets.flux_scatter, "by_cube": by_cube}
+
+
+def _bands(cubes: list[str]) -> NDArray[np.int64]:
+    """Number of the filter of every cube."""
+    return np.unique([cube.partition("_")[2] for cube in cubes], return_inverse=True)[1]
 
 
 def _write_targets(build: BuildFolder, names: list[str], links: Links, targets: Targets, numbers: list[int] | None = None) -> None:

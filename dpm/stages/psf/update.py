@@ -21,9 +21,9 @@ POSITIVE_RADIUS = 4.0  # pixels; outside, noise must not make holes
 DEVIATION_RADIUS = 4.0  # pixels; further out all nodes have the mean ePSF: their own stars are too few for it
 DEVIATION_TAPER = 1.0  # pixels
 DEVIATION_WIDTH = 1.5  # the nodes' own shapes are smoothed over as many times the width: they rest on fewer stars
-RINGS = (0.0, 0.8, 1.6, 2.6, DEVIATION_RADIUS)  # pixels; in each the share of the modes is set anew
+STANDS_OUT = 1.25  # times the noise's largest component; that of other noise of the same size differs by a tenth
 RIDGE = 0.1  # of the diagonal: nodes without stars stay where their neighbours put them
-NOISE_FACTOR = 4.0  # the halves were clipped and smoothed about the same model, so that their difference understates the noise
+NOISE_FACTOR = 4.0  # the halves share their clipping and what smoothing rounds off, so that their difference understates the error
 
 Floats = NDArray[np.float64]
 
@@ -56,8 +56,7 @@ def update_epsf(epsf: GriddedEPSF, sums: NodeSums) -> Update:
     """Add the averaged residuals to the ePSF.
 
     The mean ePSF takes the average of all stars. The nodes' deviations from it are solved from the normal equations of bilinear
-    blending, taken apart into cosine modes over the grid of nodes, and each mode counts, ring by ring, by the share of its
-    variance that is not noise (Wiener); the noise comes from two halves of the stars.
+    blending, and only the few shapes count that stand out of the noise; the noise comes from two halves of the stars.
 
     Parameters
     ----------
@@ -118,30 +117,41 @@ def _smooth(top: Floats, bottom: Floats, width: Floats, degree: NDArray) -> tupl
 
 
 def _deviations(epsf: GriddedEPSF, sums: NodeSums, width: Floats, degree: NDArray) -> tuple[Floats, float]:
-    """The nodes' deviations from the mean ePSF, and their mean squared error within the core (kept share times noise: Wiener)."""
-    now = epsf.samples - epsf.samples.mean(axis=(0, 1))
+    """The nodes' deviations from the mean ePSF, and the mean squared noise that they keep within the core.
+
+    An ePSF varies over a detector in few ways (focus, coma, astigmatism, motion): of the matrix of cosine modes by samples only
+    the singular components count that stand out of the largest one of the noise, by what they have beyond it.
+    """
+    mean, even = epsf.samples.mean(axis=(0, 1)), np.ones((SAMPLES, SAMPLES))
+    # Smoothed again every round: otherwise the rounds' noise would gather where the smoothing of the residuals hides it.
+    now = np.zeros_like(epsf.samples)
+    for node in np.ndindex(*now.shape[:2]):
+        now[node] = np.where(width > 0, _smooth(epsf.samples[node] - mean, even, width, degree)[0], 0.0)
     halves = [now + _solve_nodes(sums.top[k], sums.bottom[k], sums.gram[k], width, degree) for k in (0, 1)]
     whole = now + _solve_nodes(sums.top.sum(axis=0), sums.bottom.sum(axis=0), sums.gram.sum(axis=0), width, degree)
     modes_y, modes_x = _cosines(epsf.node_y.size), _cosines(epsf.node_x.size)
+    radius = radius_grid()
+    near = radius < DEVIATION_RADIUS
+    core = radius[near] <= CORE_RADIUS
 
     def to_modes(values: Floats) -> Floats:
-        return np.einsum("aj,bi,jirc->abrc", modes_y, modes_x, values)
+        """(modes but the constant one, samples near the star)."""
+        return np.asarray(np.einsum("aj,bi,jis->abs", modes_y, modes_x, values[..., near]).reshape(-1, near.sum())[1:])
 
-    first, second, full = (to_modes(values) for values in (*halves, whole))
-    radius = radius_grid()
-    share = np.zeros_like(full)
-    left = 0.0
-    for inner, outer in zip(RINGS[:-1], RINGS[1:], strict=True):
-        ring = (radius >= inner) & (radius < outer)
-        noise = NOISE_FACTOR * np.mean((first - second)[..., ring] ** 2, axis=-1) / 4.0
-        power = np.mean(full[..., ring] ** 2, axis=-1)
-        kept = np.clip(1.0 - noise / np.maximum(power, 1e-30), 0.0, 1.0)
-        share[..., ring] = kept[..., None]
-        if outer <= RINGS[2]:
-            left += float(np.mean(kept * noise)) * ring.sum() / (radius < RINGS[2]).sum()
+    full, noise = to_modes(whole), to_modes(0.5 * (halves[0] - halves[1]))
+    level = np.sqrt(np.mean(noise[:, core] ** 2, axis=1))[:, None]
+    level = np.maximum(level, 1e-12 + 1e-3 * level.max())
+    left, size, right = np.linalg.svd(full / level, full_matrices=False)
+    edge = float(np.linalg.norm(noise / level, 2))
+    found = size > STANDS_OUT * edge
+    beyond = np.sqrt(np.where(found, size**2 - edge**2, 0.0))
+    kept = np.zeros((len(full) + 1, *radius.shape))
+    kept[1:, near] = level * ((left * beyond) @ right)
+    shapes = right[found]
+    within = noise @ shapes.T @ shapes
+    deviations = np.einsum("aj,bi,abrc->jirc", modes_y, modes_x, kept.reshape(len(modes_y), len(modes_x), *radius.shape))
     taper = np.clip((DEVIATION_RADIUS - radius) / DEVIATION_TAPER, 0.0, 1.0)
-    kept_deviations = np.einsum("aj,bi,abrc->jirc", modes_y, modes_x, full * share) * taper
-    return kept_deviations, left
+    return deviations * taper, NOISE_FACTOR * float(np.sum(np.mean(within[:, core] ** 2, axis=1))) / len(kept)
 
 
 def _solve_nodes(top: Floats, bottom: Floats, gram: Floats, width: Floats, degree: NDArray) -> Floats:

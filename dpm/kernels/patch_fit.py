@@ -1,0 +1,612 @@
+"""Joint fit of a group of stars on a patch: one position and one flux a band for each star, over every pixel of every exposure.
+
+Weighted Gauss-Newton on the normal equations of all exposures at once (DESIGN section 6, "Second pass"); the pixels are the 5 x 5
+boxes
+at each star's peak in each exposure, the weights come from the model (`dpm.kernels.fit`).  Stars outside the group are taken as
+subtracted; members share one normal matrix, so that their covariance is in every error.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dpm.kernels.bundles import MAX_BOX, MAX_HALF
+from dpm.kernels.jit import kernel, leaf_kernel
+from dpm.kernels.linear import invert_positive
+from dpm.kernels.patch import FIT_HALF, add_to_exposure, box_workspace, is_covered, load_box, place, sky_at
+
+MAX_GROUP = 6  # stars fitted together; a longer chain is cut, and its parts are fitted in turns
+GROUP_HALF = 3  # half-width about each member within which its light is followed while a group is fitted
+MAX_SIDE = 25  # pixels of a group's window; also the box of a saturated star
+FITTED, NOT_CONVERGED, FAILED = 0, 1, 2
+MAX_SHIFT = 1.5  # master pixels a star may move in one fit: farther, it follows another star's light
+SINGLE_STEP, GROUP_STEP = 0.5, 0.25  # master pixels a step may move a star
+FIRST_DAMPING = 1e-2  # of a group's first step, and after a step that made the fit worse
+SETTLED = 0.01  # gain of chi-square of a last step: a tenth of an error, squared
+QUIET = 0.02  # of the pixel noise: a smaller change of a star's brightest pixel is not rendered
+
+
+class PatchStars(NamedTuple):
+    """Stars of a patch, S of them in B bands.
+
+    x, y (S,): master pixels.  flux, flux_error (S, B).  xx, xy, yy (S,): covariance of the position.  half (S,): half-width of
+    its fit
+    box.  sky (S, B): local sky above the exposures' meshes.  status (S,): outcome of its last fit.  change (S,): largest move of
+    its
+    last fit over its error.
+    """
+
+    x: Any
+    y: Any
+    flux: Any
+    flux_error: Any
+    xx: Any
+    xy: Any
+    yy: Any
+    half: Any
+    sky: Any
+    status: Any
+    change: Any
+
+
+class GroupWork(NamedTuple):
+    """Work space of a group's fit; ``raw`` (E, members, 7) as `place` returns it, ``peak`` (E, members, 2) the box centres (y, x),
+    ``corner`` and ``size`` (E, 2) the windows (y, x), ``data`` (E, side, side) the image without the other stars.
+    """
+
+    data: Any
+    raw: Any
+    peak: Any
+    corner: Any
+    size: Any
+    value: Any
+    slope_x: Any
+    slope_y: Any
+    start: Any
+    position: Any
+    trial: Any
+    normal: Any
+    damped: Any
+    inverse: Any
+    gradient: Any
+    step: Any
+    slope: Any
+    sky: Any
+
+
+@kernel
+def group_workspace(n_exposures, n_bands):
+    """Fresh work arrays for this many exposures and bands."""
+    size = MAX_GROUP * (2 + n_bands)
+    return GroupWork(
+        np.empty((n_exposures, MAX_SIDE, MAX_SIDE), np.float32),
+        np.zeros((n_exposures, MAX_GROUP, 7)),
+        np.zeros((n_exposures, MAX_GROUP, 2), np.int64),
+        np.zeros((n_exposures, 2), np.int64),
+        np.zeros((n_exposures, 2), np.int64),
+        np.zeros((MAX_GROUP, MAX_BOX, MAX_BOX), np.float32),
+        np.zeros((MAX_GROUP, MAX_BOX, MAX_BOX), np.float32),
+        np.zeros((MAX_GROUP, MAX_BOX, MAX_BOX), np.float32),
+        np.zeros((MAX_GROUP, 2 + n_bands)),
+        np.zeros((MAX_GROUP, 2 + n_bands)),
+        np.zeros((MAX_GROUP, 2 + n_bands)),
+        np.zeros((size, size)),
+        np.zeros((size, size)),
+        np.zeros((size, size)),
+        np.zeros(size),
+        np.zeros(size),
+        np.zeros((MAX_GROUP, 3)),
+        np.zeros(n_bands),
+    )
+
+
+@leaf_kernel
+def load_group(patch, libraries, box, group, stars, members, begin, n, half):
+    """Windows of a group in all exposures: the image without the other stars.  False if a window is too large.
+
+    ``half``: half-width about each member within which its light is followed.
+    """
+    any_used = False
+    bands = stars.flux.shape[1]
+    for b in range(bands):
+        group.sky[b] = 0.0
+        for k in range(n):
+            group.sky[b] += stars.sky[members[begin + k], b] / n
+    for k in range(n):
+        m = members[begin + k]
+        group.start[k, 0] = stars.x[m]
+        group.start[k, 1] = stars.y[m]
+        for b in range(bands):
+            group.start[k, 2 + b] = stars.flux[m, b]
+    for e in range(patch.first.shape[0]):
+        ny, nx = patch.ny[e], patch.nx[e]
+        y0 = x0 = 1 << 30
+        y1 = x1 = -1
+        for k in range(n):
+            raw_x, raw_y, scale, xx, xy, yx, yy = place(patch, e, group.start[k, 0], group.start[k, 1])
+            fit = half if n == 1 else FIT_HALF
+            if not is_covered(patch, e, raw_x, raw_y, fit):
+                group.raw[e, k, 2] = 0.0
+                continue
+            iy, ix = int(np.floor(raw_y + 0.5)), int(np.floor(raw_x + 0.5))
+            group.raw[e, k, 0], group.raw[e, k, 1], group.raw[e, k, 2] = raw_x, raw_y, scale
+            group.raw[e, k, 3], group.raw[e, k, 4], group.raw[e, k, 5], group.raw[e, k, 6] = xx, xy, yx, yy
+            group.peak[e, k, 0], group.peak[e, k, 1] = iy, ix
+            y0, x0 = min(y0, max(iy - fit, 0)), min(x0, max(ix - fit, 0))
+            y1, x1 = max(y1, min(iy + fit, ny - 1)), max(x1, min(ix + fit, nx - 1))
+        if y1 < y0 or x1 < x0:
+            group.size[e, 0] = 0
+            continue
+        height, width = y1 - y0 + 1, x1 - x0 + 1
+        if height > MAX_SIDE or width > MAX_SIDE:
+            return False
+        any_used = True
+        group.corner[e, 0], group.corner[e, 1] = y0, x0
+        group.size[e, 0], group.size[e, 1] = height, width
+        for j in range(height):
+            row = patch.first[e] + (y0 + j) * nx + x0
+            for i in range(width):
+                group.data[e, j, i] = patch.residual[row + i]
+        for k in range(n):
+            light = group.start[k, 2 + patch.band[e]] * group.raw[e, k, 2]
+            if light == 0.0:
+                continue
+            iy, ix = group.peak[e, k, 0], group.peak[e, k, 1]
+            load_box(patch, libraries, e, group.raw[e, k, 0], group.raw[e, k, 1], iy, ix, half, False, box)
+            f = np.float32(light)
+            for j in range(max(y0, iy - half), min(y1, iy + half) + 1):
+                for i in range(max(x0, ix - half), min(x1, ix + half) + 1):
+                    group.data[e, j - y0, i - x0] += f * box.value[j - iy + half, i - ix + half]
+    return any_used
+
+
+@leaf_kernel
+def accumulate(patch, libraries, box, group, n, half, bands, model_error2, position):
+    """Chi-square of the group at ``position``, and its normal matrix (lower triangle) and gradient."""
+    width = 2 + bands
+    for a in range(n * width):
+        group.gradient[a] = 0.0
+        for b in range(a + 1):
+            group.normal[a, b] = 0.0
+    if n == 1:
+        return accumulate_one(patch, libraries, box, group, half, model_error2, position)
+    chi2 = 0.0
+    fit = FIT_HALF
+    raw, value, slope_x, slope_y, peak, slope = group.raw, group.value, group.slope_x, group.slope_y, group.peak, group.slope
+    for e in range(patch.first.shape[0]):
+        if group.size[e, 0] == 0:
+            continue
+        band = patch.band[e]
+        y0, x0 = group.corner[e, 0], group.corner[e, 1]
+        ny, nx = patch.ny[e], patch.nx[e]
+        middle_y, middle_x = y0 + group.size[e, 0] // 2, x0 + group.size[e, 1] // 2
+        sky = np.float64(sky_at(patch.sky, e, patch.sky_cell, middle_y, middle_x, ny, nx)) + group.sky[band]
+        for k in range(n):
+            if raw[e, k, 2] == 0.0:
+                continue
+            dx, dy = position[k, 0] - group.start[k, 0], position[k, 1] - group.start[k, 1]
+            x = raw[e, k, 0] + raw[e, k, 3] * dx + raw[e, k, 4] * dy
+            y = raw[e, k, 1] + raw[e, k, 5] * dx + raw[e, k, 6] * dy
+            load_box(patch, libraries, e, x, y, peak[e, k, 0], peak[e, k, 1], half, True, box)
+            side = 2 * half + 1
+            for j in range(side):
+                for i in range(side):
+                    value[k, j, i] = box.value[j, i]
+                    slope_x[k, j, i] = box.slope_x[j, i]
+                    slope_y[k, j, i] = box.slope_y[j, i]
+        for j in range(group.size[e, 0]):
+            v = y0 + j
+            base = patch.first[e] + v * nx + x0
+            for i in range(group.size[e, 1]):
+                u = x0 + i
+                at = base + i
+                read = np.float64(patch.variance_read[at])
+                if read == np.inf:
+                    continue
+                own = 0.0
+                inside = False
+                for k in range(n):
+                    if raw[e, k, 2] == 0.0:
+                        slope[k, 2] = 0.0
+                        continue
+                    r, c = v - peak[e, k, 0], u - peak[e, k, 1]
+                    if abs(r) > half or abs(c) > half:
+                        slope[k, 2] = 0.0
+                        continue
+                    inside = inside or (abs(r) <= fit and abs(c) <= fit)
+                    psi = raw[e, k, 2] * np.float64(value[k, r + half, c + half])
+                    light = position[k, 2 + band]
+                    own += light * psi
+                    slope[k, 2] = psi
+                    gx = raw[e, k, 2] * light * np.float64(slope_x[k, r + half, c + half])
+                    gy = raw[e, k, 2] * light * np.float64(slope_y[k, r + half, c + half])
+                    slope[k, 0] = gx * raw[e, k, 3] + gy * raw[e, k, 5]
+                    slope[k, 1] = gx * raw[e, k, 4] + gy * raw[e, k, 6]
+                if not inside:
+                    continue
+                data = np.float64(group.data[e, j, i])
+                other = max(np.float64(patch.scene[at]) - data, 0.0)
+                light = max(own + sky + other, 0.0)
+                variance = read + light * (patch.poisson_factor[at] + patch.flat_variance[at] * light) + model_error2 * own * own
+                weight = 1.0 / variance
+                difference = data - sky - own
+                chi2 += weight * difference * difference
+                wr = weight * difference
+                for k in range(n):
+                    if slope[k, 2] == 0.0:
+                        continue
+                    a = k * width
+                    s0, s1, s2 = slope[k, 0], slope[k, 1], slope[k, 2]
+                    group.gradient[a] += wr * s0
+                    group.gradient[a + 1] += wr * s1
+                    group.gradient[a + 2 + band] += wr * s2
+                    w0, w1, w2 = weight * s0, weight * s1, weight * s2
+                    normal = group.normal
+                    normal[a, a] += w0 * s0
+                    normal[a + 1, a] += w1 * s0
+                    normal[a + 1, a + 1] += w1 * s1
+                    normal[a + 2 + band, a] += w2 * s0
+                    normal[a + 2 + band, a + 1] += w2 * s1
+                    normal[a + 2 + band, a + 2 + band] += w2 * s2
+                    for m in range(k):
+                        if slope[m, 2] == 0.0:
+                            continue
+                        b = m * width
+                        t0, t1, t2 = slope[m, 0], slope[m, 1], slope[m, 2]
+                        normal[a, b] += w0 * t0
+                        normal[a, b + 1] += w0 * t1
+                        normal[a, b + 2 + band] += w0 * t2
+                        normal[a + 1, b] += w1 * t0
+                        normal[a + 1, b + 1] += w1 * t1
+                        normal[a + 1, b + 2 + band] += w1 * t2
+                        normal[a + 2 + band, b] += w2 * t0
+                        normal[a + 2 + band, b + 1] += w2 * t1
+                        normal[a + 2 + band, b + 2 + band] += w2 * t2
+    return chi2
+
+
+@leaf_kernel
+def accumulate_one(patch, libraries, box, group, half, model_error2, position):
+    """`accumulate` for a star alone: sums in raw pixels of each exposure, turned to the master frame at its end."""
+    chi2 = 0.0
+    raw, peak, normal, gradient = group.raw, group.peak, group.normal, group.gradient
+    residual_data, scene = group.data, patch.scene
+    read, poisson, flat = patch.variance_read, patch.poisson_factor, patch.flat_variance
+    for e in range(patch.first.shape[0]):
+        if group.size[e, 0] == 0:
+            continue
+        band = patch.band[e]
+        y0, x0 = group.corner[e, 0], group.corner[e, 1]
+        height, width = group.size[e, 0], group.size[e, 1]
+        nx = patch.nx[e]
+        iy, ix = peak[e, 0, 0], peak[e, 0, 1]
+        scale = raw[e, 0, 2]
+        sky = sky_at(patch.sky, e, patch.sky_cell, iy, ix, patch.ny[e], nx) + group.sky[band]
+        dx, dy = position[0, 0] - group.start[0, 0], position[0, 1] - group.start[0, 1]
+        x = raw[e, 0, 0] + raw[e, 0, 3] * dx + raw[e, 0, 4] * dy
+        y = raw[e, 0, 1] + raw[e, 0, 5] * dx + raw[e, 0, 6] * dy
+        load_box(patch, libraries, e, x, y, iy, ix, half, True, box)
+        flux = position[0, 2 + band] * scale
+        n00 = n10 = n11 = n20 = n21 = n22 = b0 = b1 = b2 = 0.0
+        row, column = np.uintp(y0 - iy + half), np.uintp(x0 - ix + half)
+        for j in range(np.uintp(height)):
+            base = np.uintp(patch.first[e] + y0 * nx + x0) + j * np.uintp(nx)
+            for i in range(np.uintp(width)):
+                at = base + i
+                psi = np.float64(box.value[row + j, column + i])
+                data = np.float64(residual_data[e, j, i])
+                star = flux * psi
+                light = max(star + sky + max(np.float64(scene[at]) - data, 0.0), 0.0)
+                # A pixel of infinite variance drops out by itself.
+                variance = np.float64(read[at]) + light * (poisson[at] + flat[at] * light) + model_error2 * star * star
+                weight = 1.0 / variance
+                difference = data - sky - star
+                s0 = np.float64(box.slope_x[row + j, column + i])
+                s1 = np.float64(box.slope_y[row + j, column + i])
+                wr = weight * difference
+                chi2 += wr * difference
+                b0 += wr * s0
+                b1 += wr * s1
+                b2 += wr * psi
+                w0, w1, w2 = weight * s0, weight * s1, weight * psi
+                n00 += w0 * s0
+                n10 += w1 * s0
+                n11 += w1 * s1
+                n20 += w2 * s0
+                n21 += w2 * s1
+                n22 += w2 * psi
+        # d(raw) / d(master), with the flux: derivatives of the light by the master position and the unit flux.
+        xx, xy, yx, yy = raw[e, 0, 3], raw[e, 0, 4], raw[e, 0, 5], raw[e, 0, 6]
+        f2 = flux * flux
+        normal[0, 0] += f2 * (xx * xx * n00 + 2.0 * xx * yx * n10 + yx * yx * n11)
+        normal[1, 0] += f2 * (xx * xy * n00 + (xx * yy + xy * yx) * n10 + yx * yy * n11)
+        normal[1, 1] += f2 * (xy * xy * n00 + 2.0 * xy * yy * n10 + yy * yy * n11)
+        c = 2 + band
+        normal[c, 0] += flux * scale * (xx * n20 + yx * n21)
+        normal[c, 1] += flux * scale * (xy * n20 + yy * n21)
+        normal[c, c] += scale * scale * n22
+        gradient[0] += flux * (xx * b0 + yx * b1)
+        gradient[1] += flux * (xy * b0 + yy * b1)
+        gradient[c] += scale * b2
+    return chi2
+
+
+@leaf_kernel
+def solve_step(group, n, width, damping):
+    """Damped step into ``group.step``; a parameter without information stays.  False if singular."""
+    size = n * width
+    for a in range(size):
+        free = group.normal[a, a] > 0.0
+        for b in range(a):
+            group.damped[a, b] = group.normal[a, b] if free else 0.0
+        group.damped[a, a] = group.normal[a, a] * (1.0 + damping) if free else 1.0
+        group.step[a] = group.gradient[a] if free else 0.0
+        if not free:
+            for c in range(a + 1, size):
+                group.normal[c, a] = 0.0
+    if not invert_positive(group.damped, size, group.inverse):
+        return False
+    for a in range(size):
+        total = 0.0
+        for b in range(size):
+            total += group.inverse[a, b] * group.step[b]
+        group.damped[a, a] = total
+    for a in range(size):
+        group.step[a] = group.damped[a, a]
+    return True
+
+
+@leaf_kernel
+def take_step(group, n, width, limit):
+    """Trial positions: the step, shortened so that no star moves by more than ``limit``."""
+    largest = 0.0
+    for k in range(n):
+        largest = max(largest, abs(group.step[k * width]), abs(group.step[k * width + 1]))
+    scale = min(1.0, limit / largest) if largest > 0.0 else 1.0
+    for k in range(n):
+        for p in range(width):
+            step = group.step[k * width + p]
+            group.trial[k, p] = group.position[k, p] + (scale * step if p < 2 else step)
+
+
+@leaf_kernel
+def fit_group(patch, libraries, box, group, stars, members, begin, n, model_error, iterations):
+    """Fit the members begin .. begin + n - 1 jointly; positions, fluxes and covariances of ``stars`` are updated, residuals too.
+
+    Parameters
+    ----------
+    patch, libraries, box, group
+        See `Patch`, `Libraries`, `box_workspace`, `group_workspace`.
+    stars : PatchStars
+    members : ndarray of int
+    model_error : float
+        Error of the ePSF relative to its light.
+    iterations : int
+        Most steps.
+
+    Returns
+    -------
+    int
+        FITTED, NOT_CONVERGED or FAILED (nothing changed).
+    """
+    bands = stars.flux.shape[1]
+    width = 2 + bands
+    half = min(stars.half[members[begin]], MAX_HALF) if n == 1 else GROUP_HALF
+    if not load_group(patch, libraries, box, group, stars, members, begin, n, half):
+        return FAILED
+    error2 = model_error * model_error
+    damping = 0.0 if n == 1 else FIRST_DAMPING
+    limit = SINGLE_STEP if n == 1 else GROUP_STEP
+    status = NOT_CONVERGED
+    best = np.inf
+    for k in range(n):
+        for p in range(width):
+            group.trial[k, p] = group.start[k, p]
+    for _ in range(iterations):
+        chi2 = accumulate(patch, libraries, box, group, n, half, bands, error2, group.trial)
+        # Weights change with the model: a small rise is no worse fit.
+        if chi2 <= best + SETTLED * (1.0 + 1e-3 * best) or best == np.inf:
+            best = chi2
+            for k in range(n):
+                for p in range(width):
+                    group.position[k, p] = group.trial[k, p]
+            if not solve_step(group, n, width, damping):
+                return FAILED
+            damping = 0.1 * damping if damping > 1e-4 else 0.0
+            gain = 0.0
+            for a in range(n * width):
+                gain += group.step[a] * group.gradient[a]
+            take_step(group, n, width, limit)
+            if gain < SETTLED:
+                # So short a step needs no proof.
+                for k in range(n):
+                    for p in range(width):
+                        group.position[k, p] = group.trial[k, p]
+                status = FITTED
+                break
+        else:
+            # Back to the best so far, and a shorter step from its normal equations.
+            damping = max(10.0 * damping, FIRST_DAMPING)
+            accumulate(patch, libraries, box, group, n, half, bands, error2, group.position)
+            if not solve_step(group, n, width, damping):
+                return FAILED
+            take_step(group, n, width, limit)
+        far = False
+        for k in range(n):
+            off = max(abs(group.trial[k, 0] - group.start[k, 0]), abs(group.trial[k, 1] - group.start[k, 1]))
+            far = far or not off <= MAX_SHIFT
+        if far:
+            break
+    if damping > 0.0 and not solve_step(group, n, width, 0.0):
+        return FAILED
+    store_group(patch, libraries, box, group, stars, members, begin, n, width, status)
+    return status
+
+
+@leaf_kernel
+def store_group(patch, libraries, box, group, stars, members, begin, n, width, status):
+    """Take over the fitted values, and bring the residual images up to date where they changed visibly."""
+    bands = width - 2
+    for k in range(n):
+        m = members[begin + k]
+        a = k * width
+        change = 0.0
+        for p in range(2):
+            variance = group.inverse[a + p, a + p]
+            moved = group.position[k, p] - group.start[k, p]
+            change = max(change, moved * moved / variance)
+        stars.xx[m], stars.xy[m], stars.yy[m] = group.inverse[a, a], group.inverse[a, a + 1], group.inverse[a + 1, a + 1]
+        for b in range(bands):
+            known = group.normal[a + 2 + b, a + 2 + b] > 0.0
+            stars.flux_error[m, b] = np.sqrt(group.inverse[a + 2 + b, a + 2 + b]) if known else np.nan
+            if known:
+                moved = group.position[k, 2 + b] - group.start[k, 2 + b]
+                change = max(change, moved * moved / group.inverse[a + 2 + b, a + 2 + b])
+        stars.change[m] = np.sqrt(change)
+        stars.status[m] = status
+        old_x, old_y = stars.x[m], stars.y[m]
+        x, y = group.position[k, 0], group.position[k, 1]
+        shift = np.sqrt((x - old_x) ** 2 + (y - old_y) ** 2)
+        visible = False
+        for e in range(patch.first.shape[0]):
+            b = patch.band[e]
+            old, new = stars.flux[m, b], group.position[k, 2 + b]
+            limit = QUIET * patch.noise[e]
+            visible = visible or (abs(new - old) + 2.0 * abs(old) * shift) * group.raw[e, k, 2] > limit
+        if not visible:
+            continue
+        for e in range(patch.first.shape[0]):
+            b = patch.band[e]
+            add_to_exposure(patch, libraries, box, e, old_x, old_y, stars.flux[m, b], 1.0)
+            add_to_exposure(patch, libraries, box, e, x, y, group.position[k, 2 + b], -1.0)
+        stars.x[m], stars.y[m] = x, y
+        for b in range(bands):
+            stars.flux[m, b] = group.position[k, 2 + b]
+
+
+@kernel
+def sweep(patch, libraries, stars, members, first, model_error, iterations, active):
+    """Fit all groups in turn, each with all other stars subtracted.
+
+    Parameters
+    ----------
+    patch, libraries, stars
+        Residuals and stars are updated.
+    members, first : ndarray of int
+        Group g holds members[first[g]] .. members[first[g + 1] - 1] (`link_groups`).
+    model_error : float
+    iterations : int
+        Most steps a fit.
+    active : ndarray of bool (n_groups,)
+        Which groups to fit.
+
+    Returns
+    -------
+    int
+        Groups that could not be fitted together; their members were fitted one by one.
+    """
+    box = box_workspace()
+    group = group_workspace(patch.first.shape[0], stars.flux.shape[1])
+    failed = 0
+    for g in range(first.shape[0] - 1):
+        if not active[g]:
+            continue
+        begin, n = first[g], first[g + 1] - first[g]
+        if fit_group(patch, libraries, box, group, stars, members, begin, n, model_error, iterations) != FAILED:
+            continue
+        failed += 1
+        for k in range(n):
+            one = begin + k
+            if n == 1 or fit_group(patch, libraries, box, group, stars, members, one, 1, model_error, iterations) == FAILED:
+                stars.status[members[one]] = FAILED
+    return failed
+
+
+@kernel
+def link_groups(x, y, order, alone, radius, members, first, cut):
+    """Partition stars into groups by linking pairs from the closest on, no group growing beyond MAX_GROUP.
+
+    Parameters
+    ----------
+    x, y : ndarray (n,)
+        Master pixels.
+    order : ndarray (n,), int
+        Order in which groups (by their first star) and members come out.
+    alone : ndarray (n,), bool
+        Stars that join no group.
+    radius : float
+        Largest distance of a pair.
+    members : ndarray (n,), int
+        Filled: groups end to end.
+    first : ndarray (n + 1,), int
+        Filled: where each group begins.
+    cut : ndarray (n,), bool
+        Filled: the star has a neighbour within the radius that is not in its group.
+
+    Returns
+    -------
+    int
+        Number of groups.
+    """
+    n = x.shape[0]
+    by_x = np.argsort(x)
+    pairs = 0
+    for turn in range(2):
+        if turn == 1:
+            one = np.empty(pairs, np.int64)
+            two = np.empty(pairs, np.int64)
+            distance = np.empty(pairs)
+        pairs = 0
+        for p in range(n):
+            a = by_x[p]
+            for q in range(p + 1, n):
+                b = by_x[q]
+                if x[b] - x[a] > radius:
+                    break
+                d2 = (x[b] - x[a]) ** 2 + (y[b] - y[a]) ** 2
+                if d2 <= radius * radius and not alone[a] and not alone[b]:
+                    if turn == 1:
+                        one[pairs], two[pairs], distance[pairs] = a, b, d2
+                    pairs += 1
+    root = np.arange(n)
+    size = np.ones(n, np.int64)
+    cut[:] = False
+    for m in np.argsort(distance):
+        a, b = one[m], two[m]
+        while root[a] != a:
+            a = root[a]
+        while root[b] != b:
+            b = root[b]
+        if a == b:
+            continue
+        if size[a] + size[b] > MAX_GROUP:
+            cut[one[m]] = True
+            cut[two[m]] = True
+            continue
+        low, high = min(a, b), max(a, b)
+        root[high] = low
+        size[low] += size[high]
+    number = np.full(n, -1, np.int64)
+    groups = 0
+    group_of = np.empty(n, np.int64)
+    count = np.zeros(n + 1, np.int64)
+    for m in range(n):
+        a = order[m]
+        while root[a] != a:
+            a = root[a]
+        if number[a] < 0:
+            number[a] = groups
+            groups += 1
+        group_of[m] = number[a]
+        count[number[a] + 1] += 1
+    first[0] = 0
+    for g in range(groups):
+        first[g + 1] = first[g] + count[g + 1]
+    fill = first[: groups + 1].copy()
+    for m in range(n):
+        g = group_of[m]
+        members[fill[g]] = order[m]
+        fill[g] += 1
+    return groups

@@ -1,0 +1,207 @@
+"""The catalogue from what every exposure said of every star: the averages, errors and calibration of the frame stage, on joint
+fits.
+
+A star's position in each exposure is the joint one plus what that exposure alone would move it by.  Their mean with the fit's
+weights is
+the joint position again; as single measurements they also show each exposure's own error floor and what stands out (method 1 for
+bright stars, DESIGN section 6), and fluxes at the joint position are method 2.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from dpm.io.reference import read_reference
+from dpm.io.run_folder import RunFolder
+from dpm.io.star_lists import read_arrays
+from dpm.io.tables import catalog_columns, read_table, write_table
+from dpm.models.columns import MEASUREMENT_COLUMNS
+from dpm.models.flags import StarFlag
+from dpm.models.master_frame import MasterFrame
+from dpm.models.options import Options
+from dpm.models.transform import LinearTransform
+from dpm.stages.frame.catalog import MEDIANS, build_catalog
+from dpm.stages.frame.geometry import load_units
+from dpm.stages.frame.link import Links, join_epochs
+from dpm.stages.frame.photometry import band_names
+from dpm.stages.frame.units import Unit
+from dpm.stages.second_pass.field import SecondPassField
+from dpm.stages.second_pass.waves import equivalent_threshold
+
+__all__ = ["assemble", "keep_stars"]
+
+log = logging.getLogger(__name__)
+
+Measured = dict[str, NDArray]
+
+MAX_CHI = 6.0  # with a twentieth of the light allowed as ePSF error, more than this is no star
+SHARP_LIMIT = -0.15  # RADXS of cosmic rays and hot pixels lies below
+NEIGHBOR_MODEL_ERROR = 0.02  # of the neighbours' light in the fit box, that an ePSF's error may leave as a star
+SHARP_SIGMA = 4.0  # significance that a lack of light around the core needs
+
+
+def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
+    """Write ``tables/catalog.parquet`` and ``tables/measurements``.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    options : Options
+        ``[input] reference``, ``[find]``, ``[frame]``, ``[photometry]`` and ``[distortion]`` count.
+    """
+    field = SecondPassField.load(folder)
+    exposures = read_table(folder.exposures)
+    frame = MasterFrame.from_meta(exposures.meta["master_frame"])
+    parts, n_found = [], 0
+    for number in range(len(field.groups)):
+        measured = _read_group(field, number)
+        limit = equivalent_threshold(options.find.threshold, len(field.groups[number].bands))
+        n_found += int(measured["id"].max(initial=-1)) + 1
+        parts.append(keep_stars(measured, limit, min(options.frame.min_exposures, len(field.groups[number].exposures))))
+    rows = _by_exposure(field, parts)
+    folder.measurements.mkdir(parents=True, exist_ok=True)
+    names = _write_measurements(folder, exposures, rows)
+    units = load_units(folder, exposures, frame, options, folder.measurements)
+    _set_solution(units, exposures)
+    links = _link(field, units, rows, frame.scale)
+    reference = read_reference(options.input.reference) if options.input.reference else None
+    medians = (*MEDIANS, "neighbor_ratio")
+    result = build_catalog(units, links, exposures, frame, options.frame, options.photometry, reference, medians)
+    for k, match in enumerate(result.matches):
+        if k not in rows:
+            continue
+        rows[k]["id"] = np.zeros(len(rows[k]["star"]), np.int64)
+        rows[k]["id"][match["row"]] = match["id"]
+    _write_measurements(folder, exposures, rows)
+    bands = sorted(set(band_names(units)))
+    write_table(folder.catalog, result.catalog, catalog_columns(bands))
+    stale = {path.name for path in folder.measurements.glob("*.parquet")} - set(names)
+    for name in stale:
+        (folder.measurements / name).unlink()
+    files = [folder.catalog, *(folder.measurements / name for name in names)]
+    return {
+        "stars": len(result.catalog),
+        "found": n_found,
+        "measurements": int(sum(len(part["star"]) for part in rows.values())),
+        "position_systematic_mas": result.summary["position_systematic_mas"],
+        "files": [path.relative_to(folder.root).as_posix() for path in files],
+        "warnings": [],
+    }
+
+
+def _read_group(field: SecondPassField, number: int) -> Measured:
+    """Measurements of one group, with a number ``id`` for each star, in the order of patches."""
+    tiles = [tile for tile in field.tiles if tile.group == number]
+    lists = [read_arrays(field.stars_file("measured", tile.number)) for tile in tiles]
+    out = {name: np.concatenate([part[name] for part in lists]) for name in lists[0]}
+    order = np.lexsort((out["exposure"], out["star"], out["column"], out["row"]))
+    out = {name: values[order] for name, values in out.items()}
+    key = np.column_stack([out["row"], out["column"], out["star"]])
+    new = np.any(key[1:] != key[:-1], axis=1) if len(key) else np.zeros(0, bool)
+    out["id"] = np.concatenate([np.zeros(min(len(key), 1), np.int64), np.cumsum(new)])
+    return out
+
+
+def keep_stars(measured: Measured, limit: float, min_exposures: int) -> Measured:
+    """Measurements of what is a star: significant with its neighbours' covariance, and of the ePSF's shape in all exposures
+    together."""
+    star = measured["id"]
+    n = int(star.max(initial=-1)) + 1
+    finite = np.isfinite(measured["chi_robust"])
+    count = np.bincount(star[finite], minlength=n)
+    chi = np.sqrt(np.bincount(star[finite], measured["chi_robust"][finite].astype(float) ** 2, n) / np.maximum(count, 1))
+    scale = np.where(measured["scale"] > 0, measured["scale"], 1.0)
+    known = np.isfinite(measured["ring"]) & np.isfinite(measured["flux"])
+    flux = np.bincount(star[known], (measured["flux"] / scale)[known], n)
+    ring = np.bincount(star[known], (measured["ring"] / scale)[known], n)
+    variance = np.bincount(star[known], (measured["ring_error"] / scale)[known].astype(float) ** 2, n)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        radxs, error = ring / flux, np.sqrt(variance) / flux
+    saturated = np.bincount(star, (measured["flags"] & int(StarFlag.SATURATED)) != 0, n) > 0
+    significance = np.zeros(n)
+    significance[star] = measured["star_significance"]
+    # What the ePSF's error may leave of the neighbours' light is the same in all exposures.
+    ratio = np.bincount(star[finite], np.nan_to_num(measured["neighbor_ratio"][finite], posinf=0.0), n) / np.maximum(count, 1)
+    significance /= np.sqrt(1.0 + (NEIGHBOR_MODEL_ERROR * ratio * significance) ** 2)
+    sharp = (radxs < SHARP_LIMIT) & (radxs < -SHARP_SIGMA * error)
+    enough = np.bincount(star, minlength=n) >= min_exposures
+    good = enough & (significance >= limit) & ((chi < MAX_CHI) | saturated) & ~(sharp & ~saturated)
+    keep = good[star]
+    out = {name: values[keep] for name, values in measured.items()}
+    number = np.cumsum(good) - 1
+    out["id"] = number[out["id"]]
+    return out
+
+
+def _by_exposure(field: SecondPassField, parts: list[Measured]) -> dict[int, Measured]:
+    """Measurements by row of the exposure table; ``star`` becomes a number unique over all groups, ``group`` its group."""
+    out: dict[int, Measured] = {}
+    offset = 0
+    for number, (group, measured) in enumerate(zip(field.groups, parts)):
+        for k, exposure in enumerate(group.exposures):
+            mine = np.flatnonzero(measured["exposure"] == k)
+            rows = {name: values[mine] for name, values in measured.items() if name not in ("row", "column", "exposure", "id")}
+            rows["star"] = measured["id"][mine] + offset
+            rows["group"] = np.full(len(mine), number)
+            out[exposure.row] = rows
+        offset += int(measured["id"].max(initial=-1)) + 1
+    return out
+
+
+def _write_measurements(folder: RunFolder, exposures: Table, rows: dict[int, Measured]) -> list[str]:
+    """One table an exposure; exposures without a solution get an empty one."""
+    names = []
+    for k, row in enumerate(exposures):
+        part = rows.get(k)
+        table = Table()
+        n = len(part["star"]) if part is not None else 0
+        for name, value in (("exposure", row["exposure"]), ("detector", row["detector"]), ("filter", row["filter"])):
+            table[name] = np.full(n, str(value))
+        for column in MEASUREMENT_COLUMNS:
+            if column.name in table.colnames:
+                continue
+            if column.name == "area":
+                table["area"] = _area(part, row) if part is not None else np.zeros(0, np.float32)
+            elif part is not None and column.name in part:
+                table[column.name] = part[column.name]
+            elif n == 0 or column.name == "id":
+                table[column.name] = np.zeros(n, column.dtype)
+        table.meta["flux_unit"] = str(row["flux_unit"])
+        path = folder.measurements_file(str(row["exposure"]), str(row["detector"]))
+        write_table(path, table, MEASUREMENT_COLUMNS)
+        names.append(path.name)
+    return names
+
+
+def _area(part: Measured, row: Any) -> NDArray[np.float64]:
+    """Pixel area at each star, from the brightness scale of its exposure."""
+    zero_point = float(row["zero_point"])
+    return np.asarray(10 ** (0.4 * (zero_point if np.isfinite(zero_point) else 0.0)) / part["scale"])
+
+
+def _set_solution(units: list[Unit], exposures: Table) -> None:
+    """The frame stage's transforms and zero points."""
+    for unit, row in zip(units, exposures):
+        values = [float(row[key]) for key in ("a", "b", "c", "d", "x_shift", "y_shift")]
+        unit.transform = LinearTransform(*values) if np.isfinite(values).all() else None
+        unit.zero_point, unit.zero_point_error = float(row["zero_point"]), float(row["zero_point_error"])
+        unit.residual_rms = float(row["residual_rms"])
+
+
+def _link(field: SecondPassField, units: list[Unit], rows: dict[int, Measured], scale: float) -> Links:
+    """The stars of every group, and which of different epochs are one."""
+    star = np.concatenate([rows[k]["star"][unit.row] if k in rows else np.zeros(0, np.int64) for k, unit in enumerate(units)])
+    starts = np.concatenate([[0], np.cumsum([len(unit) for unit in units])]).astype(np.int64)
+    unit_of = np.repeat(np.arange(len(units), dtype=np.int64), np.diff(starts))
+    placed = [unit.position() if unit.transform is not None else (unit.u * np.nan, unit.v * np.nan) for unit in units]
+    x, y = (np.concatenate([position[axis] for position in placed]) for axis in (0, 1))
+    group_of = np.full(len(units), -1, np.int64)
+    for number, group in enumerate(field.groups):
+        group_of[[exposure.row for exposure in group.exposures]] = number
+    joined, n_stars = join_epochs(units, group_of, unit_of, star, x, y, scale)
+    return Links(starts, unit_of, np.maximum(group_of, 0)[unit_of], x, y, joined, n_stars, len(field.groups))

@@ -1,0 +1,269 @@
+"""The field as the second pass sees it: exposures with their geometry and ePSFs, epoch groups, bands, and the plan of tiles."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from dpm.io.atomic import replacing
+from dpm.io.gathered import GatheredPixels
+from dpm.io.run_folder import RunFolder
+from dpm.io.stdpsf import read_model_error, read_stdpsf
+from dpm.io.tables import read_columns
+from dpm.kernels.patch import Libraries
+from dpm.models.patches import NODE_STEP, PATCH
+from dpm.stages.frame.units import EPOCH_GAP
+from dpm.stages.second_pass.geometry import ExposureGeometry
+from dpm.stages.second_pass.scene import pack_libraries
+
+__all__ = [
+    "Exposure",
+    "Group",
+    "SecondPassField",
+    "Tile",
+    "files_folder",
+    "load_libraries",
+    "neighbors",
+    "plan_tiles",
+    "read_geometry",
+    "write_geometry",
+]
+
+TILE_SECONDS = 4.0  # of work in a tile: many tiles keep all workers busy, and each is far above what scheduling costs
+SECONDS_A_ROW = 2.5e-4  # of a star in an exposure through finding, or through two sweeps; measured on crowded fields
+SECONDS_A_PIXEL = 2.0e-7  # of a pixel of an exposure
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """One exposure of one detector.
+
+    Parameters
+    ----------
+    name : str
+        Exposure and detector.
+    row : int
+        Its row in ``tables/exposures.parquet``.
+    band : int
+        Number of its band in its group.
+    library : str
+        File of its ePSF.
+    shape, origin : tuple of int
+        (ny, nx), and raw (x, y) of the first pixel.
+    """
+
+    name: str
+    row: int
+    band: int
+    library: str
+    shape: tuple[int, int]
+    origin: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Exposures of one epoch, measured together.
+
+    Parameters
+    ----------
+    bands : list of str
+        Prefixes of the bands' columns in the catalogue.
+    exposures : list of Exposure
+        In the order of ``tables/exposures.parquet``.
+    """
+
+    bands: list[str]
+    exposures: list[Exposure]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A bundle of patches of one group, for one task."""
+
+    number: int
+    group: int
+    patches: list[tuple[int, int]]
+    cost: float
+
+
+def files_folder(folder: RunFolder) -> Path:
+    """Where tasks leave files for each other until the stage is complete."""
+    return folder.work / "second_pass_files"
+
+
+def write_geometry(path: Path, geometry: ExposureGeometry) -> None:
+    """Write an exposure's nodes, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, ".npz") as temporary:
+        np.savez(temporary, nodes=geometry.nodes, first=np.array([geometry.first_row, geometry.first_column]))
+
+
+def read_geometry(path: Path) -> ExposureGeometry:
+    """Nodes of one exposure."""
+    with np.load(path) as data:
+        return ExposureGeometry(int(data["first"][0]), int(data["first"][1]), data["nodes"])
+
+
+class SecondPassField:
+    """Exposures, groups and tiles of a run.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    groups : list of Group
+    tiles : list of Tile
+    """
+
+    def __init__(self, folder: RunFolder, groups: list[Group], tiles: list[Tile]) -> None:
+        self.folder, self.groups, self.tiles = folder, groups, tiles
+        self.tile_of = {(tile.group, *patch): tile.number for tile in tiles for patch in tile.patches}
+
+    @classmethod
+    def from_exposures(cls, folder: RunFolder, table: Table) -> SecondPassField:
+        """Groups of the exposures that the frame stage placed; no tiles yet.
+
+        Parameters
+        ----------
+        folder : RunFolder
+        table : Table
+            ``tables/exposures.parquet``.
+        """
+        placed = [k for k in range(len(table)) if np.isfinite(table["a"][k])]
+        placed.sort(key=lambda k: (float(table["epoch"][k]), k))
+        sets: list[list[int]] = []
+        for k in placed:
+            if sets and float(table["epoch"][k]) - float(table["epoch"][sets[-1][-1]]) < EPOCH_GAP:
+                sets[-1].append(k)
+            else:
+                sets.append([k])
+        groups = []
+        for members in sets:
+            bands = sorted({str(table["band"][k]) for k in members})
+            groups.append(Group(bands, [_exposure(folder, table, k, bands) for k in sorted(members)]))
+        return cls(folder, groups, [])
+
+    def save(self) -> None:
+        """Write the plan for the tasks."""
+        path = files_folder(self.folder) / "plan.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"groups": [asdict(group) for group in self.groups], "tiles": [asdict(tile) for tile in self.tiles]}
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content))
+
+    @classmethod
+    def load(cls, folder: RunFolder) -> SecondPassField:
+        """The plan that the driver saved."""
+        content = json.loads((files_folder(folder) / "plan.json").read_text())
+        groups = [
+            Group(
+                entry["bands"],
+                [Exposure(**{**e, "shape": tuple(e["shape"]), "origin": tuple(e["origin"])}) for e in entry["exposures"]],
+            )
+            for entry in content["groups"]
+        ]
+        tiles = [Tile(t["number"], t["group"], [tuple(p) for p in t["patches"]], t["cost"]) for t in content["tiles"]]
+        return cls(folder, groups, tiles)
+
+    def geometry_file(self, exposure: Exposure) -> Path:
+        return files_folder(self.folder) / "geometry" / f"{exposure.name}.npz"
+
+    def pixels_file(self, exposure: Exposure) -> Path:
+        return files_folder(self.folder) / "pixels" / f"{exposure.name}.bin"
+
+    def pixels(self, exposure: Exposure) -> GatheredPixels:
+        """The gathered pixels of one exposure."""
+        return GatheredPixels(self.pixels_file(exposure), exposure.shape, exposure.origin)
+
+    def stars_file(self, step: str, tile: int) -> Path:
+        """List of stars that a step made of a tile."""
+        return files_folder(self.folder) / step / f"{tile}.arrow"
+
+    def geometries(self, group: int) -> list[ExposureGeometry]:
+        """Geometry of all exposures of a group."""
+        return [read_geometry(self.geometry_file(exposure)) for exposure in self.groups[group].exposures]
+
+    def seeds(self, group: int) -> dict[str, NDArray[Any]]:
+        """Positions, fluxes by band (n, B; 0 where unknown) and saturation of the frame stage's stars."""
+        bands = self.groups[group].bands
+        wanted = ["x", "y", *(f"{band}_{name}" for band in bands for name in ("flux", "saturated"))]
+        data = read_columns(self.folder.frame_catalog, wanted)
+        flux = np.stack([np.nan_to_num(data[f"{band}_flux"]) for band in bands], -1)
+        saturated = np.any([data[f"{band}_saturated"] for band in bands], axis=0)
+        return {"x": data["x"], "y": data["y"], "flux": flux, "saturated": saturated}
+
+
+def _exposure(folder: RunFolder, table: Table, k: int, bands: list[str]) -> Exposure:
+    row = table[k]
+    exposure, detector, filter_name = str(row["exposure"]), str(row["detector"]), str(row["filter"])
+    own = folder.perturbed_psf_file(exposure, detector, filter_name)
+    library = own if own.exists() else folder.psf_file(detector, filter_name)
+    return Exposure(
+        f"{exposure}_{detector}", k, bands.index(str(row["band"])), str(library),
+        (int(row["ny"]), int(row["nx"])), (int(row["x_origin"]), int(row["y_origin"])),
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=2)
+def load_libraries(files: tuple[str, ...]) -> tuple[Libraries, NDArray[np.float32], float]:
+    """The ePSFs of these files as the kernels take them, their phase-averaged 3 x 3 profiles, and their largest model error."""
+    epsfs = [read_stdpsf(path, centre=False) for path in files]
+    profiles = np.array([epsf.matched_profile for epsf in epsfs], np.float32)
+    return pack_libraries(epsfs), profiles, max(float(read_model_error(path)) for path in files)
+
+
+def plan_tiles(field: SecondPassField, geometries: Iterable[list[ExposureGeometry]]) -> list[Tile]:
+    """Bundles of patches of about equal cost, along the rows of the lattice.
+
+    Parameters
+    ----------
+    field : SecondPassField
+    geometries : iterable of list of ExposureGeometry
+        One list a group.
+    """
+    tiles: list[Tile] = []
+    for number, exposures in enumerate(geometries):
+        depth: dict[tuple[int, int], int] = {}
+        for geometry, exposure in zip(exposures, field.groups[number].exposures):
+            for patch in _covered(geometry, exposure):
+                depth[patch] = depth.get(patch, 0) + 1
+        seeds = field.seeds(number)
+        stars: dict[tuple[int, int], int] = {}
+        for row, column in zip((seeds["y"] // PATCH).astype(int), (seeds["x"] // PATCH).astype(int)):
+            stars[row, column] = stars.get((row, column), 0) + 1
+        patches: list[tuple[int, int]] = []
+        cost = 0.0
+        for patch in sorted(depth):
+            n = depth[patch]
+            patches.append(patch)
+            cost += n * (SECONDS_A_ROW * stars.get(patch, 0) + SECONDS_A_PIXEL * PATCH * PATCH)
+            if cost > TILE_SECONDS:
+                tiles.append(Tile(len(tiles), number, patches, cost))
+                patches, cost = [], 0.0
+        if patches:
+            tiles.append(Tile(len(tiles), number, patches, cost))
+    return tiles
+
+
+def _covered(geometry: ExposureGeometry, exposure: Exposure) -> list[tuple[int, int]]:
+    """Patches that hold a pixel of the exposure: those with a node on it, or one between nodes near its border."""
+    ny, nx = exposure.shape
+    x, y = geometry.nodes[0] - exposure.origin[0], geometry.nodes[1] - exposure.origin[1]
+    inside = (x > -16) & (x < nx + 16) & (y > -16) & (y < ny + 16)
+    rows, columns = np.nonzero(inside)
+    per = PATCH // NODE_STEP
+    cells = {(int(r), int(c)) for r, c in zip((rows + geometry.first_row) // per, (columns + geometry.first_column) // per)}
+    return sorted(cells)
+
+
+def neighbors(patch: tuple[int, int]) -> list[tuple[int, int]]:
+    """The patch and the eight about it."""
+    row, column = patch
+    return [(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]

@@ -1,0 +1,365 @@
+"""Working state of one patch: cut-outs of all exposures, their sky, and the stars found so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from dpm.kernels.patch import Libraries, Patch, add_stars, halo_limits
+from dpm.kernels.patch_clean import mask_outliers
+from dpm.kernels.patch_find import (
+    LATTICE,
+    combine_scores,
+    judge_candidates,
+    lattice_peaks,
+    lattice_significance,
+    score_exposures,
+)
+from dpm.kernels.patch_fit import PatchStars, link_groups, sweep
+from dpm.kernels.patch_measure import fit_candidates
+from dpm.kernels.patch_sky import update_sky, update_star_skies
+from dpm.kernels.sky import annulus_spans
+from dpm.models.epsf import GriddedEPSF
+from dpm.models.patches import FRINGE, MARGIN, NODE_STEP, PatchBounds
+from dpm.stages.second_pass.geometry import ExposureGeometry
+
+__all__ = ["Cutout", "PatchScene", "cutout_box", "pack_libraries"]
+
+Floats = NDArray[np.float64]
+
+SKY_CELL = 32  # pixels a side of a cell of the sky meshes
+SKY_ANNULUS = (4.5, 8.5)  # pixels; neighbours and the star itself are subtracted there
+NOISE_DEAD_ZONE = 1.3  # ratio of variances; the meshes' own scatter and the wings of unseen stars stay below
+PEAK_REACH = 2  # lattice points: two peaks closer than a pixel are one until the brighter is subtracted
+LINK_RADIUS = 2.0  # pixels of the finest detector within which stars are fitted together
+MIN_DISTANCE = 0.6  # master pixels; closer pairs cannot be told from one star and its residual
+TOUCH_RADIUS = 8.0  # master pixels within which a changed star makes others be fitted again
+SETTLED_CHANGE = 0.1  # of the errors: a star that moved less changed nothing
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Pixels of one exposure about a patch.
+
+    Parameters
+    ----------
+    planes : ndarray (5, ny, nx), float32
+        As `dpm.io.gathered` has them.
+    x_origin, y_origin : int
+        Raw full-detector pixel of the first pixel.
+    geometry : ExposureGeometry
+    band : int
+        Number of its filter.
+    library : int
+        Number of its ePSF.
+    """
+
+    planes: NDArray[np.float32]
+    x_origin: int
+    y_origin: int
+    geometry: ExposureGeometry
+    band: int
+    library: int
+
+
+def pack_libraries(epsfs: Sequence[GriddedEPSF]) -> Libraries:
+    """Several ePSFs as the kernels take them."""
+    n = len(epsfs)
+    columns, rows = max(e.node_x.size for e in epsfs), max(e.node_y.size for e in epsfs)
+    size = epsfs[0].coefficients.shape[-1]
+    coefficients = np.zeros((n, rows, columns, size, size), np.float32)
+    node_x, node_y = np.zeros((n, columns)), np.zeros((n, rows))
+    for k, epsf in enumerate(epsfs):
+        coefficients[k, : epsf.node_y.size, : epsf.node_x.size] = epsf.coefficients
+        node_x[k, : epsf.node_x.size], node_y[k, : epsf.node_y.size] = epsf.node_x, epsf.node_y
+    count_x = np.array([e.node_x.size for e in epsfs], np.int64)
+    count_y = np.array([e.node_y.size for e in epsfs], np.int64)
+    return Libraries(coefficients, node_x, node_y, count_x, count_y, np.array([e.envelope for e in epsfs]))
+
+
+def cutout_box(geometry: ExposureGeometry, patch: PatchBounds, margin: float = MARGIN + FRINGE) -> tuple[int, int, int, int]:
+    """Raw bounding box (x0, x1, y0, y1; ends excluded) of a patch and its margins on an exposure; empty where it does not reach."""
+    nodes = geometry.window(patch)
+    row, column = patch.first_node
+    x_low, x_high, y_low, y_high = patch.bounds(margin)
+    along = np.linspace(0.0, 1.0, 9)
+    x, y = x_low + (x_high - x_low) * along, y_low + (y_high - y_low) * along
+    edge_x = np.concatenate([x, x, np.full(9, x_low), np.full(9, x_high)]) / NODE_STEP - column
+    edge_y = np.concatenate([np.full(9, y_low), np.full(9, y_high), y, y]) / NODE_STEP - row
+    raw_x, raw_y = (ndimage.map_coordinates(plane, [edge_y, edge_x], order=1) for plane in nodes[:2])
+    known = np.isfinite(raw_x)
+    if not known.any():
+        return 0, 0, 0, 0
+    raw_x, raw_y = raw_x[known], raw_y[known]
+    return int(np.floor(raw_x.min())), int(np.ceil(raw_x.max())) + 1, int(np.floor(raw_y.min())), int(np.ceil(raw_y.max())) + 1
+
+
+class PatchScene:
+    """Residual images and stars of one patch.
+
+    Parameters
+    ----------
+    bounds : PatchBounds
+    cutouts : sequence of Cutout
+        In the order of exposures.
+    libraries : Libraries
+    profiles : ndarray (L, 3, 3), float32
+        Each library's ePSF averaged over the pixel phase.
+    n_bands : int
+    model_error : float
+        Error of the ePSFs relative to their light.
+    """
+
+    def __init__(
+        self,
+        bounds: PatchBounds,
+        cutouts: Sequence[Cutout],
+        libraries: Libraries,
+        profiles: NDArray[np.float32],
+        n_bands: int,
+        model_error: float,
+    ) -> None:
+        self.bounds, self.libraries, self.profiles = bounds, libraries, profiles
+        self.n_bands, self.model_error = n_bands, model_error
+        shapes = np.array([cut.planes.shape[1:] for cut in cutouts], np.int64)
+        first = np.concatenate([[0], np.cumsum(shapes[:, 0] * shapes[:, 1])])
+        planes = np.empty((len(cutouts[0].planes), first[-1]), np.float32)
+        for cut, begin, end in zip(cutouts, first[:-1], first[1:]):
+            planes[:, begin:end] = cut.planes.reshape(len(planes), -1)
+        scene, read, poisson, flat, halo = planes
+        row, column = bounds.first_node
+        cells = int(max(1, -(-shapes.max() // SKY_CELL)))
+        self.patch = Patch(
+            scene.copy(), scene, read, poisson, flat, halo,
+            first[:-1].copy(), shapes[:, 0].copy(), shapes[:, 1].copy(),
+            np.array([cut.x_origin for cut in cutouts], np.int64), np.array([cut.y_origin for cut in cutouts], np.int64),
+            np.stack([cut.geometry.window(bounds) for cut in cutouts]),
+            np.array([column * NODE_STEP, row * NODE_STEP], float),
+            np.array([cut.band for cut in cutouts], np.int64), np.array([cut.library for cut in cutouts], np.int64),
+            np.ones(len(cutouts)),
+            np.zeros((len(cutouts), cells, cells), np.float32), np.zeros((len(cutouts), cells, cells), np.float32), SKY_CELL,
+        )  # fmt: skip
+        self._drop_corners()
+        self.noise_raised = np.zeros(len(cutouts), bool)
+        self.scores = np.zeros((2, first[-1]), np.float32)
+        self.count = 0
+        self.stars = _empty_stars(256, n_bands)
+        update_sky(self.patch, False)
+        self.patch.noise[:] = np.sqrt(self._formal_variance())
+
+    def _drop_corners(self) -> None:
+        """Take the weight of pixels outside the patch and its margins: boxes of turned exposures reach further, among unknown
+        stars."""
+        patch = self.patch
+        x_low, x_high, y_low, y_high = self.bounds.bounds(MARGIN + FRINGE)
+        middle = len(patch.nodes[0, 0]) // 2
+        for e, begin in enumerate(patch.first):
+            raw_x, raw_y = patch.nodes[e, 0], patch.nodes[e, 1]
+            jacobian = np.array(
+                [
+                    [raw_x[middle, middle + 1] - raw_x[middle, middle - 1], raw_x[middle + 1, middle] - raw_x[middle - 1, middle]],
+                    [raw_y[middle, middle + 1] - raw_y[middle, middle - 1], raw_y[middle + 1, middle] - raw_y[middle - 1, middle]],
+                ]
+            ) / (2.0 * NODE_STEP)
+            if not np.isfinite(jacobian).all():
+                continue
+            back = np.linalg.inv(jacobian)
+            ny, nx = int(patch.ny[e]), int(patch.nx[e])
+            u = (np.arange(nx) + (patch.x_origin[e] - raw_x[middle, middle]))[None, :]
+            v = (np.arange(ny) + (patch.y_origin[e] - raw_y[middle, middle]))[:, None]
+            x = back[0, 0] * u + back[0, 1] * v + (patch.node_origin[0] + middle * NODE_STEP)
+            y = back[1, 0] * u + back[1, 1] * v + (patch.node_origin[1] + middle * NODE_STEP)
+            outside = (x < x_low - 1) | (x > x_high + 1) | (y < y_low - 1) | (y > y_high + 1)
+            patch.variance_read[begin : begin + ny * nx][outside.ravel()] = np.inf
+
+    def _formal_variance(self) -> Floats:
+        """Variance of a sky pixel that the noise planes say, for every exposure."""
+        patch = self.patch
+        out = np.empty(len(patch.first))
+        for e, begin in enumerate(patch.first):
+            end = begin + patch.ny[e] * patch.nx[e]
+            read = patch.variance_read[begin:end:16]
+            known = np.isfinite(read)
+            sky = max(float(np.median(patch.sky[e])), 0.0)
+            if not known.any():
+                out[e] = 1.0
+                continue
+            out[e] = np.median(read[known]) + np.median(patch.poisson_factor[begin:end:16][known]) * sky
+        return out
+
+    def raise_noise(self) -> None:
+        """Where the sky of an exposure scatters clearly more than its noise planes say, the difference is added to them.
+
+        Flat residuals, charge-transfer corrections and unresolved stars are noise that no plane of the file holds.
+        """
+        patch = self.patch
+        formal = self._formal_variance()
+        for e, begin in enumerate(patch.first):
+            end = begin + patch.ny[e] * patch.nx[e]
+            cells = -(-patch.ny[e] // SKY_CELL), -(-patch.nx[e] // SKY_CELL)
+            ratio = float(np.median(patch.scatter[e, : cells[0], : cells[1]].astype(float) ** 2) / formal[e])
+            if ratio > NOISE_DEAD_ZONE:
+                self.noise_raised[e] = True
+                patch.variance_read[begin:end] += np.float32((ratio - 1.0) * formal[e])
+
+    @property
+    def n_exposures(self) -> int:
+        return len(self.patch.first)
+
+    def update_sky(self) -> None:
+        """Sky meshes of the residual images, from the earlier ones."""
+        update_sky(self.patch, True)
+
+    def update_star_skies(self) -> None:
+        """Sky of each star above the meshes, from the annulus about it in all exposures of a band."""
+        update_star_skies(self.patch, self.stars, np.arange(self.count), annulus_spans(*SKY_ANNULUS))
+
+    def mask_outliers(self) -> int:
+        """Take the weight of pixels that stand out in one exposure alone."""
+        return int(mask_outliers(self.patch))
+
+    def subtract_frozen(self, x: Floats, y: Floats, flux: Floats) -> None:
+        """Subtract stars that are not fitted here, (n,), (n,), (n, B)."""
+        add_stars(self.patch, self.libraries, x, y, np.ascontiguousarray(flux), -1.0)
+
+    def add_known(self, x: Floats, y: Floats, flux: Floats, half: NDArray[np.int64]) -> None:
+        """Take stars over as they are, and subtract them."""
+        n = len(x)
+        self._make_room(n)
+        rows = slice(self.count, self.count + n)
+        stars = self.stars
+        stars.x[rows], stars.y[rows], stars.flux[rows], stars.half[rows] = x, y, flux, half
+        stars.sky[rows] = 0.0
+        stars.flux_error[rows] = np.inf
+        stars.status[rows], stars.change[rows] = 0, np.inf
+        add_stars(self.patch, self.libraries, stars.x[rows].copy(), stars.y[rows].copy(), stars.flux[rows].copy(), -1.0)
+        self.count += n
+
+    def candidates(self, limit: float, model_error: float) -> tuple[Floats, Floats, Floats, Floats]:
+        """Peaks of the combined significance in the patch and its margin: x, y, flux (n, B), significance; most significant
+        first."""
+        patch = self.patch
+        per_band = np.bincount(patch.band, minlength=self.n_bands)
+        error2 = model_error**2 * per_band[patch.band]
+        numerator, denominator = self.scores
+        score_exposures(patch, self.profiles, error2.astype(float), numerator, denominator)
+        x_low, x_high, y_low, y_high = self.bounds.bounds(MARGIN)
+        width, height = (int(round((b - a) / LATTICE)) + 1 for a, b in ((x_low, x_high), (y_low, y_high)))
+        sums = np.empty((2, self.n_bands, height, width), np.float32)
+        combine_scores(patch, numerator, denominator, x_low, y_low, sums[0], sums[1])
+        surface = np.empty((height, width), np.float32)
+        lattice_significance(sums[0], sums[1], surface)
+        rows, columns = np.empty(height * width // 9 + 16, np.int64), np.empty(height * width // 9 + 16, np.int64)
+        n = min(lattice_peaks(surface, limit, PEAK_REACH, rows, columns), rows.size)
+        x, y = (np.asarray(a + LATTICE * b[:n], float) for a, b in ((x_low, columns), (y_low, rows)))
+        flux, significance, used = np.zeros((n, self.n_bands)), np.zeros(n), np.zeros(n, np.int64)
+        judge_candidates(patch, numerator, denominator, x, y, flux, significance, used)
+        significance[~self.above_halos(x, y, flux)] = 0.0
+        order = np.lexsort((x, y, -significance))
+        order = order[significance[order] >= limit]
+        return x[order], y[order], flux[order], significance[order]
+
+    def above_halos(self, x: Floats, y: Floats, flux: Floats) -> NDArray[np.bool_]:
+        """Whether halos of bright stars do not explain a star, in one band at least."""
+        limit = np.zeros((len(x), self.n_bands))
+        halo_limits(self.patch, np.ascontiguousarray(x), np.ascontiguousarray(y), limit)
+        return np.asarray(np.any(flux > limit, axis=1))
+
+    def fit_new(self, x: Floats, y: Floats, flux: Floats, threshold: float, iterations: int) -> int:
+        """Fit candidates in the order given; returns how many are stars so far."""
+        self._make_room(len(x))
+        before = self.count
+        self.count = fit_candidates(
+            self.patch, self.libraries, self.stars, self.count, x, y, flux, self.model_error, iterations, threshold, MIN_DISTANCE
+        )
+        self.stars.change[before : self.count] = np.inf
+        return self.count - before
+
+    def groups(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Members of groups end to end, where each group begins, and the stars with a neighbour beyond their group."""
+        n = self.count
+        stars = self.stars
+        brightness = np.max(stars.flux[:n] / np.maximum(self._flux_unit(), 1e-30), axis=1, initial=0.0)
+        order = np.lexsort((stars.x[:n], stars.y[:n], -brightness))
+        members, first, cut = np.empty(n, np.int64), np.zeros(n + 1, np.int64), np.zeros(n, bool)
+        count = link_groups(stars.x[:n], stars.y[:n], order, stars.half[:n] > 2, LINK_RADIUS, members, first, cut)
+        return members, first[: count + 1], cut
+
+    def _flux_unit(self) -> Floats:
+        """Flux of one noise pixel in each band, so that bands compare."""
+        noise = np.ones(self.n_bands)
+        for b in range(self.n_bands):
+            mine = self.patch.band == b
+            if mine.any():
+                noise[b] = np.median(self.patch.noise[mine])
+        return noise
+
+    def sweep(self, iterations: int, everyone: bool = False, which: NDArray[np.bool_] | None = None) -> float:
+        """Fit all groups once, bright to faint; returns the largest change over its error.
+
+        Without ``everyone`` only groups near a star that changed in its last fit; ``which`` limits it to groups that hold one of
+        these.
+        """
+        if self.count == 0:
+            return 0.0
+        members, first, _ = self.groups()
+        n = self.count
+        active = np.ones(n, bool)
+        if not everyone:
+            moved = np.flatnonzero(~(self.stars.change[:n] <= SETTLED_CHANGE))
+            active[:] = False
+            if moved.size:
+                place = np.column_stack([self.stars.x[:n], self.stars.y[:n]])
+                distance, _ = cKDTree(place[moved]).query(place, distance_upper_bound=TOUCH_RADIUS)
+                active = np.isfinite(distance)
+        if which is not None:
+            active &= which
+        group_active = np.logical_or.reduceat(active[members], first[:-1])
+        sweep(self.patch, self.libraries, self.stars, members, first, self.model_error, iterations, group_active)
+        change = self.stars.change[:n][active]
+        return float(np.max(change[np.isfinite(change)], initial=0.0))
+
+    def significance(self) -> Floats:
+        """Significance of every star: the bands' positive fluxes over their errors, squared and summed."""
+        n = self.count
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = self.stars.flux[:n] / self.stars.flux_error[:n]
+        return np.asarray(np.sqrt(np.sum(np.square(np.maximum(np.nan_to_num(ratio), 0.0)), axis=1)))
+
+    def keep(self, mask: NDArray[np.bool_]) -> None:
+        """Put back the light of the stars outside the mask and forget them; their neighbours count as changed."""
+        gone = np.flatnonzero(~mask)
+        if not gone.size:
+            return
+        stars, n = self.stars, self.count
+        add_stars(self.patch, self.libraries, stars.x[gone], stars.y[gone], stars.flux[gone], 1.0)
+        place = np.column_stack([stars.x[:n], stars.y[:n]])
+        distance, _ = cKDTree(place[gone]).query(place, distance_upper_bound=TOUCH_RADIUS)
+        stars.change[:n][np.isfinite(distance)] = np.inf
+        left = int(mask.sum())
+        for array in stars:
+            array[:left] = array[:n][mask]
+        self.count = left
+
+    def _make_room(self, more: int) -> None:
+        if self.count + more > len(self.stars.x):
+            stars = _empty_stars(2 * (self.count + more), self.n_bands)
+            for new, old in zip(stars, self.stars, strict=True):
+                new[: self.count] = old[: self.count]
+            self.stars = stars
+
+
+def _empty_stars(capacity: int, n_bands: int) -> PatchStars:
+    """Room for stars."""
+    return PatchStars(
+        x=np.zeros(capacity), y=np.zeros(capacity),
+        flux=np.zeros((capacity, n_bands)), flux_error=np.full((capacity, n_bands), np.inf),
+        xx=np.full(capacity, np.inf), xy=np.zeros(capacity), yy=np.full(capacity, np.inf),
+        half=np.full(capacity, 2, np.int64), sky=np.zeros((capacity, n_bands)),
+        status=np.zeros(capacity, np.int64), change=np.full(capacity, np.inf),
+    )  # fmt: skip
