@@ -14,10 +14,11 @@ from astropy.io import fits
 
 from dpm.io.atomic import replacing
 from dpm.io.errors import InputError
+from dpm.io.stdpsf import read_stdpsf
 from dpm.kernels.epsf import SAMPLES
-from dpm.models.epsf import BrightnessTerm
+from dpm.models.epsf import BrightnessTerm, GriddedEPSF
 
-__all__ = ["read_brightness", "write_brightness"]
+__all__ = ["read_brightness", "read_epsf", "write_brightness"]
 
 
 def write_brightness(path: Path, term: BrightnessTerm, comments: tuple[str, ...] = (), pair: str = "") -> None:
@@ -55,3 +56,9 @@ def read_brightness(path: str | Path) -> BrightnessTerm:
     if data.shape != (SAMPLES, SAMPLES) or not charge > 0 or not np.all(np.isfinite(data)):
         raise InputError(path, "NAXIS", f"does not hold {SAMPLES} x {SAMPLES} finite samples", "run the stage brightness again")
     return BrightnessTerm(data / charge, charge, reference, error)
+
+
+def read_epsf(library: str | Path, brightness: str | Path = "") -> GriddedEPSF:
+    """An STDPSF file of a run, with its change with brightness where there is a file of it."""
+    epsf = read_stdpsf(library, centre=False)
+    return epsf.with_brightness(read_brightness(brightness)) if str(brightness) else epsf

@@ -44,7 +44,7 @@ def colour_dependence(folder: RunFolder) -> dict[str, Any]:
         expectation as they are, of the phase as the amplitude in pixels of a sine of the place in the pixel.
     """
     exposures = read_table(folder.exposures)
-    catalog = read_table(folder.catalog)
+    catalog = read_table(folder.frame_catalog)
     names = [name.removesuffix("_mag") for name in catalog.colnames if name.endswith("_mag")]
     bands = sorted(names, key=lambda band: (band_wavelength(band), band))
     if len({band_wavelength(band) for band in bands}) < 2:

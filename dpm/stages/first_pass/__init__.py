@@ -11,10 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dpm.io.brightness_file import read_brightness
+from dpm.io.brightness_file import read_epsf
 from dpm.io.cubes import read_exposure, read_exposure_table
 from dpm.io.run_folder import RunFolder
-from dpm.io.stdpsf import read_stdpsf
 from dpm.io.tables import write_table
 from dpm.models.columns import DETECTION_COLUMNS
 from dpm.models.options import FindOptions, Options
@@ -77,9 +76,7 @@ def work(task: Task) -> dict[str, Any]:
 
     arguments = task.arguments
     image = read_exposure(Path(arguments["cube"]), arguments["index"])
-    epsf = read_stdpsf(arguments["psf"], centre=False)
-    if arguments["brightness"]:
-        epsf = epsf.with_brightness(read_brightness(arguments["brightness"]))
+    epsf = read_epsf(arguments["psf"], arguments["brightness"])
     measured = measure_exposure(image, epsf, FindOptions(**arguments["find"]))
     table = detection_table(image, epsf, measured, arguments["flux_unit"])
     output = Path(arguments["output"])
