@@ -62,8 +62,8 @@ class Patch(NamedTuple):
 
 class Libraries(NamedTuple):
     """All ePSFs of a run: coefficients (L, J, I, size, size) float32, padded with unused nodes; node_x (L, I), node_y (L, J), the
-    number of nodes count_x, count_y (L,), and the envelopes (L, 14): largest value at or beyond each whole radius.  change (L, size,
-    size) float32: what the brightest stars' charge adds to the coefficients.
+    number of nodes count_x, count_y (L,), and the envelopes (L, 14): largest value at or beyond each whole radius.  change
+    (L, size, size) float32: what the brightest stars' charge adds to the coefficients.
     """
 
     coefficients: Any
