@@ -22,7 +22,7 @@ from dpm.models.statistics import robust_width
 from dpm.simulate.detector import brighter_fatter
 from dpm.stages import brightness
 from dpm.stages.brightness.slope import BrightnessSlope, brightness_slope, combine_slopes
-from dpm.stages.brightness.term import ExposureStars, brightness_term, spreading
+from dpm.stages.brightness.term import ExposureStars, brightness_term, solve_term, spreading
 from dpm.stages.first_pass.measure import measure_exposure
 from dpm.stages.perturbation.stars import cut_candidates
 from dpm.stages.psf.grid import normalise, radius_grid
@@ -76,10 +76,21 @@ def test_the_change_of_the_simulator_is_recovered(term: tuple[BrightnessTerm, di
     core = radius_grid() <= 1.5
     assert np.abs(truth[core] * made.brightest).max() > 0.02 * library().samples.max()
     wrong = np.sqrt(np.mean((made.samples - truth)[core] ** 2) / np.mean(truth[core] ** 2))
-    assert wrong < 0.1
+    assert wrong < 0.05
     assert figures["applied"] and figures["significance"] > 8 and figures["qfit_after"] < 0.8 * figures["qfit_before"]
-    assert figures["core_change"] == pytest.approx(truth[50, 50] * made.brightest / library().samples.max(), rel=0.05)
+    assert figures["core_change"] == pytest.approx(truth[50, 50] * made.brightest / library().samples.max(), rel=0.03)
     assert abs(made.reference) < 0.1 * made.brightest
+
+
+def test_a_weak_change_has_its_full_strength() -> None:
+    """Noise puts the charge at which the library holds below zero half of the time: the strength must not pay for that."""
+    strength, psi = 4e-7, library().samples[0, 0]
+    truth, core, found = strength * spreading(psi), radius_grid() <= 1.5, []
+    for seed in (9, 301, 302, 303):
+        made = parts(exposures(strength, seed), library())
+        samples = solve_term(made, [np.arange(len(part.stars)) % 2 for part in made]).samples
+        found.append((samples * truth)[core].sum() / (truth**2)[core].sum())
+    assert np.mean(found) == pytest.approx(1.0, abs=0.015)
 
 
 def test_all_light_stays(term: tuple[BrightnessTerm, dict]) -> None:

@@ -27,7 +27,7 @@ __all__ = ["ExposureStars", "brightness_term", "solve_term", "spreading"]
 
 FEWEST_STARS = 200  # star images: fifty in each quarter
 MOST_ROUNDS = 6  # the fits move when the ePSF changes
-STRENGTH_ROUNDS = 2
+STRENGTH_ROUNDS = 3
 TRIALS = ((0.0, 0.0), (1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0), (1.0, 1.0))  # of growth and middle, units of TRIAL_CHANGE
 LEAST_GROWTH = 1e-3  # of TRIAL_CHANGE
 TRIAL_CHANGE = 0.01  # relative, of the centre of the brightest stars
@@ -212,9 +212,9 @@ def _strength(
         return BrightnessTerm(growth * shape, brightest, centre - middle / growth * brightest)
 
     at = np.zeros(2)
-    good: NDArray[np.bool_] | None = None
     for _ in range(STRENGTH_ROUNDS):
         total = {}
+        good: NDArray[np.bool_] | None = None
         for step in TRIALS:
             term = term_of(*(at + step))
             chi = np.concatenate([_fit(part, term)[mine, columns.CHI] for part, mine in zip(parts, used, strict=True)])
@@ -227,6 +227,13 @@ def _strength(
         curvature = np.array([[along, cross], [cross, across]])
         if not (curvature[0, 0] > 0 and np.linalg.det(curvature) > 0):
             break
-        at = at - np.linalg.solve(curvature, slope)
+        pull = curvature @ at - slope
+        at = np.linalg.solve(curvature, pull)
+        reference = term_of(*at).reference
+        nearest = float(np.clip(reference, 0.0, brightest))
+        if reference != nearest:
+            # No library holds at such a charge; the two are correlated, so that the growth is found anew.
+            direction = np.array([1.0, (centre - nearest) / brightest])
+            at = direction * (direction @ pull) / (direction @ curvature @ direction)
     found = term_of(*at)
     return replace(found, reference=float(np.clip(found.reference, 0.0, brightest)))
