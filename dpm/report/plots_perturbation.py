@@ -126,7 +126,7 @@ def plot_brightness_curve(cube: str, term: dict[str, Any]) -> Image | None:
     axes.axhline(1, color=COLORS["vermillion"], lw=1.0, ls="--", label="noise alone")
     axes.set_xscale("log")
     axes.set_ylim(0, 1.25 * float(max(before.max(), after.max(), 1.0)))
-    axes.set_xlabel("charge of the star [electrons]")
+    axes.set_xlabel("charge of the star [electrons, from its photon noise]")
     axes.set_ylabel("QFIT / expected")
     axes.set_title(cube.replace("_", " "))
     add_legend(axes, loc="upper left")
