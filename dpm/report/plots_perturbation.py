@@ -35,8 +35,8 @@ _MOST_CHANGES = 4  # exposures whose change is drawn, the largest first
 _QUANTITIES = (
     ("radxs", "RADXS", 1.0, "{:+.4f} ± {:.4f}"),
     ("qfit_ratio", "QFIT / expected", 1.0, "{:+.3f} ± {:.3f}"),
-    ("phase_x", "phase wave, x [0.001 pixel]", 1000.0, "{:+.2f} ± {:.2f}"),
-    ("phase_y", "phase wave, y [0.001 pixel]", 1000.0, "{:+.2f} ± {:.2f}"),
+    ("phase_x", "wave in x [0.001 pix]", 1000.0, "{:+.2f} ± {:.2f}"),
+    ("phase_y", "wave in y [0.001 pix]", 1000.0, "{:+.2f} ± {:.2f}"),
 )
 
 
@@ -131,7 +131,7 @@ def plot_brightness_curve(cube: str, term: dict[str, Any]) -> Image | None:
     axes.set_title(cube.replace("_", " "))
     add_legend(axes, loc="upper left")
     words = str(term.get("words", ""))
-    return encode(figure, f"QFIT over its expectation against charge, {cube.replace('_', ' ')}", f"Stars left out. {words}.")
+    return encode(figure, f"QFIT over its expectation against charge, {cube.replace('_', ' ')}", f"{words}.")
 
 
 def plot_colour_slopes(colour: list[str], bands: Entries) -> Image | None:
@@ -152,7 +152,7 @@ def plot_colour_slopes(colour: list[str], bands: Entries) -> Image | None:
     if not drawn:
         return None
     label = " − ".join(band_label(name) for name in colour)
-    note = f"Per magnitude of {label}. Zero: the fits do not depend on colour."
+    note = f"Per magnitude of {label}. Zero: the fits do not depend on colour. Wave: of the residual with the place in the pixel."
     return encode(figure, "Slopes of the fits over colour", note)
 
 
