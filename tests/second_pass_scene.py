@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from analytic_scene import exposure, gridded_epsf, observe, render
+from analytic_scene import SKY, exposure, gridded_epsf, observe, render
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from dpm.io.brightness_file import write_brightness
 from dpm.io.gathered import write_gathered
 from dpm.io.run_folder import RunFolder
 from dpm.io.star_lists import read_arrays
 from dpm.io.stdpsf import write_stdpsf
 from dpm.io.tables import write_table
+from dpm.models.epsf import BrightnessTerm
 from dpm.models.transform import LinearTransform
+from dpm.simulate.detector import brighter_fatter
 from dpm.stages.second_pass.assemble import keep_stars
 from dpm.stages.second_pass.field import Exposure, Group, SecondPassField, Tile, plan_tiles, write_geometry
 from dpm.stages.second_pass.geometry import make_geometry
@@ -61,32 +64,36 @@ def make_scene(
     seed: int,
     side: int = 200,
     change: Callable[[int, NDArray], None] | None = None,
+    strength: float = 0.0,
 ) -> Scene:
-    """Render, add noise, and let ``change`` spoil the pixels of each exposure."""
+    """Render, with brighter-fatter of some strength, add noise, and let ``change`` spoil the pixels of each exposure."""
     pixels = []
     for k, (transform, band) in enumerate(zip(transforms, bands, strict=True)):
         raw_x, raw_y = transform.inverse()(x, y)
         inside = (raw_x > -12) & (raw_x < side + 12) & (raw_y > -12) & (raw_y < side + 12)
-        image = observe(render((side, side), raw_x[inside], raw_y[inside], flux[inside, band]), seed + k)
+        light = render((side, side), raw_x[inside], raw_y[inside], flux[inside, band])
+        image = observe(brighter_fatter(light + SKY, strength) - SKY, seed + k)
         if change is not None:
             change(k, image)
         pixels.append(image)
     return Scene(x, y, flux, list(transforms), list(bands), pixels, [None] * len(pixels))
 
 
-def prepare(scene: Scene, root: Path, one_patch_a_tile: bool = False) -> SecondPassField:
+def prepare(scene: Scene, root: Path, one_patch_a_tile: bool = False, term: BrightnessTerm | None = None) -> SecondPassField:
     """The run folder as it is when the exposures are gathered."""
     folder = RunFolder(root)
     folder.create()
     write_stdpsf(root / "library.fits", gridded_epsf(), ())
+    if term is not None:
+        write_brightness(root / "term.fits", term)
+    brightness = str(root / "term.fits") if term is not None else ""
     side = scene.pixels[0].shape[0]
     exposures, geometries = [], []
     names = [f"band{b}" for b in range(scene.flux.shape[1])]
     for k, (transform, band) in enumerate(zip(scene.transforms, scene.bands, strict=True)):
-        exposures.append(Exposure(f"e{k}", k, band, str(root / "library.fits"), (side, side), (0, 0)))
-        geometries.append(
-            make_geometry(lambda u, v: (u, v), transform, (0.0, side - 1.0, 0.0, side - 1.0), lambda u, v: np.ones_like(u), 0.0)
-        )
+        exposures.append(Exposure(f"e{k}", k, band, str(root / "library.fits"), (side, side), (0, 0), brightness))
+        bounds = (0.0, side - 1.0, 0.0, side - 1.0)
+        geometries.append(make_geometry(lambda u, v: (u, v), transform, bounds, lambda u, v: np.ones_like(u), 0.0, 1.0))
     field = SecondPassField(folder, [Group(names, exposures)], [])
     seeds = Table({"x": np.zeros(0), "y": np.zeros(0)})
     for name in names:
@@ -105,9 +112,11 @@ def prepare(scene: Scene, root: Path, one_patch_a_tile: bool = False) -> SecondP
     return field
 
 
-def solve(scene: Scene, root: Path, one_patch_a_tile: bool = False, min_exposures: int = 1) -> dict[str, NDArray]:
+def solve(
+    scene: Scene, root: Path, one_patch_a_tile: bool = False, min_exposures: int = 1, term: BrightnessTerm | None = None
+) -> dict[str, NDArray]:
     """Measurements of the stars that stay; ``id`` numbers the stars in the order of patches."""
-    field = prepare(scene, root, one_patch_a_tile)
+    field = prepare(scene, root, one_patch_a_tile, term)
     for tile in field.tiles:
         find_tile(field.folder, tile.number, THRESHOLD)
     for step, source in (("sweep", "found"), ("measure", "sweep")):

@@ -74,6 +74,8 @@ def test_close_pairs_reach_the_joint_bound_with_honest_errors(separation: float)
         assert 0.93 - sampling < pull < 1.07 + sampling
         excess = (found[:, star, columns.FLUX] - flux[star]) / found[:, star, columns.FLUX_ERROR]
         assert 0.9 - sampling < robust_width(excess) < 1.1 + sampling
+        quality = np.median(found[:, star, columns.QFIT] / found[:, star, columns.QFIT_EXPECTED])
+        assert 0.97 < quality < 1.03
     # The neighbour's three parameters fit noise in a star's box too, and its degrees of freedom do not count them.
     assert np.sqrt(19 / 22) - 0.03 < np.median(found[:, :, columns.CHI]) < 1.03
 

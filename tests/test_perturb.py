@@ -7,16 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analytic_scene import SKY, exposure, gridded_epsf, isolated_field, observe, render, true_epsf
+from analytic_scene import exposure, gridded_epsf, isolated_field, observe, true_epsf
 
 from dpm.io.run_folder import RunFolder
 from dpm.models.epsf import GriddedEPSF, centre_samples
 from dpm.models.exposure import ExposureImage
 from dpm.models.options import FindOptions, Options, PsfOptions
-from dpm.simulate.detector import brighter_fatter
 from dpm.stages import perturbation
 from dpm.stages.first_pass.measure import measure_exposure
-from dpm.stages.perturbation.brightness import BrightnessSlope, brightness_slope, combine_slopes
 from dpm.stages.perturbation.correction import choose_zones, find_correction, perturbed_epsf
 from dpm.stages.perturbation.judge import Perturbation, perturb
 from dpm.stages.psf.candidates import StarStamps, choose_stars, cut_stars, drop_outliers
@@ -105,7 +103,6 @@ def test_few_stars_make_none_and_say_so(field_stamps: StarStamps) -> None:
     assert "30 bright isolated stars are too few" in result.figures["words"]
     none = StarStamps(type(field_stamps.stamps)(*(array[:0] for array in field_stamps.stamps)), field_stamps.start[:0])
     assert "0 bright isolated stars are too few" in perturb(none, library(), BOUNDS).figures["words"]
-    assert brightness_slope(none, library()) is None
 
 
 def test_zones_follow_the_stars() -> None:
@@ -145,25 +142,6 @@ def test_zones_have_their_own_shapes() -> None:
     assert truth[0] > 0.03
 
 
-def test_brighter_fatter_is_measured() -> None:
-    """The simulator's brighter-fatter effect lowers the centres of bright stars; without it the slope is none."""
-    rng = np.random.default_rng(8)
-    field = isolated_field(SIDE, SPACING, FLUXES, 9)
-    light = render((SIDE, SIDE), field.x, field.y, field.flux) + SKY
-    strength = 1e-6
-    fatter = rng.poisson(brighter_fatter(light, strength)) + rng.normal(0, 8.0, light.shape)
-    slopes = [brightness_slope(stamps(image, library()), library()) for image in (field.image, exposure(fatter))]
-    assert slopes[0] is not None and slopes[1] is not None
-    assert abs(slopes[0].slope) < 3.5 * slopes[0].error
-    assert slopes[1].slope < -10 * slopes[1].error
-    # A border moves by half the strength times the difference of charge, and the fitted flux takes up a part.
-    assert slopes[1].slope == pytest.approx(-strength, rel=0.2)
-    combined = combine_slopes([vars(slope) for slope in (slopes[1], slopes[1])])
-    assert combined is not None and combined["change"] == pytest.approx(slopes[1].slope * slopes[1].peak)
-    assert combined["error"] == pytest.approx(slopes[1].error * slopes[1].peak / np.sqrt(2))
-    assert combine_slopes([]) is None and BrightnessSlope(**vars(slopes[0])) == slopes[0]
-
-
 def test_without_the_option_there_is_nothing_to_do(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert perturbation.plan(folder, Options()) == []
@@ -176,11 +154,11 @@ def test_figures_are_kept(tmp_path: Path) -> None:
     few = {"stars": 3, "zones": [0, 0], "applied": False, "words": "3 bright isolated stars are too few"}
     good = {"stars": 300, "zones": [2, 2], "applied": True, "qfit_before": 0.04, "qfit_after": 0.03, "words": "better"}
     results = [
-        {"name": name, "cube": "NIS_F090W", "figures": figures, "brightness": None, "files": []}
+        {"name": name, "figures": figures, "files": []}
         for name, figures in (("a_NIS", few), ("b_NIS", good))
     ]
     summary = perturbation.finalise(RunFolder(tmp_path), Options(psf=PsfOptions(perturb=True)), results)
     assert summary["perturbed"] == 1 and summary["of"] == 2 and summary["qfit_after"] == 0.03
     assert len(summary["warnings"]) == 1 and "a_NIS" in summary["warnings"][0]
     kept = json.loads((tmp_path / "calibration" / "psf" / "perturb.json").read_text())
-    assert kept["exposures"]["b_NIS"] == good and kept["brightness"] == {"NIS_F090W": None}
+    assert kept["exposures"]["b_NIS"] == good

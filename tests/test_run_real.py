@@ -62,7 +62,7 @@ def test_three_dithered_uvis_exposures(shared_data, tmp_path):
         assert one[0].header["WCSERR"] < 0.05
 
     code, output = dpm_command("run", path)
-    assert code == 0 and output.count("up to date") == 8
+    assert code == 0 and output.count("up to date") == 9
     assert dpm_command("status", run.folder.root)[0] == 0
     assert dpm_command("export", run.folder.root, tmp_path / "catalog.ecsv")[0] == 0
     assert len(QTable.read(tmp_path / "catalog.ecsv")) == len(catalog)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from analytic_scene import cramer_rao, observe
+from analytic_scene import cramer_rao, gridded_epsf, observe
 from numpy.typing import NDArray
+from report_fixture import make_run
 from scipy.spatial import cKDTree
 from scipy.stats import chi2, norm
 from second_pass_scene import averages, dithers, make_scene, solve
 
+from dpm.io.brightness_file import write_brightness
+from dpm.io.tables import read_table
 from dpm.kernels.patch_fit import MAX_GROUP
 from dpm.models.distortion import MapDistortion
+from dpm.models.epsf import BrightnessTerm
 from dpm.models.flags import StarFlag
 from dpm.models.patches import NODE_STEP, PatchBounds
 from dpm.models.transform import LinearTransform
+from dpm.stages.brightness.term import spreading
+from dpm.stages.second_pass.field import SecondPassField, load_libraries
 from dpm.stages.second_pass.geometry import make_geometry
 from dpm.stages.second_pass.scene import PatchScene
 from dpm.stages.second_pass.waves import equivalent_threshold
@@ -194,6 +200,65 @@ def test_an_exposure_of_another_field_and_a_band_of_one_exposure(tmp_path):
     assert 0.75 < robust_width(pull) < 1.25
 
 
+@pytest.mark.parametrize("n_exposures", [1, 6])
+def test_quality_of_a_perfect_model_is_as_expected(tmp_path, n_exposures):
+    """QFIT and chi know what the fit took off: most of three parameters in one exposure, half of one in each of six."""
+    x, y = grid_of_stars(14, 100)
+    flux = np.full((x.size, 1), 3000.0)
+    rows = solve(make_scene(x, y, flux, dithers(n_exposures, 101), [0] * n_exposures, 102), tmp_path)
+    assert abs(np.median(rows["qfit"] / rows["qfit_expected"]) - 1.0) < 0.03
+    assert abs(np.mean(rows["chi"].astype(float) ** 2) - 1.0) < 0.05
+
+
+def test_quality_of_blends_is_as_expected(tmp_path):
+    """Pairs share their pixels, so that both stars' parameters take noise off both boxes."""
+    x, y = grid_of_stars(16, 103)
+    x, y = np.r_[x, x + 1.2], np.r_[y, y + 0.7]
+    rows = solve(make_scene(x, y, np.full((x.size, 1), 3000.0), dithers(2, 104), [0, 0], 105), tmp_path)
+    assert abs(np.median(rows["qfit"] / rows["qfit_expected"]) - 1.0) < 0.04
+    assert abs(np.mean(rows["chi"].astype(float) ** 2) - 1.0) < 0.05
+
+
+def test_bright_stars_are_fitted_with_the_epsf_of_their_charge(tmp_path):
+    """Brighter-fatter of 7 % in the centre: without the term QFIT is off and positions scatter more."""
+    x, y = grid_of_stars(16, 106)
+    flux = np.where(np.arange(x.size) % 2, 1.5e5, 1e4)[:, None]
+    scene = make_scene(x, y, flux, dithers(4, 108), [0] * 4, 109, strength=1e-6)
+    bright = flux[:, 0] > 1e5
+    term = BrightnessTerm(1e-6 * spreading(gridded_epsf().samples[0, 0]), 2e5)
+    quality, scatter, bias = [], [], []
+    for name, brightness in (("without", None), ("with", term)):
+        rows = solve(scene, tmp_path / name, term=brightness)
+        found = averages(scene, rows)
+        index, ok = matched(x, y, found)
+        assert ok.all()
+        ratio = np.bincount(rows["id"], rows["qfit"] / rows["qfit_expected"]) / np.bincount(rows["id"])
+        quality.append(float(np.median(ratio[index[bright]])))
+        off = np.r_[found["x"][index] - x, found["y"][index] - y] / np.tile(found["error"][index], 2)
+        scatter.append(robust_width(off[np.tile(bright, 2)]))
+        relative = found["flux"][index, 0] / flux[:, 0]
+        bias.append(float(np.median(relative[bright]) / np.median(relative[~bright]) - 1.0))
+    assert quality[0] > 3.0 and 0.85 < quality[1] < 1.1
+    assert scatter[1] < 0.95 * scatter[0] and scatter[1] < 1.15
+    assert abs(bias[1]) < 0.003
+
+
+def test_a_run_with_a_brightness_term_hands_it_to_the_second_pass(tmp_path):
+    folder = make_run(tmp_path / "run", n_stars=20, n_exposures=2, cubes=False)
+    table = read_table(folder.exposures)
+    assert {e.brightness for g in SecondPassField.from_exposures(folder, table).groups for e in g.exposures} == {""}
+    path = folder.brightness_file("NIRISS", "F090W")
+    write_brightness(path, BrightnessTerm(1e-7 * spreading(gridded_epsf().samples[0, 0]), 2e5))
+    exposures = [e for g in SecondPassField.from_exposures(folder, table).groups for e in g.exposures]
+    for exposure in exposures:
+        assert exposure.brightness == (str(path) if str(table["filter"][exposure.row]) == "F090W" else "")
+    pairs = tuple({(e.library, e.brightness) for e in exposures})
+    libraries, _, _, full = load_libraries(pairs)
+    assert sorted(full) == [2e5, np.inf]
+    changed = np.abs(libraries.change).max(axis=(1, 2)) > 0
+    assert changed.tolist() == [value < np.inf for value in full]
+
+
 def test_geometry_inverts_a_distortion_and_interpolates_it():
     """A map with quadratic terms of twelve pixels and a transform: raw positions come back to a thousandth of a pixel."""
     ny = nx = 400
@@ -218,8 +283,6 @@ def test_geometry_inverts_a_distortion_and_interpolates_it():
 
 
 def patch_of(geometry, patch: PatchBounds) -> PatchScene:
-    from analytic_scene import gridded_epsf
-
     from dpm.stages.second_pass.scene import Cutout, pack_libraries
 
     pixels = observe(np.zeros((400, 400)), 1).astype(np.float32)

@@ -99,7 +99,10 @@ def status(run: RunPath) -> None:
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="ingest, psf, perturbation, first_pass, distortion, frame or second_pass.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="ingest, psf, perturbation, brightness, first_pass, distortion, frame, colour or second_pass."),
+    ],
     run: RunPath,
     partition: Annotated[
         int | None, typer.Option("--partition", min=0, help="Do only this share of the parts, from 0.")

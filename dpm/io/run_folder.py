@@ -120,6 +120,10 @@ class RunFolder:
         """Path of the ePSF library of one detector and filter."""
         return self.psf / f"STDPSF_{detector}_{filter_name}.fits"
 
+    def brightness_file(self, detector: str, filter_name: str) -> Path:
+        """Path of the ePSF's change with brightness, psi_1, of one detector and filter."""
+        return self.psf / f"BFPSF_{detector}_{filter_name}.fits"
+
     def perturbed_psf_file(self, exposure: str, detector: str, filter_name: str) -> Path:
         """Path of the ePSF of one exposure of one detector, where it differs from the library's."""
         return self.psf / "perturbed" / f"STDPSF_{detector}_{filter_name}_{exposure}.fits"

@@ -54,6 +54,7 @@ class Work(NamedTuple):
     gradient: Any
     step: Any
     position: Any
+    fitted_variance: Any
 
 
 @kernel
@@ -73,4 +74,5 @@ def workspace():
         np.zeros(4),
         np.zeros(4),
         np.zeros(4),
+        np.empty((MAX_BOX, MAX_BOX)),
     )

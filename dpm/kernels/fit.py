@@ -26,6 +26,7 @@ from dpm.kernels.quality import (
     X,
     Y,
     assess_fit,
+    model_variance,
 )
 from dpm.kernels.render import FIT_PIXELS, WINDOW_COLUMN, WINDOW_HALF, WINDOW_ROW, load_window, star_values
 
@@ -302,6 +303,10 @@ def fit_star(
     if status == FAILED or max(abs(position[0] - ix), abs(position[1] - iy)) > MAX_WINDOW_OFFSET:
         return FAILED
     x, y = position[0], position[1]
+    if judge:
+        # From the last step's ePSF: the star moved by less than a fifth of its error since.
+        side = 2 * half + 1
+        model_variance(work.value, work.slope_x, work.slope_y, position[2], inverse, fit_sky, side, work.fitted_variance)
     star_values(work, x, y, work.held[WINDOW_HALF], work.value)
     result[X], result[Y], result[FLUX], result[SKY] = x, y, position[2], position[3]
     # The sky's own error is common to all pixels: it moves the solution along inverse . sum(w g).
@@ -318,7 +323,10 @@ def fit_star(
     result[FLUX_ERROR] = np.sqrt(inverse[2, 2] + s2 * v2 * v2)
     if judge:
         allowed = max(CHI_MODEL_ERROR, 3.0 * model_error)
-        assess_fit(work.pixels, work.value, work.held[WINDOW_HALF], iy, ix, outer, half, 4 if fit_sky else 3, allowed, result)
+        assess_fit(
+            work.pixels, work.value, work.held[WINDOW_HALF], iy, ix, outer, half, 4 if fit_sky else 3, work.fitted_variance,
+            model_error, allowed, result,
+        )  # fmt: skip
     else:
         for k in range(CHI, RESULT_SIZE):
             result[k] = np.nan

@@ -326,6 +326,30 @@ def group_misfit(group, n, y0, x0, height, width, sky, allowed_error):
 
 
 @leaf_kernel
+def member_variance(group, n, fit_sky, iy, ix, variance):
+    """Variance that the joint fit's errors give the model in the pixels of the fit box about (iy, ix)."""
+    parameters = 3 * n + 1 if fit_sky else 3 * n
+    slope = group.slope
+    slope[3 * n] = 1.0
+    for j in range(2 * FIT_HALF + 1):
+        for i in range(2 * FIT_HALF + 1):
+            for k in range(n):
+                a, b = iy - FIT_HALF + j - group.peak_y[k] + GROUP_HALF, ix - FIT_HALF + i - group.peak_x[k] + GROUP_HALF
+                near = 0 <= a < SIDE and 0 <= b < SIDE
+                flux = group.position[k, 2]
+                slope[3 * k] = flux * group.slope_x[k, a, b] if near else 0.0
+                slope[3 * k + 1] = flux * group.slope_y[k, a, b] if near else 0.0
+                slope[3 * k + 2] = group.value[k, a, b] if near else 0.0
+            total = 0.0
+            for a in range(parameters):
+                row = 0.5 * group.inverse[a, a] * slope[a]
+                for b in range(a):
+                    row += group.inverse[a, b] * slope[b]
+                total += 2.0 * row * slope[a]
+            variance[j, i] = total
+
+
+@leaf_kernel
 def least_significant(group, n, threshold):
     """Place of the member with the lowest flux over its joint error, where that is below the threshold; -1 otherwise."""
     weakest = -1

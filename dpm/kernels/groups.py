@@ -10,7 +10,16 @@ import numpy as np
 
 from dpm.kernels.bundles import MAX_HALF, workspace
 from dpm.kernels.fit import CONVERGED, NOT_CONVERGED, load_star
-from dpm.kernels.group_fit import FAILED, FIT_HALF, FITTED, MAX_GROUP, fit_group, group_workspace, judge_unfitted
+from dpm.kernels.group_fit import (
+    FAILED,
+    FIT_HALF,
+    FITTED,
+    MAX_GROUP,
+    fit_group,
+    group_workspace,
+    judge_unfitted,
+    member_variance,
+)
 from dpm.kernels.jit import kernel, leaf_kernel
 from dpm.kernels.quality import (
     CHI_MODEL_ERROR,
@@ -142,7 +151,11 @@ def take_over(
         row[FLUX_ERROR] = np.sqrt(inverse[3 * k + 2, 3 * k + 2] + s2 * v2 * v2)
         allowed = max(CHI_MODEL_ERROR, 3.0 * model_error)
         parameters = 4 if fit_sky else 3
-        assess_fit(work.pixels, work.value, work.held[WINDOW_HALF], iy, ix, outer, FIT_HALF, parameters, allowed, row)
+        member_variance(group, n, fit_sky, iy, ix, work.fitted_variance)
+        assess_fit(
+            work.pixels, work.value, work.held[WINDOW_HALF], iy, ix, outer, FIT_HALF, parameters, work.fitted_variance, model_error,
+            allowed, row,
+        )  # fmt: skip
         for c in range(RESULT_SIZE):
             stars.rows[star, c] = row[c]
         stars.status[star] = CONVERGED

@@ -21,6 +21,7 @@ NODE_STEP = 16  # master pixels between nodes of an exposure's geometry
 RENDER_NOISE = 0.1  # of the pixel noise: a star is subtracted out to where its light falls below this
 MIN_RENDER_HALF = 3
 FIT_HALF = 2  # 5 x 5 pixels at the peak (Anderson & King 2000)
+LEAST_SHARE = 0.005  # of the ePSF's largest change with brightness: below, it is left out (less than 5e-4 of the star's peak)
 
 
 class Patch(NamedTuple):
@@ -33,7 +34,8 @@ class Patch(NamedTuple):
     unit
     flux) on the master lattice that starts at ``node_origin`` (x, y).  band, library: filter and ePSF of each exposure.  noise
     (E,):
-    typical scatter of a sky pixel.  sky, scatter (E, m, m): meshes of the sky in cells of ``sky_cell`` pixels.
+    typical scatter of a sky pixel.  sky, scatter (E, m, m): meshes of the sky in cells of ``sky_cell`` pixels.  charge_share (E,):
+    share of the ePSF's largest change with brightness that a unit of the exposure's flux brings; 0 without one.
     """
 
     residual: Any
@@ -55,11 +57,13 @@ class Patch(NamedTuple):
     sky: Any
     scatter: Any
     sky_cell: int
+    charge_share: Any
 
 
 class Libraries(NamedTuple):
     """All ePSFs of a run: coefficients (L, J, I, size, size) float32, padded with unused nodes; node_x (L, I), node_y (L, J), the
-    number of nodes count_x, count_y (L,), and the envelopes (L, 14): largest value at or beyond each whole radius.
+    number of nodes count_x, count_y (L,), and the envelopes (L, 14): largest value at or beyond each whole radius.  change
+    (L, size, size) float32: what the brightest stars' charge adds to the coefficients.
     """
 
     coefficients: Any
@@ -68,6 +72,7 @@ class Libraries(NamedTuple):
     count_x: Any
     count_y: Any
     envelope: Any
+    change: Any
 
 
 class BoxWork(NamedTuple):
@@ -188,10 +193,21 @@ def blend_box(libraries, k, x, y, first_y, first_x, count, out):
 
 
 @leaf_kernel
-def load_box(patch, libraries, e, x, y, iy, ix, half, slopes, work):
+def add_change(libraries, k, share, first_y, first_x, count, out):
+    """Add a share of ePSF k's largest change with brightness to what `blend_box` made."""
+    f = np.float32(share)
+    change = libraries.change
+    r0, c0, l = np.uintp(first_y), np.uintp(first_x), np.uintp(k)
+    for r in range(np.uintp(count)):
+        for m in range(np.uintp(count)):
+            out[r, m] += f * change[l, r0 + r, c0 + m]
+
+
+@leaf_kernel
+def load_box(patch, libraries, e, x, y, flux, iy, ix, half, slopes, work):
     """psi (and its slopes by the star's raw position) of a star at cut-out position (x, y) on the box about pixel (iy, ix).
 
-    The blend of nodes is that of the pixel's centre.
+    The blend of nodes is that of the pixel's centre; ``flux`` (of the exposure) says how bright a star's ePSF is wanted.
     """
     start_y, phase_y = sample_start(iy - half - y)
     start_x, phase_x = sample_start(ix - half - x)
@@ -199,6 +215,9 @@ def load_box(patch, libraries, e, x, y, iy, ix, half, slopes, work):
     count = OVERSAMPLING * (side - 1) + TAPS
     k = patch.library[e]
     blend_box(libraries, k, ix + patch.x_origin[e], iy + patch.y_origin[e], start_y, start_x, count, work.window)
+    share = min(flux * patch.charge_share[e], 1.0)
+    if share > LEAST_SHARE:
+        add_change(libraries, k, share, start_y, start_x, count, work.window)
     if slopes:
         evaluate_box(
             work.window, start_y, start_x, start_y, start_x, phase_y, phase_x, side, side, work.value, work.slope_x, work.slope_y,
@@ -231,7 +250,7 @@ def add_to_exposure(patch, libraries, work, e, x, y, flux, sign):
         return
     iy = int(np.floor(raw_y + 0.5))
     ix = int(np.floor(raw_x + 0.5))
-    load_box(patch, libraries, e, raw_x, raw_y, iy, ix, half, False, work)
+    load_box(patch, libraries, e, raw_x, raw_y, light, iy, ix, half, False, work)
     ny, nx = patch.ny[e], patch.nx[e]
     j0, j1 = max(half - iy, 0), min(2 * half + 1, ny - iy + half)
     i0, i1 = max(half - ix, 0), min(2 * half + 1, nx - ix + half)

@@ -154,7 +154,7 @@ def load_group(patch, libraries, box, group, stars, members, begin, n, half):
             if light == 0.0:
                 continue
             iy, ix = group.peak[e, k, 0], group.peak[e, k, 1]
-            load_box(patch, libraries, e, group.raw[e, k, 0], group.raw[e, k, 1], iy, ix, half, False, box)
+            load_box(patch, libraries, e, group.raw[e, k, 0], group.raw[e, k, 1], light, iy, ix, half, False, box)
             f = np.float32(light)
             for j in range(max(y0, iy - half), min(y1, iy + half) + 1):
                 for i in range(max(x0, ix - half), min(x1, ix + half) + 1):
@@ -189,7 +189,8 @@ def accumulate(patch, libraries, box, group, n, half, bands, model_error2, posit
             dx, dy = position[k, 0] - group.start[k, 0], position[k, 1] - group.start[k, 1]
             x = raw[e, k, 0] + raw[e, k, 3] * dx + raw[e, k, 4] * dy
             y = raw[e, k, 1] + raw[e, k, 5] * dx + raw[e, k, 6] * dy
-            load_box(patch, libraries, e, x, y, peak[e, k, 0], peak[e, k, 1], half, True, box)
+            light = position[k, 2 + band] * raw[e, k, 2]
+            load_box(patch, libraries, e, x, y, light, peak[e, k, 0], peak[e, k, 1], half, True, box)
             side = 2 * half + 1
             for j in range(side):
                 for i in range(side):
@@ -287,8 +288,8 @@ def accumulate_one(patch, libraries, box, group, half, model_error2, position):
         dx, dy = position[0, 0] - group.start[0, 0], position[0, 1] - group.start[0, 1]
         x = raw[e, 0, 0] + raw[e, 0, 3] * dx + raw[e, 0, 4] * dy
         y = raw[e, 0, 1] + raw[e, 0, 5] * dx + raw[e, 0, 6] * dy
-        load_box(patch, libraries, e, x, y, iy, ix, half, True, box)
         flux = position[0, 2 + band] * scale
+        load_box(patch, libraries, e, x, y, flux, iy, ix, half, True, box)
         n00 = n10 = n11 = n20 = n21 = n22 = b0 = b1 = b2 = 0.0
         row, column = np.uintp(y0 - iy + half), np.uintp(x0 - ix + half)
         for j in range(np.uintp(height)):

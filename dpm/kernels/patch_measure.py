@@ -104,13 +104,15 @@ def significance(stars, k):
 
 
 @kernel
-def local_covariances(patch, libraries, stars, which, neighbors, n_neighbors, model_error, position, flux_error, crowding):
-    """Covariance of each star in ``which`` with its nearest neighbours free as well.
+def measure_stars(
+    patch, libraries, stars, which, neighbors, n_neighbors, model_error, position, flux_error, crowding, table
+):  # fmt: skip
+    """Covariance of each star with its nearest neighbours free as well, and one row for each star and exposure.
 
     Parameters
     ----------
     patch, libraries, stars
-        Solved.
+        Solved; all stars subtracted from the residuals.
     which : ndarray (n,), int
     neighbors : ndarray (n, MAX_GROUP - 1), int
         Nearest neighbours within COVARIANCE_RADIUS.
@@ -123,61 +125,111 @@ def local_covariances(patch, libraries, stars, which, neighbors, n_neighbors, mo
     crowding : ndarray (n, 1 + B)
         Filled: variance of the position over that with the neighbours and its own fluxes held, and of each flux over that with
         everything else held.
-    """
-    box = box_workspace()
-    bands = stars.flux.shape[1]
-    group = group_workspace(patch.first.shape[0], bands)
-    members = np.zeros(MAX_GROUP, np.int64)
-    width = 2 + bands
-    for m in range(which.shape[0]):
-        position[m] = np.nan
-        flux_error[m] = np.nan
-        crowding[m] = np.nan
-        members[0] = which[m]
-        n = 1 + n_neighbors[m]
-        for k in range(1, n):
-            members[k] = neighbors[m, k - 1]
-        half = min(stars.half[which[m]], MAX_HALF) if n == 1 else GROUP_HALF
-        if not load_group(patch, libraries, box, group, stars, members, 0, n, half):
-            continue
-        for k in range(n):
-            for p in range(width):
-                group.position[k, p] = group.start[k, p]
-        accumulate(patch, libraries, box, group, n, half, bands, model_error * model_error, group.position)
-        a, d, c = group.normal[0, 0], group.normal[1, 1], group.normal[1, 0]
-        held = (a + d) / (a * d - c * c)
-        if not solve_step(group, n, width, 0.0):
-            continue
-        position[m, 0], position[m, 1], position[m, 2] = group.inverse[0, 0], group.inverse[0, 1], group.inverse[1, 1]
-        crowding[m, 0] = (group.inverse[0, 0] + group.inverse[1, 1]) / held
-        for b in range(bands):
-            information = group.normal[2 + b, 2 + b]
-            if information > 0.0:
-                flux_error[m, b] = np.sqrt(group.inverse[2 + b, 2 + b])
-                crowding[m, 1 + b] = group.inverse[2 + b, 2 + b] * information
-
-
-@kernel
-def measure_stars(patch, libraries, stars, which, model_error, table):
-    """One row for each star and exposure.
-
-    Parameters
-    ----------
-    patch, libraries, stars
-        Solved; all stars subtracted from the residuals.
-    which : ndarray (n,), int
-    model_error : float
     table : ndarray (n, E, MEASUREMENT_SIZE)
         Filled (columns of `dpm.kernels.quality` and of this module; fluxes of the exposure, cut-out pixels); X is NaN where the
         exposure does not cover the star.
     """
     box = box_workspace()
+    group = group_workspace(patch.first.shape[0], stars.flux.shape[1])
+    members = np.zeros(MAX_GROUP, np.int64)
     pixels = np.empty((5, MAX_BOX, MAX_BOX), np.float32)
+    variance = np.zeros((MAX_BOX, MAX_BOX))
     normal = np.zeros((3, 3))
     inverse = np.zeros((3, 3))
     for m in range(which.shape[0]):
+        members[0] = which[m]
+        n = 1 + n_neighbors[m]
+        for k in range(1, n):
+            members[k] = neighbors[m, k - 1]
+        if not local_covariance(
+            patch, libraries, box, group, stars, members, n, model_error, position[m], flux_error[m], crowding[m]
+        ):
+            n = 0
         for e in range(patch.first.shape[0]):
-            measure_star(patch, libraries, box, stars, which[m], e, model_error, pixels, normal, inverse, table[m, e])
+            measure_star(
+                patch, libraries, box, group, n, stars, which[m], e, model_error, pixels, variance, normal, inverse, table[m, e]
+            )
+
+
+@leaf_kernel
+def local_covariance(patch, libraries, box, group, stars, members, n, model_error, position, flux_error, crowding):
+    """Covariance of the first of n members, as `measure_stars` has it; ``group.inverse`` is that of all. False if singular."""
+    bands = stars.flux.shape[1]
+    width = 2 + bands
+    position[:] = np.nan
+    flux_error[:] = np.nan
+    crowding[:] = np.nan
+    half = min(stars.half[members[0]], MAX_HALF) if n == 1 else GROUP_HALF
+    if not load_group(patch, libraries, box, group, stars, members, 0, n, half):
+        return False
+    for k in range(n):
+        for p in range(width):
+            group.position[k, p] = group.start[k, p]
+    accumulate(patch, libraries, box, group, n, half, bands, model_error * model_error, group.position)
+    a, d, c = group.normal[0, 0], group.normal[1, 1], group.normal[1, 0]
+    held = (a + d) / (a * d - c * c)
+    if not solve_step(group, n, width, 0.0):
+        return False
+    position[0], position[1], position[2] = group.inverse[0, 0], group.inverse[0, 1], group.inverse[1, 1]
+    crowding[0] = (group.inverse[0, 0] + group.inverse[1, 1]) / held
+    for b in range(bands):
+        information = group.normal[2 + b, 2 + b]
+        if information > 0.0:
+            flux_error[b] = np.sqrt(group.inverse[2 + b, 2 + b])
+            crowding[1 + b] = group.inverse[2 + b, 2 + b] * information
+    return True
+
+
+@leaf_kernel
+def load_members(patch, libraries, box, group, n, e):
+    """psi and slopes of the members beside the first on exposure e, into ``group``."""
+    side = 2 * GROUP_HALF + 1
+    for k in range(1, n):
+        raw_x, raw_y, scale = group.raw[e, k, 0], group.raw[e, k, 1], group.raw[e, k, 2]
+        if scale == 0.0:
+            continue
+        light = group.position[k, 2 + patch.band[e]] * scale
+        load_box(patch, libraries, e, raw_x, raw_y, light, group.peak[e, k, 0], group.peak[e, k, 1], GROUP_HALF, True, box)
+        for j in range(side):
+            for i in range(side):
+                group.value[k, j, i] = box.value[j, i]
+                group.slope_x[k, j, i] = box.slope_x[j, i]
+                group.slope_y[k, j, i] = box.slope_y[j, i]
+
+
+@leaf_kernel
+def absorbed_variance(group, n, width, band, e, v, u, psi, gx, gy):
+    """Variance that the joint fit's errors give the model in pixel (v, u) of exposure e: what all its parameters take off there.
+
+    ``psi, gx, gy``: of the first of the n members; those of the others are in ``group`` (`load_members`).
+    """
+    slope, raw = group.slope, group.raw
+    for k in range(n):
+        if k > 0:
+            r, c = v - group.peak[e, k, 0] + GROUP_HALF, u - group.peak[e, k, 1] + GROUP_HALF
+            if raw[e, k, 2] == 0.0 or not (0 <= r <= 2 * GROUP_HALF and 0 <= c <= 2 * GROUP_HALF):
+                slope[k, 0] = slope[k, 1] = slope[k, 2] = 0.0
+                continue
+            psi = np.float64(group.value[k, r, c])
+            gx, gy = np.float64(group.slope_x[k, r, c]), np.float64(group.slope_y[k, r, c])
+        scale = raw[e, k, 2]
+        light = group.position[k, 2 + band] * scale
+        slope[k, 0] = light * (gx * raw[e, k, 3] + gy * raw[e, k, 5])
+        slope[k, 1] = light * (gx * raw[e, k, 4] + gy * raw[e, k, 6])
+        slope[k, 2] = scale * psi
+    total = 0.0
+    for k in range(n):
+        for p in range(3):
+            a = k * width + (p if p < 2 else 2 + band)
+            row = 0.5 * group.inverse[a, a] * slope[k, p]
+            for q in range(p):
+                row += group.inverse[a, k * width + q] * slope[k, q]
+            for m in range(k):
+                b = m * width
+                row += group.inverse[a, b] * slope[m, 0] + group.inverse[a, b + 1] * slope[m, 1]
+                row += group.inverse[a, b + 2 + band] * slope[m, 2]
+            total += 2.0 * row * slope[k, p]
+    return total
 
 
 @leaf_kernel
@@ -204,8 +256,8 @@ def gather_box(patch, e, iy, ix, outer, own, value, pixels):
 
 
 @leaf_kernel
-def measure_star(patch, libraries, box, stars, k, e, model_error, pixels, normal, inverse, row):
-    """One row of `measure_stars`."""
+def measure_star(patch, libraries, box, group, n, stars, k, e, model_error, pixels, absorbed, normal, inverse, row):
+    """One row of `measure_stars`; ``group`` holds the covariance of the star and its n - 1 neighbours (n = 0: there is none)."""
     for c in range(MEASUREMENT_SIZE):
         row[c] = np.nan
     raw_x, raw_y, scale, _, _, _, _ = place(patch, e, stars.x[k], stars.y[k])
@@ -218,10 +270,12 @@ def measure_star(patch, libraries, box, stars, k, e, model_error, pixels, normal
     iy, ix = int(np.floor(raw_y + 0.5)), int(np.floor(raw_x + 0.5))
     own = stars.flux[k, band] * scale
     sky = sky_at(patch.sky, e, patch.sky_cell, iy, ix, ny, nx) + stars.sky[k, band]
-    load_box(patch, libraries, e, raw_x, raw_y, iy, ix, outer, True, box)
+    width = 2 + stars.flux.shape[1]
+    load_members(patch, libraries, box, group, n, e)
+    load_box(patch, libraries, e, raw_x, raw_y, own, iy, ix, outer, True, box)
     gather_box(patch, e, iy, ix, outer, own, box.value, pixels)
     n00 = n10 = n11 = n20 = n21 = n22 = g0 = g1 = g2 = 0.0
-    small = 0.0
+    small = parameters = 0.0
     for j in range(2 * outer + 1):
         for i in range(2 * outer + 1):
             read = np.float64(pixels[2, j, i])
@@ -234,6 +288,10 @@ def measure_star(patch, libraries, box, stars, k, e, model_error, pixels, normal
             r = pixels[0, j, i] - sky - star
             if abs(j - outer) <= half and abs(i - outer) <= half:
                 w = 1.0 / variance
+                gx, gy = np.float64(box.slope_x[j, i]), np.float64(box.slope_y[j, i])
+                taken = absorbed_variance(group, n, width, band, e, iy - outer + j, ix - outer + i, psi, gx, gy)
+                absorbed[j - outer + half, i - outer + half] = taken
+                parameters += w * taken
                 s0, s1 = own * box.slope_x[j, i], own * box.slope_y[j, i]
                 n00 += w * s0 * s0
                 n10 += w * s1 * s0
@@ -272,7 +330,8 @@ def measure_star(patch, libraries, box, stars, k, e, model_error, pixels, normal
     held_x, held_y = row[columns.X], row[columns.Y]
     row[columns.X], row[columns.Y], row[columns.FLUX] = raw_x, raw_y, own
     allowed = max(CHI_MODEL_ERROR, 3.0 * model_error)
-    assess_fit(pixels, box.value, outer, iy, ix, outer, half, 3, allowed, row)
+    # Of the parameters that all exposures share, those that this one paid for.
+    assess_fit(pixels, box.value, outer, iy, ix, outer, half, parameters, absorbed, model_error, allowed, row)
     row[columns.X], row[columns.Y], row[columns.FLUX] = held_x, held_y, flux
 
 

@@ -285,6 +285,21 @@ def refine_stars(
 
 
 @kernel
+def exchange_epsf(which, residual, library, other, change, stars, envelope, limit, touched):
+    """Subtract the stars listed in ``which`` with another ePSF than before, at the same positions and fluxes.
+
+    ``change`` is the largest difference of the two, of their peak: the scene changes by so much of each star's light.
+    """
+    work = workspace()
+    for m in range(which.shape[0]):
+        k = which[m]
+        x, y, flux = stars.rows[k, X], stars.rows[k, Y], stars.rows[k, FLUX]
+        add_star(residual, library, work, x, y, flux, stars.half[k])
+        add_star(residual, other, work, x, y, -flux, stars.half[k])
+        touch(touched, x, y, touch_half(change * flux, envelope, limit), 1)
+
+
+@kernel
 def remove_stars(which, residual, library, stars, envelope, noise, touched):
     """Put the light of the stars listed in ``which`` back into the residual image, and count the change."""
     work = workspace()

@@ -67,7 +67,7 @@ DETECTION_COLUMNS: tuple[Column, ...] = (
     Column("sky", "float32", "flux", "instr.skyLevel", "local sky level per pixel"),
     Column("sky_rms", "float32", "flux", "stat.stdev;instr.skyLevel", "scatter of the sky pixels about the local sky"),
     Column("qfit", "float32", "", "stat.fit.goodness", "sum |residual| in the fit box / (flux * sum of the ePSF); 0 is perfect"),
-    Column("qfit_expected", "float32", "", "stat.fit.goodness", "qfit that photon and read noise alone give this star on average"),
+    Column("qfit_expected", "float32", "", "stat.fit.goodness", "qfit that photon and read noise alone leave after a fit"),
     Column("radxs", "float32", "", "stat.fit.residual", "flux in excess of the ePSF at 1 <= r < 2.5 pixels, over the star's flux"),
     Column("chi", "float32", "", "stat.fit.chi2", "square root of the reduced chi-square of the fit"),
     Column("peak", "float32", "flux", "phot.count;stat.max", "highest pixel value used, sky included"),

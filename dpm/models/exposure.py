@@ -60,6 +60,12 @@ class ExposureImage:
     noise_fallback: bool = False
 
     @property
+    def charge_per_flux(self) -> float:
+        """Charge of a unit of flux: electrons, but for the correlated reads of a ramp."""
+        factor = float(np.median(self.poisson_factor[::8, ::8]))
+        return 1.0 / factor if factor > 0 else 0.0
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(ny, nx)."""
         return int(self.sci.shape[0]), int(self.sci.shape[1])

@@ -58,12 +58,14 @@ class PsfOptions:
     """``[psf]``: ``source`` is ``"build"``, an STDPSF file, or a folder of them.
 
     ``grid`` is the number of ePSFs along each side of the detector that a build makes, where the stars suffice.  ``perturb`` gives
-    each exposure an ePSF of its own where its stars fit better with it.
+    each exposure an ePSF of its own where its stars fit better with it; ``brightness`` lets the ePSF change with a star's charge
+    (brighter-fatter) where stars left out of that fit gain.
     """
 
     source: str = _file("build", "build")
     grid: Annotated[int, Ge(1)] = 5
     perturb: bool = False
+    brightness: bool = False
 
 
 @dataclass(frozen=True)

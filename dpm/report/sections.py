@@ -12,13 +12,14 @@ from dpm.report import plots_astrometry as astrometry
 from dpm.report import plots_distortion as distortion
 from dpm.report import plots_epsf as epsf
 from dpm.report import plots_images as images
+from dpm.report import plots_perturbation as perturbation
 from dpm.report import plots_photometry as photometry
 from dpm.report import plots_quality as quality
 from dpm.report import plots_second_pass as second_pass
 from dpm.report import summary
 from dpm.report.calibration import load_builds, load_solutions
 from dpm.report.calibration_tables import build_table, solution_table
-from dpm.report.data import RunData, Sample, filter_label
+from dpm.report.data import RunData, Sample, filter_label, read_json
 from dpm.report.figures import Image
 from dpm.report.select import measured_residuals
 from dpm.report.summary import HtmlTable
@@ -72,6 +73,9 @@ def build_sections(data: RunData) -> list[Section]:
         _luminosity,
         _epsf,
         _epsf_build,
+        _perturbation,
+        _brightness,
+        _colour,
         _distortion,
         _exposures,
         _flags,
@@ -320,6 +324,61 @@ def _epsf_build(data: RunData) -> Section:
         pictures += _some(epsf.plot_build_phase(build))
         section.images += pictures if len(section.images) + len(pictures) <= _MAX_MAPS else []
     section.tables = [build_table(data, builds)] if builds else []
+    return section
+
+
+def _perturbation(data: RunData) -> Section:
+    section = Section(
+        "perturbation",
+        "ePSF of single exposures",
+        "Whether an exposure has an ePSF of its own (breathing, focus). It is made from the exposure's bright, isolated stars, and "
+        "used only where stars that were left out when it was made fit significantly better with it.",
+        wide=True,
+    )
+    found = read_json(data.folder.psf / "perturb.json", data.warnings).get("exposures")
+    exposures = {name: values for name, values in found.items() if isinstance(values, dict)} if isinstance(found, dict) else {}
+    if exposures:
+        section.images = _some(perturbation.plot_exposures(exposures))
+        section.images += perturbation.plot_changes(data.folder, exposures)
+        section.tables = [perturbation.exposure_table(exposures)]
+        section.folded = len(exposures) > _MAX_FIELD_IMAGES
+    return section
+
+
+def _brightness(data: RunData) -> Section:
+    section = Section(
+        "brightness",
+        "ePSF and brightness",
+        "How the ePSF changes with a star's charge (brighter-fatter): psi(z) = psi_0 + z psi_1. The change is used for bright "
+        "stars only where stars that were left out when it was made fit significantly better with it.",
+        wide=True,
+    )
+    found = sorted(read_json(data.folder.psf / "brightness.json", data.warnings).items())
+    cubes = {cube: entry for cube, entry in found if isinstance(entry, dict) and isinstance(entry.get("term"), dict)}
+    for cube, entry in cubes.items():
+        pictures = _some(perturbation.plot_brightness_curve(cube, entry["term"]))
+        pictures += _some(perturbation.plot_term(data.folder.psf / f"BFPSF_{cube}.fits"))
+        section.images += pictures if len(section.images) + len(pictures) <= _MAX_MAPS else []
+    section.tables = [perturbation.brightness_table(cubes)] if cubes else []
+    return section
+
+
+def _colour(data: RunData) -> Section:
+    section = Section(
+        "colour",
+        "ePSF and colour",
+        "Slopes over the stars' colour at equal magnitude, from stars in common between filters. Redder stars have a wider ePSF: "
+        "RADXS and the wave of positions with pixel phase then grow with colour. One standard deviation on either side; measured, "
+        "not corrected.",
+        wide=True,
+    )
+    found = read_json(data.folder.psf / "colour.json", data.warnings)
+    bands = found.get("bands")
+    if isinstance(bands, dict) and bands:
+        section.images = _some(perturbation.plot_colour_slopes(found["colour"], bands))
+        section.tables = [perturbation.colour_table(found["colour"], bands)]
+    elif "words" in found:
+        section.absent = f"Absent: {found['words']}."
     return section
 
 

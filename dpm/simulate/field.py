@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 BRIGHT = 5e4
+CHROMATIC_STEP = 0.02  # relative step of wavelength over which the change of the ePSF is taken as linear
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class _Chip:
     epsf: EpsfGrid
     refocused: EpsfGrid | None
     renderer: StarRenderer
+    redder: StarRenderer | None
     pattern: DetectorPattern
 
 
@@ -115,7 +117,11 @@ def _make_chip(scene: _Scene, filter_name: str, name: str, bare: Distortion) -> 
         (distortion.ny, distortion.nx), camera, effects, generator_for(options.seed, "pattern", name, filter_name)
     )
     area = distortion.area(camera.pixel_scale**2)
-    return _Chip(name, distortion, area, epsf, refocused, StarRenderer(epsf), pattern)
+    redder = None
+    if effects.chromatic:
+        stretched = make_epsf_grid(camera, filter_name, wavefront, x_nodes, y_nodes, stretch=1 + CHROMATIC_STEP)
+        redder = StarRenderer(EpsfGrid((stretched.values - epsf.values) / CHROMATIC_STEP, x_nodes, y_nodes))
+    return _Chip(name, distortion, area, epsf, refocused, StarRenderer(epsf), redder, pattern)
 
 
 def _write_optics(scene: _Scene, filter_name: str, chips: list[_Chip]) -> None:
@@ -160,6 +166,10 @@ def _light(scene: _Scene, shot: Shot, chip: _Chip) -> tuple[Floats, dict[str, ND
     near = (left > -reach) & (left < distortion.nx - 1 + reach) & (low > -reach) & (low < distortion.ny - 1 + reach)
     halves = np.where(counts > BRIGHT, renderer.reach, 24)
     renderer.add(image, x[near], y[near], counts[near], halves[near], origin)
+    if chip.redder is not None:
+        colour = np.asarray(stars["colour"])
+        shifted = counts * scene.options.effects.chromatic * (colour - np.median(colour))
+        chip.redder.add(image, x[near], y[near], shifted[near], halves[near], origin)
     if len(scene.galaxies.table):
         _add_galaxies(image, scene, shot, chip, renderer, electrons, band.zero_point)
     on = near & (left >= -0.5) & (left < distortion.nx - 0.5) & (low >= -0.5) & (low < distortion.ny - 0.5)

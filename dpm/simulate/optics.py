@@ -237,6 +237,7 @@ def make_epsf_grid(
     x_nodes: NDArray[np.float64],
     y_nodes: NDArray[np.float64],
     defocus: float = 0.0,
+    stretch: float = 1.0,
 ) -> EpsfGrid:
     """The ePSFs of a filter at a grid of nodes.
 
@@ -252,6 +253,8 @@ def make_epsf_grid(
         Raw pixel positions of the nodes; the first and the last are the edges of the field.
     defocus : float
         Extra defocus, metres rms.
+    stretch : float
+        Of the wavelengths.
 
     Returns
     -------
@@ -265,7 +268,7 @@ def make_epsf_grid(
         row = []
         for i in range(n):
             path = wavefront.path(2 * i / (n - 1) - 1, 2 * j / (n - 1) - 1, defocus)
-            epsf = _one_epsf(camera, wavefront, path, band.wavelength, band.width)
+            epsf = _one_epsf(camera, wavefront, path, stretch * band.wavelength, stretch * band.width)
             centre, reach = epsf.shape[0] // 2, (WINDOW - 4) * OVERSAMPLE
             row.append(epsf[centre - reach : centre + reach + 1, centre - reach : centre + reach + 1])
         values.append(row)

@@ -117,6 +117,9 @@ class Effects:
     breathing : float
         Amplitude in nm rms of a slow change of focus from exposure to exposure; 0 for none.  The true ePSF that is
         written is that of no change; the change in every exposure stands in scene.json.
+    chromatic : float
+        Relative growth of a star's effective wavelength in every filter per magnitude of its colour index, from the median star's;
+        0 for none.  The true ePSF that is written is the median star's.
     cte_trails : float
         Fraction of the charge that trails behind per 2048 parallel transfers (HST alone); 0 for none.  Not in the true
         ePSF.
@@ -135,6 +138,7 @@ class Effects:
     interpixel_capacitance: float = 0.0
     brighter_fatter: float = 0.0
     breathing: float = 0.0
+    chromatic: float = 0.0
     cte_trails: float = 0.0
 
 

@@ -94,7 +94,7 @@ def make_stars(
     Returns
     -------
     astropy.table.Table
-        id, ra, dec, xi, eta (arcsec), pm_xi, pm_eta (mas/yr), member, mag_<filter>.
+        id, ra, dec, xi, eta (arcsec), pm_xi, pm_eta (mas/yr), member, colour (index, magnitudes), mag_<filter>.
     """
     n = options.n_stars
     member = generator.uniform(size=n) < options.cluster_fraction
@@ -123,7 +123,7 @@ def make_stars(
     first = next(iter(wavelengths.values()))
     ra, dec = plane.to_sky(xi, eta)
     table = Table({"id": np.arange(n), "ra": ra, "dec": dec, "xi": xi, "eta": eta})
-    table["pm_xi"], table["pm_eta"], table["member"] = motion_xi, motion_eta, member
+    table["pm_xi"], table["pm_eta"], table["member"], table["colour"] = motion_xi, motion_eta, member, colour
     for name, wavelength in wavelengths.items():
         table[f"mag_{name}"] = mag - brighter + _colour_term(wavelength, first) * colour
     table.meta.update(ref_epoch=options.ref_epoch, ra0=options.centre[0], dec0=options.centre[1])

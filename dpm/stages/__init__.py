@@ -10,7 +10,9 @@ from dpm.stages.base import Stage, Task
 __all__ = ["STAGES", "Stage", "Task", "load_stage", "load_stages"]
 
 # In the order of a run.
-STAGES: tuple[str, ...] = ("ingest", "psf", "perturbation", "first_pass", "distortion", "frame", "second_pass")
+STAGES: tuple[str, ...] = (
+    "ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame", "colour", "second_pass",
+)  # fmt: skip
 
 
 def load_stage(name: str) -> Stage:

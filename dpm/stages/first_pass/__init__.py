@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dpm.io.brightness_file import read_epsf
 from dpm.io.cubes import read_exposure, read_exposure_table
 from dpm.io.run_folder import RunFolder
-from dpm.io.stdpsf import read_stdpsf
 from dpm.io.tables import write_table
 from dpm.models.columns import DETECTION_COLUMNS
 from dpm.models.options import FindOptions, Options
@@ -22,10 +22,10 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
 
 NAME = "first_pass"
-REVISION = 2
+REVISION = 3
 PARTITIONED = True
 CONFIG = ("find",)
-UPSTREAM = ("ingest", "psf", "perturbation")
+UPSTREAM = ("ingest", "psf", "perturbation", "brightness")
 
 SECONDS_PER_MEGAPIXEL = 0.3  # measured on a crowded 2048 x 2048 frame, reading and writing included
 
@@ -53,6 +53,7 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
             "cube": str(folder.cubes / str(row["cube"])),
             "index": int(row["index"]),
             "psf": str(own if own.exists() else folder.psf_file(detector, filter_name)),
+            "brightness": str(term) if (term := folder.brightness_file(detector, filter_name)).exists() else "",
             "output": str(folder.detections_file(exposure, detector)),
             "flux_unit": str(row["flux_unit"]),
             "find": asdict(options.find),
@@ -75,7 +76,7 @@ def work(task: Task) -> dict[str, Any]:
 
     arguments = task.arguments
     image = read_exposure(Path(arguments["cube"]), arguments["index"])
-    epsf = read_stdpsf(arguments["psf"], centre=False)
+    epsf = read_epsf(arguments["psf"], arguments["brightness"])
     measured = measure_exposure(image, epsf, FindOptions(**arguments["find"]))
     table = detection_table(image, epsf, measured, arguments["flux_unit"])
     output = Path(arguments["output"])

@@ -111,7 +111,11 @@ def measure_exposure(image: ExposureImage, epsf: GriddedEPSF, options: FindOptio
             scene.refine(options.fit_sky, annulus, True, True)
             grouped = scene.refine_groups(options.fit_sky, KEEP_FRACTION * options.threshold, FINE_LEVEL)
             scene.refine(options.fit_sky, annulus, True, False, ~grouped)
-        scene.keep(_still_stars(scene.rows, scene.fit_half, options, last) & _above_halo(scene, halo))
+        stays = _still_stars(scene.rows, scene.fit_half, options, last) & _above_halo(scene, halo)
+        scene.keep(stays)
+        if last:
+            # Blends and saturated stars keep the ePSF of no charge.
+            scene.refine_bright(options.fit_sky, annulus, ~grouped[stays] & (scene.fit_half == FIT_HALF))
     order = np.argsort(-scene.rows[:, columns.FLUX], kind="stable")
     y = np.clip(np.rint(scene.rows[order, columns.Y]).astype(int), 0, image.shape[0] - 1)
     x = np.clip(np.rint(scene.rows[order, columns.X]).astype(int), 0, image.shape[1] - 1)

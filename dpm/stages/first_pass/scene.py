@@ -11,7 +11,17 @@ from dpm.kernels.bundles import Planes
 from dpm.kernels.find import find_peaks
 from dpm.kernels.group_fit import FIT_HALF
 from dpm.kernels.groups import link_groups, refine_groups
-from dpm.kernels.scene import NOT_SWEPT, TOUCH_CELL, Sky, Stars, fit_candidates, refine_stars, remove_stars
+from dpm.kernels.scene import (
+    FINE_LEVEL,
+    NOT_SWEPT,
+    TOUCH_CELL,
+    Sky,
+    Stars,
+    exchange_epsf,
+    fit_candidates,
+    refine_stars,
+    remove_stars,
+)
 from dpm.kernels.sky import fill_empty_cells, mesh_sky, mesh_values
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
@@ -152,6 +162,25 @@ class Scene:
             self.epsf.model_error, threshold, level, self.stars, done, self.touched,
         )  # fmt: skip
         return done
+
+    def refine_bright(self, fit_sky: bool, annulus: NDArray, which: NDArray[np.bool_]) -> None:
+        """Fit the bright ones of the masked stars with the ePSF of their own charge, then whoever stands beside them."""
+        term = self.epsf.brightness
+        if term is None:
+            return
+        level = np.where(which, term.level(self.rows[:, columns.FLUX] * self.image.charge_per_flux), 0)
+        peak = float(self.epsf.envelope[0])
+        noise = FINE_LEVEL * self.noise
+        for number in np.unique(level[level > 0]):
+            own = self.epsf.library(self.image.x_origin, self.image.y_origin, int(number))
+            these = np.flatnonzero(level == number)
+            change = float(np.abs(own.coefficients - self.library.coefficients).max()) / peak
+            exchange_epsf(these, self.residual, self.library, own, change, self.stars, self.epsf.envelope, noise, self.touched)
+            refine_stars(
+                these, self.planes, own, self.sky, self.epsf.envelope, self.noise, fit_sky, self.epsf.model_error, annulus,
+                True, True, self.stars, self.touched, self.touched,
+            )  # fmt: skip
+        self.refine(fit_sky, annulus, True, False, which & (level == 0))
 
     def keep(self, mask: NDArray[np.bool_]) -> None:
         """Put back the light of the stars outside the mask and forget them."""

@@ -23,16 +23,13 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
 
 NAME = "perturbation"
-REVISION = 1
+REVISION = 2
 PARTITIONED = True
 CONFIG = ("psf.perturb",)
 UPSTREAM = ("ingest", "psf")
 
 SECONDS_PER_MEGAPIXEL = 0.4  # as the first pass, which it does once more
 CORRECTION_SECONDS = 2.0
-SIGNAL_TO_NOISE = 40.0  # of the stars that serve
-LOWER_SIGNAL_TO_NOISE = 20.0  # where too few reach the one above
-FEW_STARS = 40
 
 logger = logging.getLogger(__name__)
 
@@ -60,26 +57,17 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
 
 def work(task: Task) -> dict[str, Any]:
     """Measure one exposure with the library and make its ePSF; the figures, and the file where it helps."""
-    from dataclasses import asdict
-
     from dpm.stages.first_pass.measure import measure_exposure
-    from dpm.stages.perturbation.brightness import brightness_slope
     from dpm.stages.perturbation.judge import perturb
-    from dpm.stages.psf.candidates import choose_stars, cut_stars, drop_outliers
+    from dpm.stages.perturbation.stars import cut_candidates
 
     arguments = task.arguments
     image = read_exposure(Path(arguments["cube"]), arguments["index"])
     library = Path(arguments["psf"])
     epsf = read_stdpsf(library, centre=False)
     measured = measure_exposure(image, epsf, FindOptions())
-    keep = choose_stars(image, measured, SIGNAL_TO_NOISE)
-    if keep.size < FEW_STARS:
-        keep = choose_stars(image, measured, LOWER_SIGNAL_TO_NOISE)
-    if keep.size:
-        keep = drop_outliers(measured.rows, keep)
-    stars = cut_stars(image, epsf, measured, keep)
+    stars = cut_candidates(image, epsf, measured)
     result = perturb(stars, epsf, tuple(arguments["bounds"]))
-    slope = brightness_slope(stars, result.epsf or epsf)
     output, files = Path(arguments["output"]), []
     output.unlink(missing_ok=True)
     if result.epsf is not None:
@@ -89,9 +77,7 @@ def work(task: Task) -> dict[str, Any]:
         files.append(str(output.relative_to(arguments["root"])))
     return {
         "name": task.name,
-        "cube": Path(arguments["cube"]).stem,
         "figures": result.figures,
-        "brightness": None if slope is None else asdict(slope),
         "files": files,
     }
 
@@ -100,18 +86,11 @@ def finalise(folder: RunFolder, options: Options, results: list[dict[str, Any]])
     """Write the figures of all exposures, and say which have an ePSF of their own and why others have none."""
     if not results:
         return {"perturbed": 0, "of": 0}
-    from dpm.stages.perturbation.brightness import combine_slopes
-
     folder.psf.mkdir(parents=True, exist_ok=True)
-    slopes: dict[str, list[dict[str, Any]]] = {result["cube"]: [] for result in results}
-    for result in results:
-        if result["brightness"] is not None:
-            slopes[result["cube"]].append(result["brightness"])
-    brightness = {cube: combine_slopes(values) for cube, values in sorted(slopes.items())}
     record = folder.psf / "perturb.json"
     with replacing(record) as temporary:
         exposures = {result["name"]: result["figures"] for result in results}
-        temporary.write_text(json.dumps({"exposures": exposures, "brightness": brightness}, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps({"exposures": exposures}, indent=1), encoding="utf-8")
     for result in results:
         logger.info("perturbation: %s: %s", result["name"], result["figures"]["words"])
     few = [result["name"] for result in results if not any(result["figures"]["zones"])]
@@ -123,4 +102,4 @@ def finalise(folder: RunFolder, options: Options, results: list[dict[str, Any]])
     if applied:
         for name in ("qfit_before", "qfit_after"):
             summary[name] = round(sum(figures[name] for figures in applied) / len(applied), 5)
-    return summary | {"brightness": brightness, "files": [str(record.relative_to(folder.root))]}
+    return summary | {"files": [str(record.relative_to(folder.root))]}

@@ -19,7 +19,17 @@ from dpm.stages.psf.candidates import StarStamps
 from dpm.stages.psf.grid import CORE_RADIUS, MIDDLE, radius_grid
 from dpm.stages.psf.samples import NodeSums, fit_candidates, sum_samples
 
-__all__ = ["FEWEST_STARS", "Correction", "choose_zones", "find_correction", "perturbed_epsf"]
+__all__ = [
+    "CONVERGED",
+    "FEWEST_STARS",
+    "Correction",
+    "average_residual",
+    "balanced",
+    "choose_zones",
+    "find_correction",
+    "perturbed_epsf",
+    "significant_share",
+]
 
 MOST_ZONES = 3  # along each side
 STARS_A_ZONE = 40  # that every zone needs
@@ -128,13 +138,13 @@ def find_correction(
     for _ in range(MOST_ROUNDS):
         sums = _residuals(stars, perturbed_epsf(epsf, correction), correction.grid, chosen, half)
         if share is None:
-            share, error = _significance(sums, epsf)
+            share, error = significant_share(sums, epsf)
             correction = replace(correction, error=error)
-        whole = _average(sums.top.sum(axis=0), sums.bottom.sum(axis=0), sums.gram.sum(axis=0), epsf)
+        whole = average_residual(sums.top.sum(axis=0), sums.bottom.sum(axis=0), sums.gram.sum(axis=0), epsf)
         modes = (_cosines(zones[1].size), _cosines(zones[0].size))
         kept = np.einsum("aj,bi,abrc->jirc", *modes, share * np.einsum("aj,bi,jirc->abrc", *modes, correction.samples + whole))
         # Rings that count differently would add light.
-        kept = np.array([[_balanced(node, epsf) for node in row] for row in kept])
+        kept = np.array([[balanced(node, epsf) for node in row] for row in kept])
         moved = np.sqrt(np.mean((kept - correction.samples)[..., radius_grid() <= CORE_RADIUS] ** 2)) / epsf.samples.max()
         correction = replace(correction, samples=kept)
         if moved < CONVERGED:
@@ -151,14 +161,14 @@ def _residuals(stars: StarStamps, model: GriddedEPSF, grid: GriddedEPSF, chosen:
     return sum_samples(stars, model, raw, free, np.zeros(len(stars), bool), np.maximum(half, 0), signal, nodes=grid)
 
 
-def _significance(sums: NodeSums, epsf: GriddedEPSF) -> tuple[Floats, float]:
+def significant_share(sums: NodeSums, epsf: GriddedEPSF) -> tuple[Floats, float]:
     """How much of each mode over the zones counts in each ring, and the error that is left (of the peak) with that.
 
     The share of a mode's power that is not noise (Wiener); the noise is what the two halves of the stars do not share.
     """
     radius = radius_grid()
-    halves = [_average(sums.top[k], sums.bottom[k], sums.gram[k], epsf) for k in (0, 1)]
-    whole = _average(sums.top.sum(axis=0), sums.bottom.sum(axis=0), sums.gram.sum(axis=0), epsf)
+    halves = [average_residual(sums.top[k], sums.bottom[k], sums.gram[k], epsf) for k in (0, 1)]
+    whole = average_residual(sums.top.sum(axis=0), sums.bottom.sum(axis=0), sums.gram.sum(axis=0), epsf)
     modes = tuple(_cosines(n) for n in whole.shape[:2])
     first, second, full = (np.einsum("aj,bi,jirc->abrc", *modes, values) for values in (*halves, whole))
     share = np.zeros_like(full)
@@ -177,7 +187,7 @@ def _significance(sums: NodeSums, epsf: GriddedEPSF) -> tuple[Floats, float]:
     return share, float(np.sqrt(error2 / samples / nodes)) / float(epsf.samples.max())
 
 
-def _average(top: Floats, bottom: Floats, gram: Floats, epsf: GriddedEPSF) -> Floats:
+def average_residual(top: Floats, bottom: Floats, gram: Floats, epsf: GriddedEPSF) -> Floats:
     """Smoothed average residual of every zone, with what bilinear blending mixes in from its neighbours taken apart."""
     mean = _smooth(top.sum(axis=(0, 1)), bottom.sum(axis=(0, 1)), 1.0)
     deviation = np.zeros((gram.shape[0], SAMPLES * SAMPLES))
@@ -189,7 +199,7 @@ def _average(top: Floats, bottom: Floats, gram: Floats, epsf: GriddedEPSF) -> Fl
         total = gram.sum(axis=1)
         ridge = RIDGE * np.diag(np.maximum(total, 1e-3 * total.mean() + 1e-300))
         deviation = np.linalg.solve(gram + ridge, (1.0 + RIDGE) * total[:, None] * deviation)
-    return np.array([[_balanced(node, epsf) for node in row] for row in mean + deviation.reshape(top.shape)])
+    return np.array([[balanced(node, epsf) for node in row] for row in mean + deviation.reshape(top.shape)])
 
 
 def _smooth(top: Floats, bottom: Floats, widen: float) -> Floats:
@@ -203,7 +213,7 @@ def _smooth(top: Floats, bottom: Floats, widen: float) -> Floats:
     return np.asarray(smoothed * taper)
 
 
-def _balanced(correction: Floats, epsf: GriddedEPSF) -> Floats:
+def balanced(correction: Floats, epsf: GriddedEPSF) -> Floats:
     """A correction that adds no light at any pixel phase: the pixels that see a star at one phase share all of its light.
 
     What is wrong is what the fits' own fluxes took up, which is in proportion to the ePSF.

@@ -15,7 +15,7 @@ from dpm.stages.perturbation.correction import FEWEST_STARS, choose_zones, find_
 from dpm.stages.psf.candidates import StarStamps
 from dpm.stages.psf.grid import MIDDLE
 
-__all__ = ["Perturbation", "perturb"]
+__all__ = ["QUARTERS", "SEED", "SIGNIFICANT", "Perturbation", "compare", "fit_rows", "improves", "perturb"]
 
 QUARTERS = 4  # two to make a correction (and to tell its noise), two to judge it
 SEED = 20  # of the lot that puts stars into quarters; any will do
@@ -55,7 +55,7 @@ def perturb(stars: StarStamps, epsf: GriddedEPSF, bounds: tuple[float, float, fl
     bounds : tuple of float
         First and last column, first and last row of the exposure, raw pixels.
     """
-    before = _fit(stars, epsf)
+    before = fit_rows(stars, epsf)
     usable = np.isfinite(before[:, columns.CHI])
     place = before[:, [columns.X, columns.Y]] + stars.first
     zones = choose_zones(place[usable], bounds)
@@ -71,14 +71,13 @@ def perturb(stars: StarStamps, epsf: GriddedEPSF, bounds: tuple[float, float, fl
         makes = quarter // 2 == side
         correction = find_correction(stars, epsf, zones, np.where(makes & usable, quarter % 2, -1))
         judges = usable & ~makes
-        after[judges] = _fit(stars, perturbed_epsf(epsf, correction))[judges]
-    figures |= _compare(before, after, usable)
+        after[judges] = fit_rows(stars, perturbed_epsf(epsf, correction))[judges]
+    figures |= compare(before, after, usable)
     whole = find_correction(stars, epsf, zones, np.where(usable, quarter % 2, -1))
     peak = float(epsf.samples[..., MIDDLE, MIDDLE].mean())
     figures |= {"core_change": float(whole.samples[..., MIDDLE, MIDDLE].mean()) / peak, "error": whole.error}
-    helps = figures["significance"] > SIGNIFICANT
-    helps &= figures["qfit_after"] < figures["qfit_before"] and figures["chi_after"] <= figures["chi_before"]
-    figures["applied"] = bool(helps)
+    helps = improves(figures)
+    figures["applied"] = helps
     said = (
         f"QFIT of stars left out {figures['qfit_before']:.4f} with the library, {figures['qfit_after']:.4f} perturbed"
         f" ({figures['significance']:.1f} sigma)"
@@ -87,7 +86,13 @@ def perturb(stars: StarStamps, epsf: GriddedEPSF, bounds: tuple[float, float, fl
     return Perturbation(perturbed_epsf(epsf, whole) if helps else None, figures)
 
 
-def _compare(before: Floats, after: Floats, usable: NDArray[np.bool_]) -> dict[str, Any]:
+def improves(figures: dict[str, Any]) -> bool:
+    """Whether the figures of `compare` say that the stars left out are described significantly better."""
+    better = figures["qfit_after"] < figures["qfit_before"] and figures["chi_after"] <= figures["chi_before"]
+    return bool(better and figures["significance"] > SIGNIFICANT)
+
+
+def compare(before: Floats, after: Floats, usable: NDArray[np.bool_]) -> dict[str, Any]:
     """Medians and a sign test over the brighter half of the stars."""
     good = usable & np.isfinite(after[:, columns.CHI])
     signal = np.where(good, before[:, columns.FLUX] / before[:, columns.FLUX_ERROR], 0.0)
@@ -106,7 +111,7 @@ def _compare(before: Floats, after: Floats, usable: NDArray[np.bool_]) -> dict[s
     }
 
 
-def _fit(stars: StarStamps, epsf: GriddedEPSF) -> Floats:
+def fit_rows(stars: StarStamps, epsf: GriddedEPSF) -> Floats:
     """Free fits with the sky held, rows of `dpm.kernels.quality`; CHI is NaN where a fit failed."""
     shape = stars.stamps.values.shape
     results = np.full((len(stars), columns.RESULT_SIZE), np.nan)

@@ -101,7 +101,7 @@ def fit_candidates(stars: StarStamps, epsf: GriddedEPSF) -> Fits:
 
 def sum_samples(
     stars: StarStamps, epsf: GriddedEPSF, raw: Floats, flux: Floats, averaged: NDArray[np.bool_], half: NDArray, signal: Floats,
-    nodes: GriddedEPSF | None = None,
+    nodes: GriddedEPSF | None = None, lever: Floats | None = None,
 ) -> NodeSums:  # fmt: skip
     """Sums of the residuals at given positions and fluxes.
 
@@ -122,6 +122,8 @@ def sum_samples(
         Signal to noise.
     nodes : GriddedEPSF, optional
         Whose nodes the sums belong to; the model's when not given.
+    lever : ndarray (n,), optional
+        Not zero: what the residuals are proportional to. The sums are then those of the residual per unit of it.
     """
     n = len(stars)
     grid = epsf if nodes is None else nodes
@@ -142,6 +144,9 @@ def sum_samples(
     weights[~good] = 0.0
     position[~good] = 0.0
     limits, sums.ring_chi[:] = _ring_limits(position, residuals, weights)
+    if lever is not None:
+        residuals /= lever.astype(np.float32)[:, None, None]
+        weights *= lever.astype(np.float32)[:, None, None] ** 2
     radius = np.where(signal > WING_SIGNAL_TO_NOISE, END_RADIUS, CORE_REACH)
     for k in (0, 1):
         reach = np.where(good & (half == k), radius, -1.0)

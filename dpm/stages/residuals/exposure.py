@@ -11,10 +11,10 @@ from astropy.wcs import WCS, Sip
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates, spline_filter
 
+from dpm.io.brightness_file import read_epsf
 from dpm.io.cubes import read_exposure
 from dpm.io.run_folder import RunFolder
 from dpm.io.stdgdc import read_stdgdc
-from dpm.io.stdpsf import read_stdpsf
 from dpm.io.tables import read_columns, read_table
 from dpm.kernels.bundles import MAX_HALF
 from dpm.kernels.render import subtract_stars
@@ -154,8 +154,13 @@ def subtract_catalog(
         sky = max(float(np.median(image.sci[good])), 0.0)
         noise = float(np.sqrt(np.median(image.var_read[good]) + np.median(image.poisson_factor[good]) * sky))
         half = np.array([render_half(value, epsf.envelope, noise) for value in flux[chosen]], np.int64)
-        library = epsf.library(image.x_origin, image.y_origin)
-        subtract_stars(pixels, library, raw_x[chosen], raw_y[chosen], flux[chosen], half)
+        raw_x, raw_y, flux = raw_x[chosen], raw_y[chosen], flux[chosen]
+        term = epsf.brightness
+        level = np.zeros(len(flux), np.int64) if term is None else term.level(flux * image.charge_per_flux)
+        for number in np.unique(level):
+            mine = level == number
+            library = epsf.library(image.x_origin, image.y_origin, int(number))
+            subtract_stars(pixels, library, raw_x[mine], raw_y[mine], flux[mine], half[mine])
     pixels[~good] = np.nan
     return int(chosen.sum())
 
@@ -199,7 +204,7 @@ class RunScene:
         image = read_exposure(self.folder.cubes / str(row["cube"]), int(row["index"]))
         placement, forward = self._place(row, image)
         band = self._band(group, exposure)
-        epsf = read_stdpsf(exposure.library, centre=False)
+        epsf = read_epsf(exposure.library, exposure.brightness)
         same = sum(other.band == exposure.band for other in group.exposures)
         first_pass = self.folder.detections_file(str(row["exposure"]), str(row["detector"]))
         detections = read_columns(first_pass, ["x", "y", "flux", "flags"])

@@ -19,10 +19,10 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "next_round", "plan", "work"]
 
 NAME = "second_pass"
-REVISION = 1
+REVISION = 2
 PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "find", "frame", "photometry")
-UPSTREAM = ("ingest", "psf", "perturbation", "first_pass", "distortion", "frame")
+UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame")
 
 GATHER_SECONDS_PER_MEGAPIXEL = 0.15
 ROUNDS = ("gather", "find", "sweep", "measure", "assemble")

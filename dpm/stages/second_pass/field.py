@@ -14,9 +14,10 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from dpm.io.atomic import replacing
+from dpm.io.brightness_file import read_epsf
 from dpm.io.gathered import GatheredPixels
 from dpm.io.run_folder import RunFolder
-from dpm.io.stdpsf import read_model_error, read_stdpsf
+from dpm.io.stdpsf import read_model_error
 from dpm.io.tables import read_columns
 from dpm.kernels.patch import Libraries
 from dpm.models.patches import NODE_STEP, PATCH
@@ -58,6 +59,8 @@ class Exposure:
         File of its ePSF.
     shape, origin : tuple of int
         (ny, nx), and raw (x, y) of the first pixel.
+    brightness : str
+        File of the ePSF's change with brightness; empty: none.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Exposure:
     library: str
     shape: tuple[int, int]
     origin: tuple[int, int]
+    brightness: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,13 +107,14 @@ def write_geometry(path: Path, geometry: ExposureGeometry) -> None:
     """Write an exposure's nodes, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, ".npz") as temporary:
-        np.savez(temporary, nodes=geometry.nodes, first=np.array([geometry.first_row, geometry.first_column]))
+        first = np.array([geometry.first_row, geometry.first_column])
+        np.savez(temporary, nodes=geometry.nodes, first=first, charge_per_flux=geometry.charge_per_flux)
 
 
 def read_geometry(path: Path) -> ExposureGeometry:
     """Nodes of one exposure."""
     with np.load(path) as data:
-        return ExposureGeometry(int(data["first"][0]), int(data["first"][1]), data["nodes"])
+        return ExposureGeometry(int(data["first"][0]), int(data["first"][1]), data["nodes"], float(data["charge_per_flux"]))
 
 
 class SecondPassField:
@@ -205,18 +210,23 @@ def _exposure(folder: RunFolder, table: Table, k: int, bands: list[str]) -> Expo
     exposure, detector, filter_name = str(row["exposure"]), str(row["detector"]), str(row["filter"])
     own = folder.perturbed_psf_file(exposure, detector, filter_name)
     library = own if own.exists() else folder.psf_file(detector, filter_name)
+    term = folder.brightness_file(detector, filter_name)
     return Exposure(
         f"{exposure}_{detector}", k, bands.index(str(row["band"])), str(library),
-        (int(row["ny"]), int(row["nx"])), (int(row["x_origin"]), int(row["y_origin"])),
+        (int(row["ny"]), int(row["nx"])), (int(row["x_origin"]), int(row["y_origin"])), str(term) if term.exists() else "",
     )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=2)
-def load_libraries(files: tuple[str, ...]) -> tuple[Libraries, NDArray[np.float32], float]:
-    """The ePSFs of these files as the kernels take them, their phase-averaged 3 x 3 profiles, and their largest model error."""
-    epsfs = [read_stdpsf(path, centre=False) for path in files]
+def load_libraries(files: tuple[tuple[str, str], ...]) -> tuple[Libraries, NDArray[np.float32], float, list[float]]:
+    """The ePSFs of these pairs of files (library, change with brightness or "") as the kernels take them.
+
+    Also their phase-averaged 3 x 3 profiles, their largest model error, and the charge at which each one's change is full.
+    """
+    epsfs = [read_epsf(*pair) for pair in files]
     profiles = np.array([epsf.matched_profile for epsf in epsfs], np.float32)
-    return pack_libraries(epsfs), profiles, max(float(read_model_error(path)) for path in files)
+    full = [np.inf if epsf.brightness is None else epsf.brightness.brightest for epsf in epsfs]
+    return pack_libraries(epsfs), profiles, max(float(read_model_error(path)) for path, _ in files), full
 
 
 def plan_tiles(field: SecondPassField, geometries: Iterable[list[ExposureGeometry]]) -> list[Tile]:

@@ -31,11 +31,14 @@ class ExposureGeometry:
         Place of the first node: it lies at x = first_column * NODE_STEP.
     nodes : ndarray (3, rows, columns)
         Raw x and y (0-based, full detector), and the exposure's flux of a star of unit flux.
+    charge_per_flux : float
+        Charge of a unit of the exposure's flux.
     """
 
     first_row: int
     first_column: int
     nodes: Floats
+    charge_per_flux: float = 0.0
 
     def window(self, patch: PatchBounds) -> Floats:
         """The patch's own nodes, (3, n, n); NaN beyond the exposure's."""
@@ -56,6 +59,7 @@ def make_geometry(
     bounds: tuple[float, float, float, float],
     area: Callable[[Floats, Floats], Floats],
     zero_point: float,
+    charge_per_flux: float = 0.0,
 ) -> ExposureGeometry:
     """Nodes of one exposure.
 
@@ -71,6 +75,8 @@ def make_geometry(
         Pixel area over the nominal one at raw positions; flux * area is comparable over the detector.
     zero_point : float
         Added to instrumental magnitudes to match the central exposure.
+    charge_per_flux : float, optional
+        Charge of a unit of the exposure's flux; 0 where no ePSF changes with brightness.
     """
     along_x, along_y = np.linspace(bounds[0], bounds[1], 9), np.linspace(bounds[2], bounds[3], 9)
     outline_x = np.concatenate([along_x, along_x, np.full(9, bounds[0]), np.full(9, bounds[1])])
@@ -94,4 +100,4 @@ def make_geometry(
     inside_x, inside_y = np.clip(raw_x, bounds[0], bounds[1]), np.clip(raw_y, bounds[2], bounds[3])
     scale = 10 ** (0.4 * zero_point) / area(inside_x, inside_y)
     nodes = np.stack([part.reshape(columns.shape) for part in (raw_x, raw_y, scale)])
-    return ExposureGeometry(row0, column0, nodes)
+    return ExposureGeometry(row0, column0, nodes, charge_per_flux)

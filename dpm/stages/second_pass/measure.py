@@ -54,11 +54,10 @@ def measure_patch(scene: PatchScene, own: NDArray[np.int64], members: list[int],
     covariance = np.empty((len(own), 3))
     flux_error = np.empty((len(own), scene.n_bands))
     crowding = np.empty((len(own), 1 + scene.n_bands))
-    kernels.local_covariances(
-        scene.patch, scene.libraries, stars, own, near, count, scene.model_error, covariance, flux_error, crowding
-    )
     rows = np.empty((len(own), scene.n_exposures, kernels.MEASUREMENT_SIZE))
-    kernels.measure_stars(scene.patch, scene.libraries, stars, own, scene.model_error, rows)
+    kernels.measure_stars(
+        scene.patch, scene.libraries, stars, own, near, count, scene.model_error, covariance, flux_error, crowding, rows
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.maximum(np.nan_to_num(stars.flux[own] / flux_error), 0.0)
     star_significance = np.sqrt(np.sum(ratio**2, axis=1))

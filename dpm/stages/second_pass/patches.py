@@ -38,9 +38,11 @@ class PatchReader:
         self.field, self.number = field, number
         self.group: Group = field.groups[number]
         self.geometries: list[ExposureGeometry] = field.geometries(number)
-        files = tuple(dict.fromkeys(exposure.library for exposure in self.group.exposures))
-        self.libraries, self.profiles, self.model_error = load_libraries(files)
-        self.library_of = [files.index(exposure.library) for exposure in self.group.exposures]
+        pairs = [(exposure.library, exposure.brightness) for exposure in self.group.exposures]
+        files = tuple(dict.fromkeys(pairs))
+        self.libraries, self.profiles, self.model_error, full = load_libraries(files)
+        self.library_of = [files.index(pair) for pair in pairs]
+        self.charge_share = [g.charge_per_flux / full[k] for g, k in zip(self.geometries, self.library_of)]
 
     def scene(self, patch: PatchBounds) -> tuple[PatchScene, list[int]] | None:
         """A patch with its pixels and no stars, and the numbers of its exposures; None where no exposure has enough pixels."""
@@ -49,7 +51,7 @@ class PatchReader:
             planes, x_origin, y_origin = self.field.pixels(exposure).read(*cutout_box(geometry, patch))
             if min(planes.shape[1:]) < SMALLEST or not np.isfinite(planes[1]).any():
                 continue
-            cutouts.append(Cutout(planes, x_origin, y_origin, geometry, exposure.band, self.library_of[k]))
+            cutouts.append(Cutout(planes, x_origin, y_origin, geometry, exposure.band, self.library_of[k], self.charge_share[k]))
             members.append(k)
         if not cutouts:
             return None

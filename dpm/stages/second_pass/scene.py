@@ -57,6 +57,8 @@ class Cutout:
         Number of its filter.
     library : int
         Number of its ePSF.
+    charge_share : float
+        Share of the ePSF's largest change with brightness that a unit of flux brings.
     """
 
     planes: NDArray[np.float32]
@@ -65,6 +67,7 @@ class Cutout:
     geometry: ExposureGeometry
     band: int
     library: int
+    charge_share: float = 0.0
 
 
 def pack_libraries(epsfs: Sequence[GriddedEPSF]) -> Libraries:
@@ -79,7 +82,11 @@ def pack_libraries(epsfs: Sequence[GriddedEPSF]) -> Libraries:
         node_x[k, : epsf.node_x.size], node_y[k, : epsf.node_y.size] = epsf.node_x, epsf.node_y
     count_x = np.array([e.node_x.size for e in epsfs], np.int64)
     count_y = np.array([e.node_y.size for e in epsfs], np.int64)
-    return Libraries(coefficients, node_x, node_y, count_x, count_y, np.array([e.envelope for e in epsfs]))
+    change = np.zeros((n, size, size), np.float32)
+    for k, epsf in enumerate(epsfs):
+        if epsf.brightness is not None:
+            change[k] = epsf.brightness.coefficients
+    return Libraries(coefficients, node_x, node_y, count_x, count_y, np.array([e.envelope for e in epsfs]), change)
 
 
 def cutout_box(geometry: ExposureGeometry, patch: PatchBounds, margin: float = MARGIN + FRINGE) -> tuple[int, int, int, int]:
@@ -143,6 +150,7 @@ class PatchScene:
             np.array([cut.band for cut in cutouts], np.int64), np.array([cut.library for cut in cutouts], np.int64),
             np.ones(len(cutouts)),
             np.zeros((len(cutouts), cells, cells), np.float32), np.zeros((len(cutouts), cells, cells), np.float32), SKY_CELL,
+            np.array([cut.charge_share for cut in cutouts], float),
         )  # fmt: skip
         self._drop_corners()
         self.noise_raised = np.zeros(len(cutouts), bool)
