@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ __all__ = ["catalog_columns", "read_columns", "read_table", "write_table"]
 
 _YAML_KEY = b"table_meta_yaml"
 _LENGTH_KEY = "table::len::{}"
+KNOWN_HEADERS = 64  # texts kept by a process
+_written_headers: dict[str, bytes] = {}
 
 
 def catalog_columns(bands: Iterable[str]) -> tuple[Column, ...]:
@@ -82,7 +86,7 @@ def write_table(
         entry = _registry_entry(path, name, columns)
         described.add_column(_described(path, table[name], entry, table_meta.get("flux_unit")))
     arrays, fields = [], []
-    metadata = {_YAML_KEY: "\n".join(get_yaml_from_table(described)).encode()}
+    metadata = {_YAML_KEY: _yaml_header(described)}
     for name in described.colnames:
         values = np.asarray(described[name])
         if values.dtype.kind == "U":
@@ -195,7 +199,24 @@ def _described(path: Path, source: TableColumn, entry: Column | None, flux_unit:
 
 def _header(schema: pa.Schema) -> dict[str, Any]:
     text = (schema.metadata or {}).get(_YAML_KEY)
-    return dict(get_header_from_yaml(text.decode().split("\n"))) if text else {}
+    return deepcopy(_parsed_header(text)) if text else {}
+
+
+@lru_cache(maxsize=64)
+def _parsed_header(text: bytes) -> dict[str, Any]:
+    """The YAML of one file, or of many with the same columns: parsing takes longer than reading a small table."""
+    return dict(get_header_from_yaml(text.decode().split("\n")))
+
+
+def _yaml_header(table: Table) -> bytes:
+    """YAML of a table's columns and metadata; one text serves all tables of a process that have the same."""
+    columns = [(c.name, c.dtype.str, str(c.unit), c.description, c.format, c.meta) for c in table.itercols()]
+    key = repr((table.meta, columns))
+    if key not in _written_headers:
+        if len(_written_headers) >= KNOWN_HEADERS:
+            _written_headers.clear()
+        _written_headers[key] = "\n".join(get_yaml_from_table(table)).encode()
+    return _written_headers[key]
 
 
 def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:

@@ -21,6 +21,7 @@ NODE_STEP = 16  # master pixels between nodes of an exposure's geometry
 RENDER_NOISE = 0.1  # of the pixel noise: a star is subtracted out to where its light falls below this
 MIN_RENDER_HALF = 3
 FIT_HALF = 2  # 5 x 5 pixels at the peak (Anderson & King 2000)
+STEEPEST = 3.0  # 1/pixel: largest slope of an ePSF's wings over the envelope at their radius
 LEAST_SHARE = 0.005  # of the ePSF's largest change with brightness: below, it is left out (less than 5e-4 of the star's peak)
 
 
@@ -264,6 +265,54 @@ def add_to_exposure(patch, libraries, work, e, x, y, flux, sign):
         row = start + j * np.uintp(nx)
         for i in range(np.uintp(i1 - i0)):
             residual[row + i] += f * value[r0 + j, c0 + i]
+
+
+@leaf_kernel
+def change_in_exposure(patch, libraries, work, e, old_x, old_y, old_flux, x, y, flux):
+    """Replace a subtracted star in exposure e's residual: master position and flux of its band, old and new.
+
+    Only out to where the change falls below RENDER_NOISE of the pixel noise; both lights come from one blend of the nodes.
+    """
+    from_x, from_y, scale, _, _, _, _ = place(patch, e, old_x, old_y)
+    old_light = old_flux * scale
+    to_x, to_y, scale, _, _, _, _ = place(patch, e, x, y)
+    light = flux * scale
+    iy, ix = int(np.floor(to_y + 0.5)), int(np.floor(to_x + 0.5))
+    same = iy == int(np.floor(from_y + 0.5)) and ix == int(np.floor(from_x + 0.5))
+    brightest = max(abs(light), abs(old_light))
+    if not same or old_light == 0.0 or light == 0.0 or brightest * patch.charge_share[e] > LEAST_SHARE:
+        add_to_exposure(patch, libraries, work, e, old_x, old_y, old_flux, 1.0)
+        add_to_exposure(patch, libraries, work, e, x, y, flux, -1.0)
+        return
+    k = patch.library[e]
+    difference = abs(light - old_light) + STEEPEST * brightest * (abs(to_x - from_x) + abs(to_y - from_y))
+    half = min(render_half(libraries, k, difference, patch.noise[e]), render_half(libraries, k, brightest, patch.noise[e]))
+    if not is_covered(patch, e, to_x, to_y, half):
+        return
+    ny, nx = patch.ny[e], patch.nx[e]
+    j0, j1 = max(half - iy, 0), min(2 * half + 1, ny - iy + half)
+    i0, i1 = max(half - ix, 0), min(2 * half + 1, nx - ix + half)
+    if j1 <= j0 or i1 <= i0:
+        return
+    old_start_y, old_phase_y = sample_start(iy - half - from_y)
+    old_start_x, old_phase_x = sample_start(ix - half - from_x)
+    start_y, phase_y = sample_start(iy - half - to_y)
+    start_x, phase_x = sample_start(ix - half - to_x)
+    row0, col0 = min(start_y, old_start_y), min(start_x, old_start_x)
+    side = 2 * half + 1
+    count = OVERSAMPLING * (side - 1) + TAPS + max(abs(start_y - old_start_y), abs(start_x - old_start_x))
+    blend_box(libraries, k, ix + patch.x_origin[e], iy + patch.y_origin[e], row0, col0, count, work.window)
+    old_value, value = work.slope_x, work.value
+    value_box(work.window, row0, col0, old_start_y, old_start_x, old_phase_y, old_phase_x, side, side, old_value, work.scratch)
+    value_box(work.window, row0, col0, start_y, start_x, phase_y, phase_x, side, side, value, work.scratch)
+    f_old, f = np.float32(old_light), np.float32(light)
+    start = np.uintp(patch.first[e] + (iy - half + j0) * nx + ix - half + i0)
+    residual = patch.residual
+    r0, c0 = np.uintp(j0), np.uintp(i0)
+    for j in range(np.uintp(j1 - j0)):
+        row = start + j * np.uintp(nx)
+        for i in range(np.uintp(i1 - i0)):
+            residual[row + i] += f_old * old_value[r0 + j, c0 + i] - f * value[r0 + j, c0 + i]
 
 
 @leaf_kernel

@@ -119,28 +119,57 @@ def combine_scores(patch, numerator, denominator, x0, y0, flux_sum, weight_sum):
     flux_sum[:] = 0.0
     weight_sum[:] = 0.0
     _, height, width = flux_sum.shape
+    segments = (width + SEGMENT - 1) // SEGMENT
+    corners = np.empty((2, segments + 1, 3))
     for e in range(patch.first.shape[0]):
-        band = np.uintp(patch.band[e])
-        ny, nx, start = patch.ny[e], patch.nx[e], patch.first[e]
-        for j in range(height):
-            y = y0 + LATTICE * j
-            for begin in range(0, width, SEGMENT):
-                end = min(begin + SEGMENT, width)
-                xa, ya, scale, _, _, _, _ = place(patch, e, x0 + LATTICE * begin, y)
-                xb, yb, _, _, _, _, _ = place(patch, e, x0 + LATTICE * end, y)
-                step_x, step_y = (xb - xa) / (end - begin), (yb - ya) / (end - begin)
-                if max(xa, xb) < 0.5 or min(xa, xb) > nx - 1.5 or max(ya, yb) < 0.5 or min(ya, yb) > ny - 1.5:
-                    continue
-                if not (xa == xa and xb == xb and ya == ya and yb == yb):
-                    continue
-                f, f2 = np.float32(scale), np.float32(scale * scale)
-                for i in range(begin, end):
-                    u = int(np.floor(xa + step_x * (i - begin) + 0.5))
-                    v = int(np.floor(ya + step_y * (i - begin) + 0.5))
-                    if 0 <= u < nx and 0 <= v < ny:
-                        at = np.uintp(start + v * nx + u)
-                        flux_sum[band, np.uintp(j), np.uintp(i)] += f * numerator[at]
-                        weight_sum[band, np.uintp(j), np.uintp(i)] += f2 * denominator[at]
+        for top in range(0, height, SEGMENT):
+            rows = min(SEGMENT, height - top)
+            for side in range(2):
+                y = y0 + LATTICE * (top + side * rows)
+                for s in range(segments + 1):
+                    x = x0 + LATTICE * min(s * SEGMENT, width)
+                    corners[side, s, 0], corners[side, s, 1], corners[side, s, 2], _, _, _, _ = place(patch, e, x, y)
+            for j in range(rows):
+                for s in range(segments):
+                    begin = s * SEGMENT
+                    add_segment(
+                        patch, e, numerator, denominator, corners, s, j / rows, top + j, begin, min(SEGMENT, width - begin),
+                        flux_sum, weight_sum,
+                    )  # fmt: skip
+
+
+@leaf_kernel
+def add_segment(patch, e, numerator, denominator, corners, s, down, row, begin, count, flux_sum, weight_sum):
+    """Add exposure e to ``count`` lattice points of a row; ``corners`` (2, segments + 1, 3): raw x, raw y and scale above and below,
+    between which positions run linearly; ``down``: from 0 above to 1 below.
+    """
+    ny, nx, start = patch.ny[e], patch.nx[e], patch.first[e]
+    xa = corners[0, s, 0] + down * (corners[1, s, 0] - corners[0, s, 0])
+    ya = corners[0, s, 1] + down * (corners[1, s, 1] - corners[0, s, 1])
+    xb = corners[0, s + 1, 0] + down * (corners[1, s + 1, 0] - corners[0, s + 1, 0])
+    yb = corners[0, s + 1, 1] + down * (corners[1, s + 1, 1] - corners[0, s + 1, 1])
+    if max(xa, xb) < 0.5 or min(xa, xb) > nx - 1.5 or max(ya, yb) < 0.5 or min(ya, yb) > ny - 1.5:
+        return
+    if not (xa == xa and xb == xb and ya == ya and yb == yb):
+        return
+    scale = corners[0, s, 2]
+    f, f2 = np.float32(scale), np.float32(scale * scale)
+    step_x, step_y = (xb - xa) / count, (yb - ya) / count
+    xa, ya = xa + 0.5, ya + 0.5
+    band, j, first, width = np.uintp(patch.band[e]), np.uintp(row), np.uintp(begin), np.int64(nx)
+    if min(xa, xb + 0.5) >= 0.0 and max(xa, xb + 0.5) < nx and min(ya, yb + 0.5) >= 0.0 and max(ya, yb + 0.5) < ny:
+        # Positive numbers: to cut is to round down, and no point needs a look at the edges.
+        for i in range(count):
+            at = np.uintp(start + np.int64(ya + step_y * i) * width + np.int64(xa + step_x * i))
+            flux_sum[band, j, first + np.uintp(i)] += f * numerator[at]
+            weight_sum[band, j, first + np.uintp(i)] += f2 * denominator[at]
+        return
+    for i in range(count):
+        u, v = int(np.floor(xa + step_x * i)), int(np.floor(ya + step_y * i))
+        if 0 <= u < nx and 0 <= v < ny:
+            at = np.uintp(start + v * nx + u)
+            flux_sum[band, j, first + np.uintp(i)] += f * numerator[at]
+            weight_sum[band, j, first + np.uintp(i)] += f2 * denominator[at]
 
 
 @kernel

@@ -15,7 +15,7 @@ import numpy as np
 from dpm.kernels.bundles import MAX_BOX, MAX_HALF
 from dpm.kernels.jit import kernel, leaf_kernel
 from dpm.kernels.linear import invert_positive
-from dpm.kernels.patch import FIT_HALF, add_to_exposure, box_workspace, is_covered, load_box, place, sky_at
+from dpm.kernels.patch import FIT_HALF, box_workspace, change_in_exposure, is_covered, load_box, place, sky_at
 
 MAX_GROUP = 6  # stars fitted together; a longer chain is cut, and its parts are fitted in turns
 GROUP_HALF = 3  # half-width about each member within which its light is followed while a group is fitted
@@ -103,10 +103,11 @@ def group_workspace(n_exposures, n_bands):
 
 
 @leaf_kernel
-def load_group(patch, libraries, box, group, stars, members, begin, n, half):
+def load_group(patch, libraries, box, group, stars, guess, members, begin, n, half):
     """Windows of a group in all exposures: the image without the other stars.  False if a window is too large.
 
-    ``half``: half-width about each member within which its light is followed.
+    ``guess`` (S, B): fluxes where the fit begins; those of ``stars`` are subtracted from the residuals.  ``half``: half-width
+    about each member within which its light is followed.
     """
     any_used = False
     bands = stars.flux.shape[1]
@@ -119,7 +120,7 @@ def load_group(patch, libraries, box, group, stars, members, begin, n, half):
         group.start[k, 0] = stars.x[m]
         group.start[k, 1] = stars.y[m]
         for b in range(bands):
-            group.start[k, 2 + b] = stars.flux[m, b]
+            group.start[k, 2 + b] = guess[m, b]
     for e in range(patch.first.shape[0]):
         ny, nx = patch.ny[e], patch.nx[e]
         y0 = x0 = 1 << 30
@@ -150,7 +151,7 @@ def load_group(patch, libraries, box, group, stars, members, begin, n, half):
             for i in range(width):
                 group.data[e, j, i] = patch.residual[row + i]
         for k in range(n):
-            light = group.start[k, 2 + patch.band[e]] * group.raw[e, k, 2]
+            light = stars.flux[members[begin + k], patch.band[e]] * group.raw[e, k, 2]
             if light == 0.0:
                 continue
             iy, ix = group.peak[e, k, 0], group.peak[e, k, 1]
@@ -373,7 +374,7 @@ def take_step(group, n, width, limit):
 
 
 @leaf_kernel
-def fit_group(patch, libraries, box, group, stars, members, begin, n, model_error, iterations):
+def fit_group(patch, libraries, box, group, stars, guess, members, begin, n, model_error, iterations):
     """Fit the members begin .. begin + n - 1 jointly; positions, fluxes and covariances of ``stars`` are updated, residuals too.
 
     Parameters
@@ -381,6 +382,8 @@ def fit_group(patch, libraries, box, group, stars, members, begin, n, model_erro
     patch, libraries, box, group
         See `Patch`, `Libraries`, `box_workspace`, `group_workspace`.
     stars : PatchStars
+    guess : ndarray (S, B)
+        Fluxes where the fit begins; ``stars.flux`` is what the residuals are without.
     members : ndarray of int
     model_error : float
         Error of the ePSF relative to its light.
@@ -395,7 +398,7 @@ def fit_group(patch, libraries, box, group, stars, members, begin, n, model_erro
     bands = stars.flux.shape[1]
     width = 2 + bands
     half = min(stars.half[members[begin]], MAX_HALF) if n == 1 else GROUP_HALF
-    if not load_group(patch, libraries, box, group, stars, members, begin, n, half):
+    if not load_group(patch, libraries, box, group, stars, guess, members, begin, n, half):
         return FAILED
     error2 = model_error * model_error
     damping = 0.0 if n == 1 else FIRST_DAMPING
@@ -480,8 +483,7 @@ def store_group(patch, libraries, box, group, stars, members, begin, n, width, s
             continue
         for e in range(patch.first.shape[0]):
             b = patch.band[e]
-            add_to_exposure(patch, libraries, box, e, old_x, old_y, stars.flux[m, b], 1.0)
-            add_to_exposure(patch, libraries, box, e, x, y, group.position[k, 2 + b], -1.0)
+            change_in_exposure(patch, libraries, box, e, old_x, old_y, stars.flux[m, b], x, y, group.position[k, 2 + b])
         stars.x[m], stars.y[m] = x, y
         for b in range(bands):
             stars.flux[m, b] = group.position[k, 2 + b]
@@ -515,13 +517,16 @@ def sweep(patch, libraries, stars, members, first, model_error, iterations, acti
         if not active[g]:
             continue
         begin, n = first[g], first[g + 1] - first[g]
-        if fit_group(patch, libraries, box, group, stars, members, begin, n, model_error, iterations) != FAILED:
+        if fit_group(patch, libraries, box, group, stars, stars.flux, members, begin, n, model_error, iterations) != FAILED:
             continue
         failed += 1
         for k in range(n):
             one = begin + k
-            if n == 1 or fit_group(patch, libraries, box, group, stars, members, one, 1, model_error, iterations) == FAILED:
-                stars.status[members[one]] = FAILED
+            if n > 1:
+                status = fit_group(patch, libraries, box, group, stars, stars.flux, members, one, 1, model_error, iterations)
+                if status != FAILED:
+                    continue
+            stars.status[members[one]] = FAILED
     return failed
 
 

@@ -61,6 +61,7 @@ def fit_candidates(patch, libraries, stars, n_stars, x, y, flux, model_error, it
     group = group_workspace(patch.first.shape[0], stars.flux.shape[1])
     member = np.zeros(1, np.int64)
     bands = stars.flux.shape[1]
+    guess = np.zeros(stars.flux.shape)
     for c in range(x.shape[0]):
         if n_stars >= stars.x.shape[0]:
             break
@@ -69,12 +70,12 @@ def fit_candidates(patch, libraries, stars, n_stars, x, y, flux, model_error, it
         k = n_stars
         stars.x[k], stars.y[k] = x[c], y[c]
         for b in range(bands):
-            stars.flux[k, b] = flux[c, b]
+            guess[k, b] = flux[c, b]
+            stars.flux[k, b] = 0.0
             stars.sky[k, b] = 0.0
         stars.half[k] = 2
-        add_star(patch, libraries, box, stars.x[k], stars.y[k], stars.flux, k, -1.0)
         member[0] = k
-        status = fit_group(patch, libraries, box, group, stars, member, 0, 1, model_error, iterations)
+        status = fit_group(patch, libraries, box, group, stars, guess, member, 0, 1, model_error, iterations)
         keep = status != FAILED and significance(stars, k) >= threshold
         if not keep or is_taken(stars, n_stars, stars.x[k], stars.y[k], min_distance):
             add_star(patch, libraries, box, stars.x[k], stars.y[k], stars.flux, k, 1.0)
@@ -160,7 +161,7 @@ def local_covariance(patch, libraries, box, group, stars, members, n, model_erro
     flux_error[:] = np.nan
     crowding[:] = np.nan
     half = min(stars.half[members[0]], MAX_HALF) if n == 1 else GROUP_HALF
-    if not load_group(patch, libraries, box, group, stars, members, 0, n, half):
+    if not load_group(patch, libraries, box, group, stars, stars.flux, members, 0, n, half):
         return False
     for k in range(n):
         for p in range(width):

@@ -33,6 +33,7 @@ __all__ = ["Cutout", "PatchScene", "cutout_box", "pack_libraries"]
 Floats = NDArray[np.float64]
 
 SKY_CELL = 32  # pixels a side of a cell of the sky meshes
+STATISTICS_STEP = 61  # every 61st pixel tells an exposure's noise (a prime number: no column is preferred)
 SKY_ANNULUS = (4.5, 8.5)  # pixels; neighbours and the star itself are subtracted there
 NOISE_DEAD_ZONE = 1.3  # ratio of variances; the meshes' own scatter and the wings of unseen stars stay below
 PEAK_REACH = 2  # lattice points: two peaks closer than a pixel are one until the brighter is subtracted
@@ -191,13 +192,13 @@ class PatchScene:
         out = np.empty(len(patch.first))
         for e, begin in enumerate(patch.first):
             end = begin + patch.ny[e] * patch.nx[e]
-            read = patch.variance_read[begin:end:16]
+            read = patch.variance_read[begin:end:STATISTICS_STEP]
             known = np.isfinite(read)
             sky = max(float(np.median(patch.sky[e])), 0.0)
             if not known.any():
                 out[e] = 1.0
                 continue
-            out[e] = np.median(read[known]) + np.median(patch.poisson_factor[begin:end:16][known]) * sky
+            out[e] = np.median(read[known]) + np.median(patch.poisson_factor[begin:end:STATISTICS_STEP][known]) * sky
         return out
 
     def raise_noise(self) -> None:
