@@ -101,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.time:
         print(json.dumps(time_steps(options.time)))
         return 0
-    print("exposures     stars     found      rows " + " ".join(f"{step:>9}" for step in second_pass.ROUNDS) + "     total    rows/s    GiB")
+    steps = " ".join(f"{step:>9}" for step in second_pass.ROUNDS)
+    print(f"exposures     stars     found      rows {steps}     total    rows/s    GiB")
     for exposures in map(int, options.exposures.split(",")):
         for stars in map(int, options.stars.split(",")):
             bench(exposures, stars, options.size, options.keep and options.keep.resolve(), options.repeat)

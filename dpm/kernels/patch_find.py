@@ -140,8 +140,10 @@ def combine_scores(patch, numerator, denominator, x0, y0, flux_sum, weight_sum):
 
 @leaf_kernel
 def add_segment(patch, e, numerator, denominator, corners, s, down, row, begin, count, flux_sum, weight_sum):
-    """Add exposure e to ``count`` lattice points of a row; ``corners`` (2, segments + 1, 3): raw x, raw y and scale above and below,
-    between which positions run linearly; ``down``: from 0 above to 1 below.
+    """Add exposure e to ``count`` lattice points of a row.
+
+    ``corners`` (2, segments + 1, 3): raw x, raw y and scale above and below, between which positions run linearly; ``down``: from 0
+    above to 1 below.
     """
     ny, nx, start = patch.ny[e], patch.nx[e], patch.first[e]
     xa = corners[0, s, 0] + down * (corners[1, s, 0] - corners[0, s, 0])
