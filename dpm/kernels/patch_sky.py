@@ -8,12 +8,30 @@ from dpm.kernels.jit import kernel, leaf_kernel
 from dpm.kernels.patch import place, sky_at
 from dpm.kernels.sky import BINS, MIN_SKY_PIXELS, binned_quartiles, clipped_mean, clipped_statistics
 
+QUIET = 0.2  # photon noise of stars over the read noise, in variance: below, a pixel counts as sky
 ENOUGH = 4  # times MIN_SKY_PIXELS: below, a star's own sky is not measured
+
+
+@leaf_kernel
+def sample_cell(patch, start, ny, nx, y0, x0, cell, quiet, sample):
+    """Residuals of a cell's pixels whose stars' photon noise is below ``quiet`` times the read variance; returns how many."""
+    n = 0
+    for y in range(y0, min(y0 + cell, ny)):
+        for x in range(x0, min(x0 + cell, nx)):
+            at = start + y * nx + x
+            read = patch.variance_read[at]
+            value = patch.residual[at]
+            if read < np.inf and (patch.scene[at] - value) * patch.poisson_factor[at] < quiet * read:
+                sample[n] = value
+                n += 1
+    return n
 
 
 @kernel
 def update_sky(patch, known):
     """Clipped level and scatter of the residuals in square cells of every exposure, into the patch's meshes.
+
+    Pixels that stars make noisier than the sky are left out, as far as enough others remain.
 
     Parameters
     ----------
@@ -32,13 +50,9 @@ def update_sky(patch, known):
         filled = 0
         for j in range(my):
             for i in range(mx):
-                n = 0
-                for y in range(j * cell, min((j + 1) * cell, ny)):
-                    for x in range(i * cell, min((i + 1) * cell, nx)):
-                        at = start + y * nx + x
-                        if patch.variance_read[at] < np.inf:
-                            sample[n] = patch.residual[at]
-                            n += 1
+                n = sample_cell(patch, start, ny, nx, j * cell, i * cell, cell, QUIET, sample)
+                if n < MIN_SKY_PIXELS:
+                    n = sample_cell(patch, start, ny, nx, j * cell, i * cell, cell, np.inf, sample)
                 if n < MIN_SKY_PIXELS:
                     patch.sky[e, j, i] = np.nan
                     continue
