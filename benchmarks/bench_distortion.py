@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "scorer"))
 from dpm.io.cubes import read_exposure_table  # noqa: E402
 from dpm.io.reference import read_reference  # noqa: E402
 from dpm.io.run_folder import RunFolder  # noqa: E402
-from dpm.models.options import Options  # noqa: E402
+from dpm.models.options import DistortionOptions, Options  # noqa: E402
 from dpm.models.transform import fit_linear  # noqa: E402
 from dpm.stages.distortion.fine import fine_term  # noqa: E402
 from dpm.stages.distortion.solve import solve_distortion  # noqa: E402
@@ -43,7 +43,8 @@ def compare(scene: Path, solution, units: list) -> None:
 
     truth = Truth(str(scene))
     x, y = (axis.ravel() for axis in np.meshgrid(*[np.linspace(0, truth.n - 1, 200)] * 2))
-    print(f"{'detector':10s} {'filter':8s} {'what':10s} {'rms 4':>8s} {'rms 6':>8s} {'void':>8s} {'largest':>8s}")
+    heads = "rms 4", "rms 6", "void", "largest", "flagged", "else", "largest"
+    print(f"{'detector':10s} {'filter':8s} {'what':10s}", *[f"{head:>8s}" for head in heads])
     for (detector, name), found in solution.maps.items():
         ideal_x, ideal_y, _ = truth.raw2ideal(name, x, y)
         _, _, void = truth.ideal_splines(name)
@@ -58,7 +59,11 @@ def compare(scene: Path, solution, units: list) -> None:
                 off[parameters] = np.subtract(back(u, v), (ideal_x, ideal_y)) / truth.scale
             largest = float(np.max(np.hypot(*off[4])))
             inside = rms(off[4][:, near]) if near.any() else float("nan")
-            print(f"{detector:10s} {name:8s} {what:10s} {rms(off[4]):8.5f} {rms(off[6]):8.5f} {inside:8.5f} {largest:8.4f}")
+            line = f"{detector:10s} {name:8s} {what:10s} {rms(off[4]):8.5f} {rms(off[6]):8.5f} {inside:8.5f} {largest:8.4f}"
+            if what == "solved":
+                held = solution.detectors[detector].errors.is_covered(name, x, y)
+                line += f" {np.mean(~held):8.4f} {rms(off[4][:, held]):8.5f} {float(np.max(np.hypot(*off[4][:, held]))):8.4f}"
+            print(line)
 
 
 def main() -> int:
@@ -70,7 +75,7 @@ def main() -> int:
     parser.add_argument("--reference", type=Path, help="the scene's own by default")
     parser.add_argument("--residuals", type=int, default=1_000_000)
     arguments = parser.parse_args()
-    folder, options = RunFolder(arguments.run), Options()
+    folder, options = RunFolder(arguments.run), Options(distortion=DistortionOptions(source="wcs"))
     exposures = read_exposure_table(folder)
     frame = make_frame(folder, exposures, None)
     path = arguments.reference or arguments.scene / "reference.ecsv"

@@ -35,9 +35,13 @@ RESIDUAL_CLIP = 3.0
 # Bins of residual histograms, and their reach in robust widths.
 BINS = 61
 BIN_REACH = 6.0
-# A place is covered when a used star lies within this part of the detector's side, or this many typical distances.
-COVER_PART = 1 / 16
+# A place is covered when a used measurement lies within this part of the detector's side (two cells of the table; voids are
+# wider) or this many mean distances, and the map's expected error is below so many times its median over such places, or so
+# small (pixels, per axis) that it does not matter beside the 0.003 that bright stars may err by (DESIGN section 7).
+COVER_PART = 1 / 32
 COVER_SPACINGS = 3.0
+COVER_ERRORS = 3.0
+COVER_SMALL = 0.002
 # Part of the detector that has to be covered before a word is due.
 COVERED = 0.98
 # Smoothing (cells of the table) of displacements before pixel areas are made of them.
@@ -97,7 +101,7 @@ def finish_detector(
         part = float(np.mean(errors.covered[name]))
         if part < COVERED:
             warnings.append(
-                f"{detector} {name}: {100 * (1 - part):.0f} % of the detector has no stars near; the distortion there is "
+                f"{detector} {name}: {100 * (1 - part):.0f} % of the detector is not held by stars; the distortion there is "
                 "extrapolated, and detections there have the flag DISTORTION_EXTRAPOLATED"
             )
     centre = float(fit.layout.centre[0]), float(fit.layout.centre[1])
@@ -231,7 +235,7 @@ def _errors(fit: Fit, sample: Sample, units: Sequence[Unit], filters: Sequence[s
     if not fit.reference_used.any():
         moves = _without_common(moves, fit)
     moves = moves / np.array([1.0, 1.0, layout.reach, layout.reach])
-    covered = {name: _covered(fit, sample, k, grid_x, grid_y) for k, name in enumerate(filters)}
+    covered = {name: _covered(fit, sample, k, grid_x, grid_y, maps[name]) for k, name in enumerate(filters)}
     return DistortionErrors(
         node_x, node_y, maps, {unit.name: moves[:, k] for k, unit in enumerate(units)}, covered
     )
@@ -251,18 +255,24 @@ def _without_common(moves: Floats, fit: Fit) -> Floats:
     return out
 
 
-def _covered(fit: Fit, sample: Sample, filt: int, grid_x: Floats, grid_y: Floats) -> NDArray[np.bool_]:
-    """Cells with a used measurement of the filter near enough."""
+def _covered(fit: Fit, sample: Sample, filt: int, grid_x: Floats, grid_y: Floats, draws: Floats) -> NDArray[np.bool_]:
+    """Cells with a used measurement of the filter near, where the map is about as good as elsewhere among the stars."""
     mine = fit.used & (sample.filt == filt)
     if mine.sum() < 2:
         return np.zeros(grid_x.shape, dtype=bool)
-    points = np.column_stack([sample.x[mine], sample.y[mine]])
-    tree = cKDTree(points)
-    spacing = float(np.median(tree.query(points, k=2)[0][:, 1]))
     x_low, x_high, y_low, y_high = fit.layout.bounds
+    spacing = np.sqrt((x_high - x_low) * (y_high - y_low) / mine.sum())
     reach = max(COVER_PART * max(x_high - x_low, y_high - y_low), COVER_SPACINGS * spacing)
+    tree = cKDTree(np.column_stack([sample.x[mine], sample.y[mine]]))
     distance, _ = tree.query(np.column_stack([grid_x.ravel(), grid_y.ravel()]))
-    return np.asarray(distance <= reach).reshape(grid_x.shape)
+    near = distance <= reach
+    # Offset, scale, rotation and skew are taken out: they are no matter of places.
+    design = np.stack([np.ones(grid_x.size), grid_x.ravel() - grid_x.mean(), grid_y.ravel() - grid_y.mean()], -1)
+    values = draws.reshape(-1, grid_x.size).T
+    rest = values - design @ np.linalg.lstsq(design[near], values[near], rcond=None)[0]
+    error = np.sqrt(np.mean(rest**2, axis=1))
+    limit = max(COVER_ERRORS * float(np.median(error[near])), COVER_SMALL)
+    return np.asarray(near & (error <= limit)).reshape(grid_x.shape)
 
 
 def _error_rms(errors: DistortionErrors, filters: Sequence[str], with_skew: bool) -> float:
