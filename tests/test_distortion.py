@@ -210,7 +210,11 @@ def test_pixel_scales_agree_once_aberration_is_out():
     scale = np.array([unit.pixel_scale for unit in solution.units.values()])
     error = np.array([unit.pixel_scale_error for unit in solution.units.values()])
     assert np.std(scale) / SCALE < 6e-6 and np.mean(scale) / SCALE == pytest.approx(1.0, abs=3e-5)
-    assert np.all(error > 0) and np.all(error < 3e-5 * SCALE)
+    relative = np.array([unit.pixel_scale_relative_error for unit in solution.units.values()])
+    assert np.all(relative > 0) and np.all(relative < error) and np.all(error < 3e-5 * SCALE)
+    assert abs(np.mean(scale) - SCALE) < 3 * np.median(error)
+    alone = solve_distortion(sky.units(), FRAME, FrameOptions())
+    assert all(np.isnan(unit.pixel_scale_error) and unit.pixel_scale_relative_error > 0 for unit in alone.units.values())
 
 
 def test_mean_positions_come_back_into_the_exposures():

@@ -96,7 +96,7 @@ def finish_detector(
     state = _fix_gauge(fit.layout, fit.state, np.array([filters.index(unit.filter) for unit in units]))
     maps = {name: make_map(fit.layout, state, start[name], k, fine) for k, name in enumerate(filters)}
     warnings: list[str] = []
-    errors = _errors(fit, sample, units, filters)
+    errors, scale_errors = _errors(fit, sample, units, filters)
     for name in filters:
         part = float(np.mean(errors.covered[name]))
         if part < COVERED:
@@ -114,12 +114,14 @@ def finish_detector(
         used = mine[fit.used[mine]]
         residual = np.concatenate([fit.residual_x[used], fit.residual_y[used]])
         m, shift = state.matrices[k], state.shifts[k]
-        scale = float(np.sqrt(abs(np.linalg.det(m))))
+        scale = float(np.sqrt(abs(np.linalg.det(m)))) * frame.scale / unit.va_scale
+        mates = scale_errors[:, [other.filter == unit.filter for other in units]].mean(axis=1)
         solutions[index[k]] = UnitSolution(
             unit.name,
             LinearTransform(m[0, 0], m[0, 1], m[1, 0], m[1, 1], shift[0], shift[1]),
-            scale * frame.scale / unit.va_scale,
-            scale * frame.scale * float(np.std(errors.transforms[unit.name][:, 2])),
+            scale,
+            scale * float(np.std(scale_errors[:, k])) if fit.reference_used.any() else float("nan"),
+            scale * float(np.std(scale_errors[:, k] - mates)),
             len(used),
             robust_width(residual, 0.0) if len(used) else float("nan"),
             star,
@@ -220,25 +222,31 @@ def _area_magnitude(u: Floats, v: Floats, layout: Layout) -> Floats:
     return np.asarray(-2.5 * np.log10(np.abs(u_x)))
 
 
-def _errors(fit: Fit, sample: Sample, units: Sequence[Unit], filters: Sequence[str]) -> DistortionErrors:
-    """Draws of the errors on the table's nodes, and where the detector is covered."""
+def _errors(
+    fit: Fit, sample: Sample, units: Sequence[Unit], filters: Sequence[str]
+) -> tuple[DistortionErrors, Floats]:
+    """Draws of the errors on the table's nodes, and where the detector is covered; draws of the units' scales."""
     layout = fit.layout
     node_x, node_y = table_nodes(*layout.bounds[:2]), table_nodes(*layout.bounds[2:])
     grid_x, grid_y = np.meshgrid(node_x, node_y)
     draws = draw(fit, DRAWS)
     maps = {name: np.empty((DRAWS, 2, CELLS, CELLS)) for name in filters}
+    # What a draw's table has of scale belongs to the units' (`_fix_gauge`).
+    of_table = np.zeros((DRAWS, len(filters)))
+    away = np.stack([grid_x - layout.centre[0], grid_y - layout.centre[1]])
     for k, values in enumerate(draws):
         one = fit.system.as_state(values)
         for f, name in enumerate(filters):
             maps[name][k] = evaluate(layout, one, grid_x, grid_y, f)
+            if layout.cells:
+                of_table[k, f] = np.sum(away * one.table[f]) / np.sum(away**2)
     moves = draws[:, : 4 * layout.n_units].reshape(DRAWS, layout.n_units, 4)
     if not fit.reference_used.any():
         moves = _without_common(moves, fit)
     moves = moves / np.array([1.0, 1.0, layout.reach, layout.reach])
     covered = {name: _covered(fit, sample, k, grid_x, grid_y, maps[name]) for k, name in enumerate(filters)}
-    return DistortionErrors(
-        node_x, node_y, maps, {unit.name: moves[:, k] for k, unit in enumerate(units)}, covered
-    )
+    found = DistortionErrors(node_x, node_y, maps, {unit.name: moves[:, k] for k, unit in enumerate(units)}, covered)
+    return found, moves[:, :, 2] + of_table[:, [filters.index(unit.filter) for unit in units]]
 
 
 def _without_common(moves: Floats, fit: Fit) -> Floats:
