@@ -118,12 +118,10 @@ def main() -> int:
     frame = make_frame(folder, exposures, None)
     path = arguments.reference or arguments.scene / "reference.ecsv"
     reference = read_reference(path) if path.exists() and not arguments.no_reference else None
-    for turn in ("with compiling", "warm"):
-        units = load_units(folder, exposures, frame, options)
-        start = time.perf_counter()
-        solution = solve_distortion(units, frame, options.frame, reference)
-        seconds = time.perf_counter() - start
-        print(f"{turn}: {len(units)} exposures, {sum(map(len, units))} detections in {seconds:.1f} s")
+    units = load_units(folder, exposures, frame, options)
+    start = time.perf_counter()
+    solution = solve_distortion(units, frame, options.frame, reference)
+    print(f"{len(units)} exposures, {sum(map(len, units))} detections in {time.perf_counter() - start:.1f} s (compiling included)")
     for text in solution.warnings:
         print("warning:", text)
     for name, one in solution.detectors.items():

@@ -119,29 +119,16 @@ def test_pair_id_is_the_keyword_or_a_hash(tmp_path):
     assert pair_id(path) == "abc"
 
 
-def agreement(links) -> float:
-    """Robust scatter of linked candidates about their stars' mean places, master pixels."""
-    known = np.flatnonzero(links.star >= 0)
-    star, place = links.star[known], links.master[known]
-    count = np.bincount(star)
-    mean = np.column_stack([np.bincount(star, place[:, k]) / np.maximum(count, 1) for k in (0, 1)])
-    return float(np.median(np.abs(place - mean[star])[count[star] >= 4]))
-
-
-def test_the_epsf_build_solves_its_own_distortion_and_takes_no_earlier_one(tmp_path, field):
+def test_the_epsf_build_takes_no_map_of_an_earlier_run(tmp_path, field):
     folder, _ = field.write(tmp_path / "run")
     tables = [read_columns(path, ["x", "y", "area"]) for path in sorted(folder.detections.glob("*.parquet"))]
     rows = [np.flatnonzero(np.isfinite(table["x"])) for table in tables]
     raw = [np.column_stack([table["x"], table["y"]])[row] for table, row in zip(tables, rows)]
     area = [np.asarray(table["area"])[row] for table, row in zip(tables, rows)]
-    plain, solved = (
-        link_candidates(folder, Options(), folder.detections, rows, raw, area, solve)[0] for solve in (False, True)
-    )
-    # The header leaves 0.2 pixel; most of these stars are faint.
-    assert agreement(solved) < 1.02 * agreement(plain) < 0.03
+    first = link_candidates(folder, Options(distortion=SOLVE), folder.detections, rows, raw, area)[0]
     y, x = np.mgrid[0.0 : field.size, 0.0 : field.size]
-    wrong = MapDistortion(x + 1e-5 * (x - 50) ** 2, y + 1e-5 * (y - 50) ** 2, np.zeros_like(x))
+    wrong = MapDistortion(x + 1e-4 * (x - 50) ** 2, y + 1e-4 * (y - 50) ** 2, np.zeros_like(x))
     folder.distortion.mkdir(parents=True, exist_ok=True)
     write_stdgdc(stdgdc_file(folder.distortion, "NIRISS", "F090W"), wrong, {"DETECTOR": "NIRISS"})
-    again = link_candidates(folder, Options(), folder.detections, rows, raw, area, False)[0]
-    assert np.array_equal(again.master, plain.master)
+    again = link_candidates(folder, Options(distortion=SOLVE), folder.detections, rows, raw, area)[0]
+    assert np.array_equal(again.master, first.master)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,6 @@ from dpm.stages.frame.units import Unit
 
 __all__ = ["pair_id", "solve_and_write", "write_files"]
 
-log = logging.getLogger(__name__)
-
 # Keyword of the id that an ePSF and a distortion solved with it share (DESIGN section 4).
 PAIR_KEY = "DPMPAIR"
 
@@ -49,8 +46,6 @@ def solve_and_write(folder: RunFolder, options: Options) -> dict[str, Any]:
     units = load_units(folder, exposures, frame, replace(options, distortion=DistortionOptions(source="wcs")))
     reference = read_reference(options.input.reference) if options.input.reference else None
     solution = solve_distortion(units, frame, options.frame, reference)
-    for text in solution.warnings:
-        log.warning(text)
     files = write_files(folder, solution, units)
     found = {
         name: {"order": one.order, "expected_error": one.error_rms, "floor": one.floor, **one.summary}

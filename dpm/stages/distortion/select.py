@@ -129,9 +129,9 @@ class Chosen:
     variance: Floats
 
 
-def choose(units: Sequence[Unit], filters: Sequence[str], maps: dict[str, StartMap], most: int | None = None) -> Chosen:
-    """Bright, isolated, unsaturated and well-fitted detections with a good position, the brightest `most` of each unit."""
-    rows = [np.sort(_good(unit)[:most]) for unit in units]
+def choose(units: Sequence[Unit], filters: Sequence[str], maps: dict[str, StartMap]) -> Chosen:
+    """Bright, isolated, unsaturated and well-fitted detections with a good position."""
+    rows = [_good(unit) for unit in units]
     starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
     number = {name: k for k, name in enumerate(filters)}
 
@@ -153,7 +153,6 @@ def choose(units: Sequence[Unit], filters: Sequence[str], maps: dict[str, StartM
 
 
 def _good(unit: Unit) -> Ints:
-    """Rows, the brightest first."""
     error = np.hypot(unit.x_error, unit.y_error) / np.sqrt(2)
     with np.errstate(invalid="ignore"):
         good = np.isfinite(unit.x) & np.isfinite(unit.y) & (unit.flux > 0) & (error > 0) & (error < MOST_ERROR)
@@ -162,7 +161,7 @@ def _good(unit: Unit) -> Ints:
     rows = rows[np.argsort(-unit.flux[rows], kind="stable")]
     qfit = np.asarray(unit.load("qfit"), dtype=float)[rows]
     typical = median_filter(qfit, size=min(LIKE_FLUX, max(len(rows), 1)), mode="nearest") if len(rows) else qfit
-    return rows[qfit < np.maximum(MOST_QFIT, TIMES_MEDIAN * typical)]
+    return np.sort(rows[qfit < np.maximum(MOST_QFIT, TIMES_MEDIAN * typical)])
 
 
 def link(

@@ -75,7 +75,6 @@ def solve_distortion(
     options: FrameOptions,
     reference: ReferenceCatalog | None = None,
     order: int = ORDER,
-    most: int | None = None,
 ) -> DistortionSolution:
     """Distortion maps of every detector and filter from dithered detections.
 
@@ -91,8 +90,6 @@ def solve_distortion(
         Positions at any epoch, with motions.
     order : int
         Highest order of the polynomials.
-    most : int, optional
-        Measurements of each unit that may count, the brightest.
 
     Returns
     -------
@@ -105,7 +102,9 @@ def solve_distortion(
     for detector in sorted({unit.detector for unit in units}):
         index = [k for k, unit in enumerate(units) if unit.detector == detector and unit.transform is not None]
         if index:
-            _solve_detector(detector, units, index, frame, options, reference, order, most, solution)
+            _solve_detector(detector, units, index, frame, options, reference, order, solution)
+    for text in solution.warnings:
+        log.warning(text)
     return solution
 
 
@@ -117,13 +116,12 @@ def _solve_detector(
     options: FrameOptions,
     reference: ReferenceCatalog | None,
     order: int,
-    most: int | None,
     solution: DistortionSolution,
 ) -> None:
     radius = match_radius([units[k] for k in index], options.match_radius, frame.scale)
     work = _prepare(detector, units, index)
     while True:
-        solved = _iterate(work, frame, radius, reference, order, most)
+        solved = _iterate(work, frame, radius, reference, order)
         if solved is None:
             solution.warnings += work.warnings
             return
@@ -143,7 +141,7 @@ def _solve_detector(
     reached = result.detector.order
     if error > MOST_ERROR and reached > LEAST_ORDER:
         log.info("%s: order %d leaves an expected error of %.3f pixel; a lower one is tried", detector, reached, error)
-        _solve_detector(detector, units, index, frame, options, reference, reached - 1, most, solution)
+        _solve_detector(detector, units, index, frame, options, reference, reached - 1, solution)
         return
     if error > MOST_ERROR:
         solution.warnings += [
@@ -209,12 +207,12 @@ Solved = tuple[list[Fit], Sample, NDArray[np.int64], Chosen, FineTerm | None]
 
 
 def _iterate(
-    work: _Work, frame: MasterFrame, radius: float, reference: ReferenceCatalog | None, order: int, most: int | None
+    work: _Work, frame: MasterFrame, radius: float, reference: ReferenceCatalog | None, order: int
 ) -> Solved | None:
     """Link and solve in turn: transforms, polynomials, table, per-pixel term.  None where stars are too few."""
     scale = float(np.median([unit.transform.scale for unit in work.units if unit.transform is not None]))
     layout, state = _start(work, scale)
-    chosen = choose(work.units, work.filters, work.maps, most)
+    chosen = choose(work.units, work.filters, work.maps)
     count = 0
     sample, rows = link(work.units, chosen, layout, state, 2 * radius, frame, reference)
     for turn in range(LINK_ROUNDS):

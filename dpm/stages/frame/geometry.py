@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -140,12 +139,7 @@ def unit_plane(
 
 
 def load_units(
-    folder: RunFolder,
-    exposures: Table,
-    frame: MasterFrame,
-    options: Options,
-    detections: Path | None = None,
-    solved_maps: Mapping[tuple[str, str], MapDistortion] | None = None,
+    folder: RunFolder, exposures: Table, frame: MasterFrame, options: Options, detections: Path | None = None
 ) -> list[Unit]:
     """All units with their detections, sorted by epoch, exposure and detector.
 
@@ -161,8 +155,6 @@ def load_units(
         ``[distortion]`` and ``[photometry]`` count.
     detections : Path, optional
         Folder with the tables of detections; the run folder's own when None.
-    solved_maps : mapping, optional
-        Maps by detector and filter that count instead of ``[distortion] source``; the headers' WCS where one is missing.
     """
     maps: dict[tuple[str, str], MapDistortion | None] = {}
     epsf_errors: dict[tuple[str, str], float] = {}
@@ -171,10 +163,7 @@ def load_units(
     for row in exposures:
         detector, filter_name = str(row["detector"]), str(row["filter"])
         key = detector, filter_name
-        if key not in maps and solved_maps is not None:
-            maps[key], map_errors[key] = solved_maps.get(key), None
-            epsf_errors[key] = read_model_error(folder.psf_file(detector, filter_name))
-        elif key not in maps:
+        if key not in maps:
             path = find_map(options.distortion.source, detector, filter_name, folder.distortion)
             solved = options.distortion.source == "solve"
             offset = 0 if solved else find_detector(detector).library_y_offset

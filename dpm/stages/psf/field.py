@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,7 @@ from numpy.typing import NDArray
 from dpm.io.cubes import read_exposure_table
 from dpm.io.run_folder import RunFolder
 from dpm.models.master_frame import MasterFrame
-from dpm.models.options import FrameOptions, Options
-from dpm.stages.distortion.solve import solve_distortion
+from dpm.models.options import DistortionOptions, FrameOptions, Options
 from dpm.stages.frame.field import solve_field
 from dpm.stages.frame.geometry import load_units, make_frame
 from dpm.stages.frame.link import link_field
@@ -26,8 +26,6 @@ __all__ = ["link_candidates", "sorted_exposures"]
 log = logging.getLogger(__name__)
 
 MIN_EXPOSURES = 2  # a star seen once is no star of the frame
-# Measurements that the distortion is solved from here: with more it takes long, and what the build needs is known.
-MOST_MEASUREMENTS = 60_000
 
 Floats = NDArray[np.float64]
 
@@ -39,13 +37,7 @@ def sorted_exposures(folder: RunFolder) -> Table:
 
 
 def link_candidates(
-    folder: RunFolder,
-    options: Options,
-    detections: Path,
-    rows: list[NDArray[np.int64]],
-    raw: list[Floats],
-    area: list[Floats],
-    solve: bool,
+    folder: RunFolder, options: Options, detections: Path, rows: list[NDArray[np.int64]], raw: list[Floats], area: list[Floats]
 ) -> tuple[Links, list[str]]:
     """Solve the frame with the build's own detections, bring positions to agreement, and link the candidates of all units.
 
@@ -64,9 +56,6 @@ def link_candidates(
         Their raw positions.
     area : list of ndarray (n,)
         Pixel area there.
-    solve : bool
-        Solve the distortion from the build's detections, as the stage distortion does from the first pass's, and start
-        from its maps instead of the headers' WCS.
 
     Returns
     -------
@@ -76,15 +65,10 @@ def link_candidates(
     """
     exposures = sorted_exposures(folder)
     frame = make_frame(folder, exposures, None)
-    # Maps of an earlier run in the folder must not count.
-    units = load_units(folder, exposures, frame, options, detections, {})
+    # The headers' distortion: maps that an earlier run left in the folder must not count.
+    units = load_units(folder, exposures, frame, replace(options, distortion=DistortionOptions(source="wcs")), detections)
     frame_options = FrameOptions(max_offset=options.frame.max_offset)
     if len(units) > 1:
-        solve_field(units, frame, frame_options, None)
-    if solve and len(units) > 1:
-        most = MOST_MEASUREMENTS // len(units)
-        maps = solve_distortion(units, frame, frame_options, None, most=most).maps
-        units = load_units(folder, exposures, frame, options, detections, maps)
         solve_field(units, frame, frame_options, None)
     warnings = [text for unit in units for text in unit.warnings]
     star = _stars(units, frame_options, frame)

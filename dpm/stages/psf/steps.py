@@ -90,7 +90,7 @@ def field(arguments: Result) -> Result:
         raws.append(raw)
         areas.append(table["area"])
         fits.append(Fits(raw, error, table["flux"], table["flux_error"], table["qfit"]))
-    links, warnings = link_candidates(folder, options, build.detections, rows, raws, areas, arguments["outer"] > 0)
+    links, warnings = link_candidates(folder, options, build.detections, rows, raws, areas)
     every = Fits.joined(fits)
     targets = average(links, every, _bands(arguments["cubes"])[links.unit], mix=False)
     write_arrays(build.links, **asdict(links))
