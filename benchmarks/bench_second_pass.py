@@ -1,6 +1,6 @@
 """Time and memory of the second pass on crowded simulated fields, by number of exposures and of stars.
 
-usage: python benchmarks/bench_second_pass.py [--exposures 4,16,64] [--stars 20000] [--size 512] [--keep FOLDER]
+usage: python benchmarks/bench_second_pass.py [--exposures 4,16,64] [--stars 10000] [--area 26] [--keep FOLDER]
 
 `dpm simulate` makes each field (NIRISS, half of the exposures in each of two filters), `dpm run` measures it with the true
 ePSF, and then the steps of the second pass run once more in a process of their own that holds nothing else, one after the
@@ -23,6 +23,8 @@ from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import numpy as np
+
 from dpm.config import load_options
 from dpm.io.run_folder import RunFolder
 from dpm.simulate import Effects, SimulationOptions, Visit, simulate_field
@@ -34,14 +36,14 @@ ROOT = Path(__file__).resolve().parents[1]
 def make_run(folder: Path, exposures: int, stars: int, size: int) -> None:
     """Simulate a field and run all stages on it."""
     visit = Visit(n_dithers=max(exposures // 2, 1), dither=0.05)
-    # Cosmic rays scale with the number of exposures, and so do the pixels: nothing is switched off but the galaxies.
-    options = SimulationOptions(
-        visits=(visit,), n_pixels=size, n_stars=stars, cluster_radius=0.0, seed=7, effects=Effects(galaxies=0)
-    )
+    # The headers' distortion is enough here; galaxies would add rows of their own.
+    effects = Effects(galaxies=0, filter_distortion=False, fine_distortion=False)
+    options = SimulationOptions(visits=(visit,), n_pixels=size, n_stars=stars, cluster_radius=0.0, seed=7, effects=effects)
     simulate_field(folder / "field", options)
     (folder / "field.toml").write_text(
         f'[run]\nname = "crowd"\ndirectory = "{folder / "run"}"\n\n[input]\nexposures = ["{folder}/field/*_cal.fits"]\n'
         f'reference = "{folder}/field/reference.ecsv"\n\n[psf]\nsource = "{folder}/field/truth/stdpsf"\n'
+        '[distortion]\nsource = "wcs"\n'
     )
     command = [sys.executable, "-m", "dpm", "run", str(folder / "field.toml"), "--cluster", "none"]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -92,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exposures", default="4,16,64", help="by commas")
-    parser.add_argument("--stars", default="20000", help="by commas; all pairs are run")
-    parser.add_argument("--size", type=int, default=512, help="side of the exposures in pixels")
+    parser.add_argument("--stars", default="10000", help="by commas; all pairs are run")
+    parser.add_argument("--area", type=float, default=26.0, help="pixels of an exposure for each star of the field")
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="folder for the fields and runs, used again if they are there")
     parser.add_argument("--time", type=Path, help=argparse.SUPPRESS)
@@ -105,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"exposures     stars     found      rows {steps}     total    rows/s    GiB")
     for exposures in map(int, options.exposures.split(",")):
         for stars in map(int, options.stars.split(",")):
-            bench(exposures, stars, options.size, options.keep and options.keep.resolve(), options.repeat)
+            bench(exposures, stars, int(np.sqrt(stars * options.area)), options.keep and options.keep.resolve(), options.repeat)
     return 0
 
 

@@ -29,6 +29,7 @@ class Sky:
     skew: float = 0.0
     bend: float = 0.5
     void: float = 0.0
+    wave: float = 0.0
     filter_term: float = 0.1
     noise: float = NOISE
     span: float = 420.0
@@ -46,7 +47,8 @@ class Sky:
         dy = -self.skew * t + self.bend * (0.8 * t**2 - 0.4 * s * t + 0.5 * s**2 * t) - own * s**2
         p, q = (x - 90.0) / 18.0, (y - 150.0) / 12.0
         bump = self.void * np.exp(0.5 - 0.5 * (p * p + q * q))
-        return dx + bump * p, dy + bump * q
+        wave = self.wave * np.sin(x / 14 + 1) * np.cos(y / 17)
+        return dx + bump * p + wave, dy + bump * q - wave
 
     def raw(self, u: np.ndarray, v: np.ndarray, filter_name: str) -> tuple[np.ndarray, np.ndarray]:
         """Raw positions of corrected ones (about the centre)."""
@@ -208,7 +210,11 @@ def test_pixel_scales_agree_once_aberration_is_out():
     scale = np.array([unit.pixel_scale for unit in solution.units.values()])
     error = np.array([unit.pixel_scale_error for unit in solution.units.values()])
     assert np.std(scale) / SCALE < 6e-6 and np.mean(scale) / SCALE == pytest.approx(1.0, abs=3e-5)
-    assert np.all(error > 0) and np.all(error < 3e-5 * SCALE)
+    relative = np.array([unit.pixel_scale_relative_error for unit in solution.units.values()])
+    assert np.all(relative > 0) and np.all(relative < error) and np.all(error < 3e-5 * SCALE)
+    assert abs(np.mean(scale) - SCALE) < 3 * np.median(error)
+    alone = solve_distortion(sky.units(), FRAME, FrameOptions())
+    assert all(np.isnan(unit.pixel_scale_error) and unit.pixel_scale_relative_error > 0 for unit in alone.units.values())
 
 
 def test_mean_positions_come_back_into_the_exposures():
@@ -262,3 +268,19 @@ def test_a_part_without_stars_is_not_covered():
     assert any("DISTORTION_EXTRAPOLATED" in text for text in solution.warnings)
     inside = np.std(errors.maps["F090W"][:, 0], axis=0)
     assert inside[-4, -4] > 3 * inside[20, 20]
+
+
+def test_errors_without_a_flag_are_like_those_among_the_stars():
+    sky = Sky(n_stars=6000, wave=0.02)
+    units = sky.units()
+    for unit in units:
+        unit.flags[(unit.x > 190) & (unit.y > 190)] = int(StarFlag.SATURATED)
+    solution = solve_distortion(units, FRAME, FrameOptions(), sky.reference())
+    x, y, dx, dy = sky.off(solution)
+    depth = np.minimum(x, y) - 190
+    empty, flagged = depth > 0, ~solution.detectors["NIRISS"].errors.is_covered("F090W", x, y)
+    inside = rms(dx[~empty], dy[~empty])
+    # Eight pixels from the last stars the map errs by four times as much as among them, and by ten times in the middle.
+    assert flagged[depth > 12].all() and flagged[~empty].mean() < 0.02
+    assert rms(dx[depth > 12], dy[depth > 12]) > 4 * inside
+    assert rms(dx[empty & ~flagged], dy[empty & ~flagged]) < 2.2 * inside

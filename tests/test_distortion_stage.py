@@ -12,14 +12,16 @@ from frame_fixture import Field, dithers
 
 from dpm.io.distortion_files import errors_file, read_errors, solution_file, write_errors
 from dpm.io.errors import InputError
-from dpm.io.stdgdc import read_stdgdc
-from dpm.io.tables import read_table
+from dpm.io.stdgdc import read_stdgdc, write_stdgdc
+from dpm.io.tables import read_columns, read_table
+from dpm.models.distortion import MapDistortion
 from dpm.models.distortion_errors import DistortionErrors
 from dpm.models.flags import StarFlag
 from dpm.models.options import DistortionOptions, FrameOptions, InputOptions, Options
 from dpm.stages import distortion, frame
 from dpm.stages.distortion.run import pair_id
 from dpm.stages.frame.geometry import find_map, stdgdc_file
+from dpm.stages.psf.field import link_candidates
 
 SOLVE = DistortionOptions(source="solve")
 
@@ -115,3 +117,18 @@ def test_pair_id_is_the_keyword_or_a_hash(tmp_path):
     assert len(pair_id(path)) == 16
     fits.setval(path, "DPMPAIR", value="abc")
     assert pair_id(path) == "abc"
+
+
+def test_the_epsf_build_takes_no_map_of_an_earlier_run(tmp_path, field):
+    folder, _ = field.write(tmp_path / "run")
+    tables = [read_columns(path, ["x", "y", "area"]) for path in sorted(folder.detections.glob("*.parquet"))]
+    rows = [np.flatnonzero(np.isfinite(table["x"])) for table in tables]
+    raw = [np.column_stack([table["x"], table["y"]])[row] for table, row in zip(tables, rows)]
+    area = [np.asarray(table["area"])[row] for table, row in zip(tables, rows)]
+    first = link_candidates(folder, Options(distortion=SOLVE), folder.detections, rows, raw, area)[0]
+    y, x = np.mgrid[0.0 : field.size, 0.0 : field.size]
+    wrong = MapDistortion(x + 1e-4 * (x - 50) ** 2, y + 1e-4 * (y - 50) ** 2, np.zeros_like(x))
+    folder.distortion.mkdir(parents=True, exist_ok=True)
+    write_stdgdc(stdgdc_file(folder.distortion, "NIRISS", "F090W"), wrong, {"DETECTOR": "NIRISS"})
+    again = link_candidates(folder, Options(distortion=SOLVE), folder.detections, rows, raw, area)[0]
+    assert np.array_equal(again.master, first.master)

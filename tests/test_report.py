@@ -284,7 +284,7 @@ def test_distortion_shows_the_numbers_of_its_file(calibrated: tuple[RunFolder, d
     assert f"largest {np.hypot(0.65536, 0.65536):.3f} pixels" in text
     assert "one axis: 0.0042 pixel RMS" in text and "expected error, one axis [pix] 0.0045" in text
     assert f"F090W {np.hypot(0.03, 0.03):.4f} ± {np.hypot(0.0042, 0.0042):.4f}" in text
-    assert "F090W 0.065500 arcsec (scatter 15.8 ppm, error 3.7 ppm)" in text
+    assert "F090W 0.065500 arcsec ± 3.7 ppm, scatter 15.8 ppm" in text
 
 
 def test_gaussian_of_a_histogram_leaves_wings_aside() -> None:

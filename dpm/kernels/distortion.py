@@ -12,7 +12,7 @@ import numpy as np
 
 from dpm.kernels.jit import kernel
 
-__all__ = ["accumulate", "accumulate_gradient", "clipped_medians", "displacement", "n_terms", "table_weights"]
+__all__ = ["accumulate", "accumulate_gradient", "clipped_medians", "displacement", "n_terms", "neighbor_means", "table_weights"]
 
 
 def n_terms(order: int) -> int:
@@ -352,6 +352,37 @@ def clipped_medians(values, index, clip, rounds, middle, error):
         n = high - low
         middle[row] = 0.5 * (held[low + (n - 1) // 2] + held[low + n // 2])
         error[row] = 1.2533 * sigma / np.sqrt(n)
+
+
+@kernel
+def neighbor_means(values, less, weight, near, out):
+    """Weighted means of the values of each row's neighbours, less something known of each row.
+
+    Parameters
+    ----------
+    values : ndarray (n, 2)
+    less : ndarray (n, 2)
+        Subtracted from the values.
+    weight : ndarray (n,)
+    near : ndarray (n, k), integer
+        Neighbours of every row; -1 for none.
+    out : ndarray (n, 2)
+        Filled; 0 where no neighbour has weight.
+    """
+    for row in range(near.shape[0]):
+        total = 0.0
+        sum_x = 0.0
+        sum_y = 0.0
+        for i in range(near.shape[1]):
+            k = near[row, i]
+            if k < 0:
+                continue
+            w = weight[k]
+            total += w
+            sum_x += w * (values[k, 0] - less[k, 0])
+            sum_y += w * (values[k, 1] - less[k, 1])
+        out[row, 0] = sum_x / total if total > 0.0 else 0.0
+        out[row, 1] = sum_y / total if total > 0.0 else 0.0
 
 
 @kernel

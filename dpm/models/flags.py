@@ -76,7 +76,8 @@ STAR_FLAG_MEANINGS: dict[StarFlag, str] = {
         "no reference catalogue measured the distortion that is left: position errors hold only what differs between exposures"
     ),
     StarFlag.DISTORTION_EXTRAPOLATED: (
-        "on a part of the detector where the solved distortion rests on no star near: its position is extrapolated"
+        "on a part of the detector where the solved distortion rests on no star near, or errs by more than three times its usual "
+        "error: its position is extrapolated"
     ),
     StarFlag.GROUP_CUT: (
         "more neighbours within three pixels than are fitted together: errors hold the covariance with the nearest ones alone"

@@ -92,7 +92,8 @@ def _solution_cells(solution: Solution, name: str) -> list[tuple[str, str]]:
     offsets = scale_offsets(solution, name)
     cells += [
         ("pixel scale [arcsec]", _number(offsets[3] if offsets else None, "{:.6f}")),
-        ("its error, one exposure [ppm]", _number(np.median(offsets[2]) if offsets else None, "{:.1f}")),
+        ("its error (none without a reference) [ppm]", _number(offsets[4] if offsets else None, "{:.1f}")),
+        ("error of one exposure against the others [ppm]", _number(np.median(offsets[2]) if offsets else None, "{:.1f}")),
         ("its scatter over exposures [ppm]", _number(_scatter(offsets[1]) if offsets else None, "{:.1f}")),
         ("part of pixels with a term of their own", _number(solution.header.get("FINEPART"), "{:.4f}")),
     ]

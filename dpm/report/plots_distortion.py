@@ -165,7 +165,7 @@ def plot_term_histograms(solution: Solution, filter_name: str) -> Image | None:
     return encode(figure, f"Histograms of distortion residuals with Gaussian fits, {_title(solution, filter_name)}", note)
 
 
-def scale_offsets(solution: Solution, filter_name: str) -> tuple[Floats, Floats, Floats, float] | None:
+def scale_offsets(solution: Solution, filter_name: str) -> tuple[Floats, Floats, Floats, float, float] | None:
     """Pixel scales of a filter's exposures about their mean.
 
     Returns
@@ -173,20 +173,22 @@ def scale_offsets(solution: Solution, filter_name: str) -> tuple[Floats, Floats,
     epoch : ndarray (n,)
         Years.
     offset, error : ndarray (n,)
-        Parts per million of the mean.
-    mean : float
-        arcsec a pixel; None instead of all where the table lacks the filter or its columns.
+        Parts per million of the mean; the error is that against the other exposures.
+    mean, mean_error : float
+        arcsec a pixel, and the error of one exposure's in parts per million, NaN without a reference; None instead of all
+        where the table lacks the filter or its columns.
     """
     units = solution.units
-    if units is None or not {"filter", "epoch", "pixel_scale", "pixel_scale_error"} <= set(units.colnames):
+    names = ("epoch", "pixel_scale", "pixel_scale_relative_error", "pixel_scale_error")
+    if units is None or not {"filter", *names} <= set(units.colnames):
         return None
     mine = np.array([str(name).strip().upper() == filter_name for name in units["filter"]], dtype=bool)
-    epoch, scale, error = (np.asarray(units[name], dtype=float)[mine] for name in ("epoch", "pixel_scale", "pixel_scale_error"))
+    epoch, scale, error, whole = (np.asarray(units[name], dtype=float)[mine] for name in names)
     good = np.isfinite(epoch) & np.isfinite(scale)
     if not good.any():
         return None
     mean = float(scale[good].mean())
-    return epoch[good], 1e6 * (scale[good] / mean - 1), 1e6 * error[good] / mean, mean
+    return epoch[good], 1e6 * (scale[good] / mean - 1), 1e6 * error[good] / mean, mean, 1e6 * float(np.median(whole[good])) / mean
 
 
 def plot_pixel_scales(solution: Solution) -> Image | None:
@@ -199,20 +201,21 @@ def plot_pixel_scales(solution: Solution) -> Image | None:
     start, days = float(epochs.min()), float(np.ptp(epochs)) < _DAYS_OVER
     figure, panels = new_figure(4.8, 1.3 * len(filters) + 1.0, nrows=len(filters), sharex=True, sharey=True)
     notes = []
-    for panel, (name, (epoch, offset, error, mean)) in zip(np.atleast_1d(panels), filters, strict=True):
+    for panel, (name, (epoch, offset, error, mean, whole)) in zip(np.atleast_1d(panels), filters, strict=True):
         place = (epoch - start) * _DAYS_A_YEAR if days else epoch
         look: Any = {"fmt": "o", "ms": 3.5, "lw": 1.0, "color": COLORS["blue"], "ecolor": COLORS["grey"]}
         panel.errorbar(place, offset, error, **look)
         panel.axhline(0, color=COLORS["grey"], lw=0.7)
         panel.set_title(name, fontsize=8)
         scatter = f"{np.std(offset, ddof=1):.1f}" if offset.size > 1 else "–"
-        notes.append(f"{name} {mean:.6f} arcsec (scatter {scatter} ppm, error {np.median(error):.1f} ppm)")
+        known = f"± {whole:.1f} ppm" if np.isfinite(whole) else "(as in the headers: there is no reference)"
+        notes.append(f"{name} {mean:.6f} arcsec {known}, scatter {scatter} ppm")
     figure.supylabel("pixel scale − mean [ppm]", fontsize=9)
     figure.suptitle(solution.detector, fontsize=9.5, fontweight="bold", x=0.02, ha="left")
     np.atleast_1d(panels)[-1].set_xlabel(f"days since {start:.4f}" if days else "epoch [yr]")
     note = (
-        f"Velocity aberration taken out. Mean over the exposures: {'; '.join(notes)}. Errors (median) hold what the exposures "
-        "share, so that the scatter may lie below them."
+        f"Velocity aberration taken out. Mean over the exposures: {'; '.join(notes)}. Bars are the errors of one exposure "
+        "against the others."
     )
     return encode(figure, f"Pixel scale of every exposure, {solution.detector}", note)
 

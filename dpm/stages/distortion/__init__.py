@@ -18,7 +18,7 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
 
 NAME = "distortion"
-REVISION = 1
+REVISION = 2
 PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "frame")
 UPSTREAM = ("ingest", "first_pass")

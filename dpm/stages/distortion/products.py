@@ -35,9 +35,13 @@ RESIDUAL_CLIP = 3.0
 # Bins of residual histograms, and their reach in robust widths.
 BINS = 61
 BIN_REACH = 6.0
-# A place is covered when a used star lies within this part of the detector's side, or this many typical distances.
-COVER_PART = 1 / 16
+# A place is covered when a used measurement lies within this part of the detector's side (two cells of the table; voids are
+# wider) or this many mean distances, and the map's expected error is below so many times its median over such places, or so
+# small (pixels, per axis) that it does not matter beside the 0.003 that bright stars may err by (DESIGN section 7).
+COVER_PART = 1 / 32
 COVER_SPACINGS = 3.0
+COVER_ERRORS = 3.0
+COVER_SMALL = 0.002
 # Part of the detector that has to be covered before a word is due.
 COVERED = 0.98
 # Smoothing (cells of the table) of displacements before pixel areas are made of them.
@@ -92,12 +96,12 @@ def finish_detector(
     state = _fix_gauge(fit.layout, fit.state, np.array([filters.index(unit.filter) for unit in units]))
     maps = {name: make_map(fit.layout, state, start[name], k, fine) for k, name in enumerate(filters)}
     warnings: list[str] = []
-    errors = _errors(fit, sample, units, filters)
+    errors, scale_errors = _errors(fit, sample, units, filters)
     for name in filters:
         part = float(np.mean(errors.covered[name]))
         if part < COVERED:
             warnings.append(
-                f"{detector} {name}: {100 * (1 - part):.0f} % of the detector has no stars near; the distortion there is "
+                f"{detector} {name}: {100 * (1 - part):.0f} % of the detector is not held by stars; the distortion there is "
                 "extrapolated, and detections there have the flag DISTORTION_EXTRAPOLATED"
             )
     centre = float(fit.layout.centre[0]), float(fit.layout.centre[1])
@@ -110,12 +114,14 @@ def finish_detector(
         used = mine[fit.used[mine]]
         residual = np.concatenate([fit.residual_x[used], fit.residual_y[used]])
         m, shift = state.matrices[k], state.shifts[k]
-        scale = float(np.sqrt(abs(np.linalg.det(m))))
+        scale = float(np.sqrt(abs(np.linalg.det(m)))) * frame.scale / unit.va_scale
+        mates = scale_errors[:, [other.filter == unit.filter for other in units]].mean(axis=1)
         solutions[index[k]] = UnitSolution(
             unit.name,
             LinearTransform(m[0, 0], m[0, 1], m[1, 0], m[1, 1], shift[0], shift[1]),
-            scale * frame.scale / unit.va_scale,
-            scale * frame.scale * float(np.std(errors.transforms[unit.name][:, 2])),
+            scale,
+            scale * float(np.std(scale_errors[:, k])) if fit.reference_used.any() else float("nan"),
+            scale * float(np.std(scale_errors[:, k] - mates)),
             len(used),
             robust_width(residual, 0.0) if len(used) else float("nan"),
             star,
@@ -216,25 +222,31 @@ def _area_magnitude(u: Floats, v: Floats, layout: Layout) -> Floats:
     return np.asarray(-2.5 * np.log10(np.abs(u_x)))
 
 
-def _errors(fit: Fit, sample: Sample, units: Sequence[Unit], filters: Sequence[str]) -> DistortionErrors:
-    """Draws of the errors on the table's nodes, and where the detector is covered."""
+def _errors(
+    fit: Fit, sample: Sample, units: Sequence[Unit], filters: Sequence[str]
+) -> tuple[DistortionErrors, Floats]:
+    """Draws of the errors on the table's nodes, and where the detector is covered; draws of the units' scales."""
     layout = fit.layout
     node_x, node_y = table_nodes(*layout.bounds[:2]), table_nodes(*layout.bounds[2:])
     grid_x, grid_y = np.meshgrid(node_x, node_y)
     draws = draw(fit, DRAWS)
     maps = {name: np.empty((DRAWS, 2, CELLS, CELLS)) for name in filters}
+    # What a draw's table has of scale belongs to the units' (`_fix_gauge`).
+    of_table = np.zeros((DRAWS, len(filters)))
+    away = np.stack([grid_x - layout.centre[0], grid_y - layout.centre[1]])
     for k, values in enumerate(draws):
         one = fit.system.as_state(values)
         for f, name in enumerate(filters):
             maps[name][k] = evaluate(layout, one, grid_x, grid_y, f)
+            if layout.cells:
+                of_table[k, f] = np.sum(away * one.table[f]) / np.sum(away**2)
     moves = draws[:, : 4 * layout.n_units].reshape(DRAWS, layout.n_units, 4)
     if not fit.reference_used.any():
         moves = _without_common(moves, fit)
     moves = moves / np.array([1.0, 1.0, layout.reach, layout.reach])
-    covered = {name: _covered(fit, sample, k, grid_x, grid_y) for k, name in enumerate(filters)}
-    return DistortionErrors(
-        node_x, node_y, maps, {unit.name: moves[:, k] for k, unit in enumerate(units)}, covered
-    )
+    covered = {name: _covered(fit, sample, k, grid_x, grid_y, maps[name]) for k, name in enumerate(filters)}
+    found = DistortionErrors(node_x, node_y, maps, {unit.name: moves[:, k] for k, unit in enumerate(units)}, covered)
+    return found, moves[:, :, 2] + of_table[:, [filters.index(unit.filter) for unit in units]]
 
 
 def _without_common(moves: Floats, fit: Fit) -> Floats:
@@ -251,18 +263,24 @@ def _without_common(moves: Floats, fit: Fit) -> Floats:
     return out
 
 
-def _covered(fit: Fit, sample: Sample, filt: int, grid_x: Floats, grid_y: Floats) -> NDArray[np.bool_]:
-    """Cells with a used measurement of the filter near enough."""
+def _covered(fit: Fit, sample: Sample, filt: int, grid_x: Floats, grid_y: Floats, draws: Floats) -> NDArray[np.bool_]:
+    """Cells with a used measurement of the filter near, where the map is about as good as elsewhere among the stars."""
     mine = fit.used & (sample.filt == filt)
     if mine.sum() < 2:
         return np.zeros(grid_x.shape, dtype=bool)
-    points = np.column_stack([sample.x[mine], sample.y[mine]])
-    tree = cKDTree(points)
-    spacing = float(np.median(tree.query(points, k=2)[0][:, 1]))
     x_low, x_high, y_low, y_high = fit.layout.bounds
+    spacing = np.sqrt((x_high - x_low) * (y_high - y_low) / mine.sum())
     reach = max(COVER_PART * max(x_high - x_low, y_high - y_low), COVER_SPACINGS * spacing)
+    tree = cKDTree(np.column_stack([sample.x[mine], sample.y[mine]]))
     distance, _ = tree.query(np.column_stack([grid_x.ravel(), grid_y.ravel()]))
-    return np.asarray(distance <= reach).reshape(grid_x.shape)
+    near = distance <= reach
+    # Offset, scale, rotation and skew are taken out: they are no matter of places.
+    design = np.stack([np.ones(grid_x.size), grid_x.ravel() - grid_x.mean(), grid_y.ravel() - grid_y.mean()], -1)
+    values = draws.reshape(-1, grid_x.size).T
+    rest = values - design @ np.linalg.lstsq(design[near], values[near], rcond=None)[0]
+    error = np.sqrt(np.mean(rest**2, axis=1))
+    limit = max(COVER_ERRORS * float(np.median(error[near])), COVER_SMALL)
+    return np.asarray(near & (error <= limit)).reshape(grid_x.shape)
 
 
 def _error_rms(errors: DistortionErrors, filters: Sequence[str], with_skew: bool) -> float:

@@ -108,9 +108,10 @@ def _unit_table(solution: DistortionSolution, one: DetectorSolution, units: list
     table["filter"] = np.array([unit.filter for unit, _ in solved], dtype=str)
     table["epoch"] = [unit.epoch for unit, _ in solved]
     table["va_scale"] = [unit.va_scale for unit, _ in solved]
-    for name in ("pixel_scale", "pixel_scale_error", "n_used", "rms"):
+    scales = "pixel_scale", "pixel_scale_error", "pixel_scale_relative_error"
+    for name in (*scales, "n_used", "rms"):
         table[name] = [getattr(value, name) for _, value in solved]
-    for name in ("pixel_scale", "pixel_scale_error"):
+    for name in scales:
         table[name].unit = "arcsec"
     table["rms"].unit = "pix"
     for name in ("a", "b", "c", "d", "x_shift", "y_shift"):

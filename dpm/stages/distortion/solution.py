@@ -61,8 +61,10 @@ class UnitSolution:
         Four parameters: from corrected pixels about the detector's centre (the map's value less `centre`) to the master
         frame.
     pixel_scale, pixel_scale_error : float
-        Arcsec at the detector's centre with velocity aberration taken out, and its error against the other exposures
-        (and against the reference where there is one).
+        Arcsec at the detector's centre with velocity aberration taken out, and its error; NaN without a reference, where
+        the headers alone tell the scale of all.
+    pixel_scale_relative_error : float
+        The error against the mean of the filter's exposures, arcsec.
     n_used : int
         Measurements used.
     rms : float
@@ -75,6 +77,7 @@ class UnitSolution:
     transform: LinearTransform
     pixel_scale: float
     pixel_scale_error: float
+    pixel_scale_relative_error: float
     n_used: int
     rms: float
     star: Ints

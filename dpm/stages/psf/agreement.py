@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from dpm.kernels.distortion import neighbor_means
 from dpm.models.statistics import robust_width
 from dpm.stages.frame.units import Unit
 
@@ -25,6 +26,7 @@ LOCAL_ROUNDS = 10
 NEIGHBORS = 40  # measurements whose mean residual is the local correction
 GAIN = 0.7  # of the way that a local correction goes in one round
 SPARE = 12  # more are looked at, since some are the star's own
+CHUNK = 50_000  # measurements whose neighbours are looked up at a time, for memory
 FEWEST_FOR_LOCAL = 2000  # measurements of a detector and filter; fewer lie too far apart to tell small scales
 ERROR_FLOOR = 0.01  # pixels; so that no bright star rules its surroundings alone
 MOST_ERROR = 0.08  # pixels; fainter measurements have no say
@@ -99,7 +101,8 @@ class _State:
         self.used = np.ones(len(self.raw), bool)
         self.mean = np.zeros((len(self.stars), 2))
         self.residual = np.zeros_like(self.raw)
-        self.near = [_neighbors(self.raw, self.star, np.flatnonzero(self.cube == k)) for k in range(len(names))]
+        members = [np.flatnonzero(self.cube == k) for k in range(len(names))]
+        self.near = [(r, _neighbors(self.raw[r], self.star[r])) for r in members if len(r) >= FEWEST_FOR_LOCAL]
         self._compare()
 
     def _compare(self) -> None:
@@ -140,19 +143,20 @@ class _State:
     def fit_polynomials(self) -> None:
         """Add the residuals' polynomials to the corrections of every detector and filter."""
         for k in range(len(self.coefficients)):
-            rows = np.flatnonzero((self.cube == k) & self.used)
+            every = np.flatnonzero(self.cube == k)
+            used = self.used[every]
+            rows = every[used]
             order = ORDER
             while order > 1 and len(rows) < PER_COEFFICIENT * (order + 1) * (order + 2) // 2:
                 order -= 1
             if order < 2:
                 continue
             root = np.sqrt(self.weight[rows])[:, None]
-            design = self._powers(self.raw, k, order)
-            solved = np.asarray(np.linalg.lstsq(design[rows] * root, self.residual[rows] * root, rcond=None)[0], float)
+            design = self._powers(self.raw[every], k, order)
+            solved = np.asarray(np.linalg.lstsq(design[used] * root, self.residual[rows] * root, rcond=None)[0], float)
             known = self.coefficients[k]
             self.coefficients[k] = solved if known is None or len(known) != len(solved) else known + solved
-            everywhere = self.cube == k
-            self.correction[everywhere] += (design @ solved)[everywhere]
+            self.correction[every] += design @ solved
         self._compare()
 
     def _powers(self, raw: Floats, cube: int, order: int) -> Floats:
@@ -167,17 +171,12 @@ class _State:
         The mean is taken of what it leaves over, too (twicing): it would flatten the waves that it is to follow.
         """
         needed = self.residual + self.local
-        for k, near in enumerate(self.near):
-            rows = np.flatnonzero(self.cube == k)
-            if len(rows) < FEWEST_FOR_LOCAL:
-                continue
-            weight = np.where(near >= 0, (self.weight * self.used)[near], 0.0)
-            total = np.maximum(weight.sum(axis=1), 1e-9)
-            for axis in (0, 1):
-                mean = np.zeros(len(self.raw))
-                mean[rows] = (weight * needed[near, axis]).sum(axis=1) / total
-                again = (weight * (needed[near, axis] - mean[near])).sum(axis=1) / total
-                self.local[rows, axis] += GAIN * (mean[rows] + again - self.local[rows, axis])
+        weight = self.weight * self.used
+        for rows, near in self.near:
+            mine, mean, again = needed[rows], np.empty((len(rows), 2)), np.empty((len(rows), 2))
+            neighbor_means(mine, np.zeros_like(mine), weight[rows], near, mean)
+            neighbor_means(mine, mean, weight[rows], near, again)
+            self.local[rows] += GAIN * (mean + again - self.local[rows])
         self._compare()
 
     def places(self) -> tuple[list[Floats], list[Floats]]:
@@ -221,13 +220,15 @@ def _stacked(parts: list[Floats]) -> Floats:
     return np.concatenate(parts) if parts else np.zeros((0, 2))
 
 
-def _neighbors(raw: Floats, star: Ints, rows: Ints) -> Ints:
-    """For each of the rows the nearest rows that belong to other stars, -1 where there are fewer; (n, NEIGHBORS)."""
-    if len(rows) < FEWEST_FOR_LOCAL:
-        return np.zeros((0, NEIGHBORS), np.int64)
-    _, found = cKDTree(raw[rows]).query(raw[rows], k=NEIGHBORS + SPARE)
-    near = rows[found]
-    other = star[near] != star[rows][:, None]
-    # The first NEIGHBORS others, in order of distance.
-    order = np.argsort(~other, axis=1, kind="stable")[:, :NEIGHBORS]
-    return np.where(np.take_along_axis(other, order, axis=1), np.take_along_axis(near, order, axis=1), -1)
+def _neighbors(raw: Floats, star: Ints) -> NDArray[np.int32]:
+    """For each measurement the nearest ones of other stars, -1 where there are fewer; (n, NEIGHBORS)."""
+    tree = cKDTree(raw)
+    out = np.empty((len(raw), NEIGHBORS), np.int32)
+    for first in range(0, len(raw), CHUNK):
+        part = slice(first, first + CHUNK)
+        _, near = tree.query(raw[part], k=NEIGHBORS + SPARE)
+        other = star[near] != star[part, None]
+        # The first NEIGHBORS others, in order of distance.
+        order = np.argsort(~other, axis=1, kind="stable")[:, :NEIGHBORS]
+        out[part] = np.where(np.take_along_axis(other, order, axis=1), np.take_along_axis(near, order, axis=1), -1)
+    return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from dpm.io.cubes import read_exposure_table
 from dpm.io.run_folder import RunFolder
 from dpm.models.master_frame import MasterFrame
-from dpm.models.options import FrameOptions, Options
+from dpm.models.options import DistortionOptions, FrameOptions, Options
 from dpm.stages.frame.field import solve_field
 from dpm.stages.frame.geometry import load_units, make_frame
 from dpm.stages.frame.link import link_field
@@ -64,7 +65,8 @@ def link_candidates(
     """
     exposures = sorted_exposures(folder)
     frame = make_frame(folder, exposures, None)
-    units = load_units(folder, exposures, frame, options, detections)
+    # The headers' distortion: maps that an earlier run left in the folder must not count.
+    units = load_units(folder, exposures, frame, replace(options, distortion=DistortionOptions(source="wcs")), detections)
     frame_options = FrameOptions(max_offset=options.frame.max_offset)
     if len(units) > 1:
         solve_field(units, frame, frame_options, None)
