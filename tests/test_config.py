@@ -50,6 +50,7 @@ def test_relative_paths_and_patterns(write, tmp_path):
             r'\[psf\] source = \'biuld\': no such file or folder: .*; allowed are also "build"',
         ),
         ('[photometry]\nzero_points = {a = "x"}', r"\[photometry\] zero_points.a = \"x\": has to be a number"),
+        ("[photometry]\nencircled_energy = {a = 1.2}", r"\[photometry\] encircled_energy.a = 1.2: has to be .*1"),
         ('[photometry]\nsystem = "STMAG"', r"\[photometry\] system = \"STMAG\": has to be 'auto', 'instrumental', 'vega' or 'ab'"),
         ("[find", "not a TOML file"),
     ],
@@ -72,7 +73,7 @@ def test_written_options_come_back(tmp_path, notes):
 
     data = {
         "find": {"threshold": 4, "fit_sky": True},
-        "photometry": {"zero_points": {"niriss_f090w.NIS": 26.3, "acswfc_f814w": 25}},
+        "photometry": {"zero_points": {"niriss_f090w.NIS": 26.3, "acswfc_f814w": 25}, "encircled_energy": {"acswfc_f814w": 0.9}},
         "frame": {"scale": 0.04},
     }
     options = parse_options(data, "field.toml", tmp_path)

@@ -371,14 +371,17 @@ def test_zero_points_put_magnitudes_on_a_system(tmp_path):
         (PhotometryOptions(zero_points={"niriss_f090w": 26.3}, system="vega"), 26.3, "Vega"),
         (PhotometryOptions(zero_points={"niriss_f090w.NIS": 25.0}), 25.0, "configured"),
         (PhotometryOptions(system="vega"), 0.0, "instrumental"),
+        # 0.8 of the light was measured: all of it is 0.242 magnitudes brighter.
+        (PhotometryOptions(encircled_energy={"niriss_f090w": 0.8}), ZERO_POINT - 0.2423, "AB"),
     ):
         catalog, _, _ = run(folder, photometry=photometry)
         flux = np.array(catalog["niriss_f090w_flux"])
         np.testing.assert_allclose(catalog["niriss_f090w_mag"], -2.5 * np.log10(flux) + zero_point, atol=1e-4)
         assert catalog["niriss_f090w_mag"].meta["system"] == system
-    _, _, summary = run(folder, photometry=PhotometryOptions(zero_points={"nirss_f090w": 26.3}))
-    wrong = [text for text in summary["warnings"] if "zero_points" in text]
-    assert wrong == ["[photometry] zero_points: there is no band 'nirss_f090w'; the bands are niriss_f090w"]
+    for option in ("zero_points", "encircled_energy"):
+        _, _, summary = run(folder, photometry=PhotometryOptions(**{option: {"nirss_f090w": 0.9}}))
+        wrong = [text for text in summary["warnings"] if option in text]
+        assert wrong == [f"[photometry] {option}: there is no band 'nirss_f090w'; the bands are niriss_f090w"]
 
 
 def test_rows_that_come_back_now_and_then_are_no_stars(tmp_path):

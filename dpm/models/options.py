@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 __all__ = [
     "ClusterOptions",
@@ -114,10 +114,14 @@ class PhotometryOptions:
     ``system`` says what magnitudes are where no zero point is given here: ``"auto"`` takes the headers' of a band whose
     exposures all have one (AB, else Vega), ``"ab"`` and ``"vega"`` take that one, ``"instrumental"`` leaves -2.5 log10 of the
     flux.  Beside ``"ab"`` or ``"vega"`` it also names the system of the zero points that are given.
+
+    ``encircled_energy``: the fraction of a star's light, by band, that lies within the radius where the ePSF is normalised to 1
+    (5 pixels for those dpm builds).  Fluxes hold that light; magnitudes are made those of all of it.
     """
 
     zero_points: dict[str, float] = field(default_factory=dict)
     system: Literal["auto", "instrumental", "vega", "ab"] = "auto"
+    encircled_energy: dict[str, Annotated[float, Gt(0), Le(1)]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

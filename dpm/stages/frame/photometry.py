@@ -124,6 +124,7 @@ def average_band(
     for n, k in enumerate(members):
         units[k].zero_point, units[k].zero_point_error = float(zero_point[n]), float(error[n])
     absolute, system = magnitude_system(units[members[central]], exposures[members], central, photometry)
+    absolute += 2.5 * np.log10(photometry.encircled_energy.get(units[members[central]].band, 1.0))
     return Band(name, members, rows, values, flux * scale[unit], absolute, system)
 
 
@@ -149,6 +150,11 @@ def magnitude_system(unit: Unit, rows: Table, central: int, photometry: Photomet
         # A field of which a part has no zero point would hide a calibration that went wrong there.
         known = np.isfinite(values[central]) if photometry.system == system else np.isfinite(values).all()
         if known and photometry.system in ("auto", system):
+            if unit.band not in photometry.encircled_energy:
+                log.warning(
+                    "%s: %s magnitudes hold the light within the ePSF's normalisation radius, the header's zero point means all of "
+                    "it: they are too faint by the rest; [photometry] encircled_energy says how much that is", unit.band, name
+                )  # fmt: skip
             return float(values[central]), name
     if photometry.system in SYSTEMS:
         wanted = SYSTEMS[photometry.system]

@@ -48,10 +48,11 @@ def solve_and_write(folder: RunFolder, options: Options) -> dict[str, Any]:
     files = _write(folder, result, sorted(set(band_names(units))))
     warnings = [text for unit in units for text in unit.warnings]
     bands = {unit.band for unit in units}
-    for key in options.photometry.zero_points:
-        if key.partition(".")[0] not in bands:
-            warnings.append(f"[photometry] zero_points: there is no band {key!r}; the bands are {', '.join(sorted(bands))}")
-            log.warning(warnings[-1])
+    for option in ("zero_points", "encircled_energy"):
+        for key in getattr(options.photometry, option):
+            if key.partition(".")[0] not in bands:
+                warnings.append(f"[photometry] {option}: there is no band {key!r}; the bands are {', '.join(sorted(bands))}")
+                log.warning(warnings[-1])
     if len(result.catalog) and result.summary["position_errors_relative"]:
         warnings.append(
             "no reference catalogue measured the distortion that is left, and it is common to all exposures: ra_error and "
