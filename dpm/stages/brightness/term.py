@@ -34,6 +34,7 @@ TRIAL_CHANGE = 0.01  # relative, of the centre of the brightest stars
 MODEL_ERROR = 0.005  # of psi; sets how far the brightest stars rule
 TYPICAL_PSI = 0.3  # of the central pixel, for the stars' weights
 CURVE_BINS = 16  # of equal numbers of stars
+STAR_PARAMETERS = 3  # of a star's free fit
 STAR_CHI = 3.0  # stars that fit worse are blends and cosmic rays
 
 Floats = NDArray[np.float64]
@@ -127,7 +128,7 @@ def solve_term(parts: list[ExposureStars], half: list[Ints]) -> BrightnessTerm:
     shape = spreading(mean.samples.mean(axis=(0, 1)))
     # Of a strength that changes the centre of the brightest stars by a hundredth.
     shape *= TRIAL_CHANGE * mean.samples.max() / (brightest * -shape[MIDDLE, MIDDLE])
-    term = _strength(parts, used, shape, brightest, centre)
+    term, strength_error = _strength(parts, used, shape, brightest, centre)
     first, added = term.samples * brightest, np.zeros((SAMPLES, SAMPLES))
     share: Floats | None = None
     for _ in range(MOST_ROUNDS):
@@ -136,7 +137,7 @@ def solve_term(parts: list[ExposureStars], half: list[Ints]) -> BrightnessTerm:
             _add_residuals(sums, part, term, values, centre)
         if share is None:
             share, error = significant_share(sums, mean)
-            term = replace(term, error=error)
+            term = replace(term, error=float(np.hypot(error, strength_error)))
             if not share.any():
                 break
         whole = average_residual(sums.top.sum(axis=0), sums.bottom.sum(axis=0), sums.gram.sum(axis=0), mean)[0, 0]
@@ -201,10 +202,12 @@ def _add_residuals(sums: NodeSums, part: ExposureStars, term: BrightnessTerm, ha
 
 def _strength(
     parts: list[ExposureStars], used: list[NDArray[np.bool_]], shape: Floats, brightest: float, centre: float
-) -> BrightnessTerm:
+) -> tuple[BrightnessTerm, float]:
     """The change of this shape with which the stars' chi-square is least: its growth with charge, and where the library holds.
 
     The two are told apart best as the growth and the change at the stars' mean charge; chi-square is taken as quadratic in them.
+    Also returns the error of the centre's change at the brightest charge, of the peak: from the curvature of chi-square, widened
+    where stars fit worse than their noise.
     """
 
     def term_of(growth: float, middle: float) -> BrightnessTerm:
@@ -212,14 +215,17 @@ def _strength(
         return BrightnessTerm(growth * shape, brightest, centre - middle / growth * brightest)
 
     at = np.zeros(2)
+    error = np.inf
     for _ in range(STRENGTH_ROUNDS):
         total = {}
         good: NDArray[np.bool_] | None = None
         for step in TRIALS:
             term = term_of(*(at + step))
-            chi = np.concatenate([_fit(part, term)[mine, columns.CHI] for part, mine in zip(parts, used, strict=True)])
-            good = chi < STAR_CHI if good is None else good
-            total[step] = float(np.nansum(chi[good] ** 2))
+            rows = np.concatenate([_fit(part, term)[mine] for part, mine in zip(parts, used, strict=True)])
+            good = rows[:, columns.CHI] < STAR_CHI if good is None else good
+            chi2 = rows[good, columns.CHI] ** 2 * (rows[good, columns.N_PIXELS] - STAR_PARAMETERS)
+            total[step] = float(np.nansum(chi2))
+        degrees = float(np.nansum(rows[good, columns.N_PIXELS] - STAR_PARAMETERS))
         none = total[0.0, 0.0]
         slope = np.array([total[1.0, 0.0] - total[-1.0, 0.0], total[0.0, 1.0] - total[0.0, -1.0]]) / 2.0
         cross = total[1.0, 1.0] - total[1.0, 0.0] - total[0.0, 1.0] + none
@@ -229,11 +235,15 @@ def _strength(
             break
         pull = curvature @ at - slope
         at = np.linalg.solve(curvature, pull)
+        # Chi-square grows by one at one error; twice that is the curvature.
+        variance = 2.0 * float(np.linalg.inv(curvature)[0, 0])
         reference = term_of(*at).reference
         nearest = float(np.clip(reference, 0.0, brightest))
         if reference != nearest:
             # No library holds at such a charge; the two are correlated, so that the growth is found anew.
             direction = np.array([1.0, (centre - nearest) / brightest])
             at = direction * (direction @ pull) / (direction @ curvature @ direction)
+            variance = 2.0 / float(direction @ curvature @ direction)
+        error = TRIAL_CHANGE * float(np.sqrt(variance * max(none / degrees, 1.0)))
     found = term_of(*at)
-    return replace(found, reference=float(np.clip(found.reference, 0.0, brightest)))
+    return replace(found, reference=float(np.clip(found.reference, 0.0, brightest))), error
