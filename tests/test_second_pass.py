@@ -16,7 +16,7 @@ from dpm.io.tables import read_table
 from dpm.kernels.patch_fit import MAX_GROUP
 from dpm.models.distortion import MapDistortion
 from dpm.models.epsf import BrightnessTerm
-from dpm.models.flags import StarFlag
+from dpm.models.flags import PixelFlag, StarFlag
 from dpm.models.patches import NODE_STEP, PatchBounds
 from dpm.models.transform import LinearTransform
 from dpm.stages.brightness.term import spreading
@@ -287,7 +287,7 @@ def patch_of(geometry, patch: PatchBounds) -> PatchScene:
 
     pixels = observe(np.zeros((400, 400)), 1).astype(np.float32)
     one = np.ones_like(pixels)
-    planes = np.stack([pixels, one * 64, one, one * 0, one * 0])
+    planes = np.stack([pixels, one * 64, one, one * 0, one * 0, one * 0])
     return PatchScene(
         patch, [Cutout(planes, 0, 0, geometry, 0, 0)], pack_libraries([gridded_epsf()]), np.ones((1, 3, 3), np.float32), 1, 0.0
     )
@@ -299,3 +299,24 @@ def test_nodes_of_a_patch_reach_beyond_its_margin():
     x_low, x_high, y_low, y_high = patch.bounds(30.0)
     assert column * NODE_STEP <= x_low - NODE_STEP / 2 and (column + patch.n_nodes - 1) * NODE_STEP >= x_high + NODE_STEP / 2
     assert row * NODE_STEP <= y_low - NODE_STEP / 2 and (row + patch.n_nodes - 1) * NODE_STEP >= y_high + NODE_STEP / 2
+
+
+def test_flags_say_what_pixels_an_exposure_had_at_a_star(tmp_path):
+    """A short ramp two pixels from every other star in one exposure of three flags these stars' rows of that exposure alone."""
+    x, y = grid_of_stars(16, 50)
+    scene = make_scene(x, y, np.full((x.size, 1), 5000.0), dithers(3, 51), [0] * 3, 52)
+    dq = np.zeros((200, 200), np.uint8)
+    raw_x, raw_y = scene.transforms[1].inverse()(x, y)
+    dq[np.floor(raw_y[::2] + 0.5).astype(int) - 2, np.floor(raw_x[::2] + 0.5).astype(int) + 1] = int(PixelFlag.SHORT_RAMP)
+    scene.dq[1] = dq
+    rows = solve(scene, tmp_path)
+    short = (rows["flags"] & int(StarFlag.SHORT_RAMP)) != 0
+    raw = np.c_[raw_x, raw_y][::2]
+    for k in range(3):
+        mine = rows["exposure"] == k
+        beside = cKDTree(raw).query(np.c_[rows["x"], rows["y"]][mine])[0] < 0.5
+        if k == 1:
+            # A star on the border of two pixels may have its peak in the other.
+            assert beside.sum() == len(raw) and short[mine][beside].mean() > 0.95 and not short[mine][~beside].any()
+        else:
+            assert not short[mine].any()

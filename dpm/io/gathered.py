@@ -1,10 +1,10 @@
 """Pixels of one exposure in blocks, uncompressed: written once, then read by patches that need a small part each (DESIGN section
 3).
 
-The file holds blocks of BLOCK x BLOCK pixels of the detector's raw grid, row by row; each block holds five float32 planes: image,
+The file holds blocks of BLOCK x BLOCK pixels of the detector's raw grid, row by row; each block holds six float32 planes: image,
 variance without light (infinite where a pixel carries no weight), variance per unit of light, relative variance of the flat
-field, and
-the flux below which the halos of bright stars explain a detection.
+field, the flux below
+which the halos of bright stars explain a detection, and the bits of the pixel's data quality.
 No file is mapped into memory: pages of a mapped file count against a worker's limit.
 """
 
@@ -23,7 +23,7 @@ from dpm.models.flags import PixelFlag
 __all__ = ["BLOCK", "PLANES", "GatheredPixels", "write_gathered"]
 
 BLOCK = 64
-PLANES = 5
+PLANES = 6
 _BLOCK_BYTES = PLANES * BLOCK * BLOCK * 4
 
 
@@ -51,6 +51,7 @@ def write_gathered(
     planes[2, :ny, :nx] = np.where(bad, np.float32(0.0), image.poisson_factor)
     planes[3, :ny, :nx] = np.where(bad, np.float32(0.0), image.flat_variance)
     planes[4, :ny, :nx] = halo
+    planes[5, :ny, :nx] = image.dq
     blocks = planes.reshape(PLANES, rows, BLOCK, columns, BLOCK).transpose(1, 3, 0, 2, 4)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
@@ -73,7 +74,7 @@ class GatheredPixels:
         self.path, self.shape, self.origin = Path(path), shape, origin
 
     def read(self, x0: int, x1: int, y0: int, y1: int) -> tuple[NDArray[np.float32], int, int]:
-        """Planes (5, ny, nx) of the raw box [x0, x1) x [y0, y1) as far as the exposure reaches, and where they begin (x, y).
+        """Planes (6, ny, nx) of the raw box [x0, x1) x [y0, y1) as far as the exposure reaches, and where they begin (x, y).
 
         Raises
         ------

@@ -12,13 +12,13 @@ from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag, StarFlag
 from dpm.stages.first_pass.measure import FIT_HALF, StarMeasurements
+from dpm.stages.first_pass.place_flags import any_in_box, leans_on_guess
 
 __all__ = ["detection_table"]
 
 FEW_PIXELS = 15  # of the 25 of a fit box
 NEIGHBOR_SHARE = 0.1  # of the star's own light in the fit box
 SHAPE_SIGMA = 5.0  # significance at which RADXS marks a star as extended or sharp
-WEAK_SHARE = 0.5  # of the bilinear weights, on nodes that too few stars made
 SHAPE_LIMIT = 0.1  # RADXS beyond which it does
 
 
@@ -79,9 +79,9 @@ def _flags(image: ExposureImage, epsf: GriddedEPSF, measured: StarMeasurements, 
 
     ny, nx = image.shape
     box = (2 * measured.fit_half + 1) ** 2
-    saturated = _any_in_box(image.dq, int(PixelFlag.SATURATED | PixelFlag.BAD), 1, iy, ix, every_bit=True)
+    saturated = any_in_box(image.dq, int(PixelFlag.SATURATED | PixelFlag.BAD), 1, iy, ix, every_bit=True)
     mark(StarFlag.SATURATED, saturated | (measured.fit_half > FIT_HALF))
-    mark(StarFlag.SHORT_RAMP, _any_in_box(image.dq, int(PixelFlag.SHORT_RAMP), FIT_HALF, iy, ix))
+    mark(StarFlag.SHORT_RAMP, any_in_box(image.dq, int(PixelFlag.SHORT_RAMP), FIT_HALF, iy, ix))
     edge = (ix < FIT_HALF) | (iy < FIT_HALF) | (ix >= nx - FIT_HALF) | (iy >= ny - FIT_HALF)
     mark(StarFlag.EDGE, edge)
     mark(StarFlag.MASKED_PIXELS, (rows[:, columns.N_PIXELS] < box) & ~edge)
@@ -90,33 +90,10 @@ def _flags(image: ExposureImage, epsf: GriddedEPSF, measured: StarMeasurements, 
     mark(StarFlag.NEIGHBOR, rows[:, columns.NEIGHBOR] > NEIGHBOR_SHARE)
     mark(StarFlag.NEAR_SATURATED, measured.near_saturated)
     mark(StarFlag.SKY_UNCERTAIN, measured.sky_pixels == 0)
-    mark(StarFlag.EPSF_EXTRAPOLATED, _leans_on_guess(image, epsf, x=ix, y=iy))
+    mark(StarFlag.EPSF_EXTRAPOLATED, leans_on_guess(epsf, ix + image.x_origin, iy + image.y_origin))
     mark(StarFlag.NOISE_FALLBACK, np.full(len(rows), image.noise_fallback))
     mark(StarFlag.NOISE_RAISED, measured.noise_raised)
     radxs, error = rows[:, columns.RADXS], rows[:, columns.RADXS_ERROR]
     mark(StarFlag.EXTENDED, (radxs > SHAPE_LIMIT) & (radxs > SHAPE_SIGMA * error))
     mark(StarFlag.SHARP, (radxs < -SHAPE_LIMIT) & (radxs < -SHAPE_SIGMA * error))
     return flags
-
-
-def _leans_on_guess(image: ExposureImage, epsf: GriddedEPSF, x: NDArray, y: NDArray) -> NDArray[np.bool_]:
-    """Whether more than half of the ePSF at a star comes from nodes that too few stars made, or it was made quickly."""
-    if epsf.approximate or not epsf.weak_nodes:
-        return np.full(len(x), epsf.approximate)
-    share = epsf.node_weights(x + image.x_origin, y + image.y_origin)
-    return np.asarray(share[:, list(epsf.weak_nodes)].sum(axis=1) > WEAK_SHARE)
-
-
-def _any_in_box(
-    dq: NDArray[np.uint8], bits: int, half: int, iy: NDArray, ix: NDArray, every_bit: bool = False
-) -> NDArray[np.bool_]:
-    """Whether any pixel of the box about (iy, ix) has one of the bits (or all of them)."""
-    out = np.zeros(iy.size, bool)
-    if not np.any(dq & bits):
-        return out
-    ny, nx = dq.shape
-    for dy in range(-half, half + 1):
-        for dx in range(-half, half + 1):
-            found = dq[np.clip(iy + dy, 0, ny - 1), np.clip(ix + dx, 0, nx - 1)] & bits
-            out |= (found == bits) if every_bit else (found != 0)
-    return out

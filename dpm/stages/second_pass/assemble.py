@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from dpm.io.reference import read_reference
 from dpm.io.run_folder import RunFolder
 from dpm.io.star_lists import read_arrays
+from dpm.io.stdpsf import read_stdpsf
 from dpm.io.tables import catalog_columns, read_table, write_table
 from dpm.models.columns import MEASUREMENT_COLUMNS
 from dpm.models.flags import StarFlag
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import Options
 from dpm.models.transform import LinearTransform
+from dpm.stages.first_pass.place_flags import leans_on_guess
 from dpm.stages.frame.catalog import MEDIANS, build_catalog
 from dpm.stages.frame.geometry import load_units
 from dpm.stages.frame.link import Links, join_epochs
@@ -64,6 +66,7 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
         n_found += int(measured["id"].max(initial=-1)) + 1
         parts.append(keep_stars(measured, limit, min(options.frame.min_exposures, len(field.groups[number].exposures))))
     rows = _by_exposure(field, parts)
+    _flag_exposures(field, exposures, rows)
     folder.measurements.mkdir(parents=True, exist_ok=True)
     names = _write_measurements(folder, exposures, rows)
     units = load_units(folder, exposures, frame, options, folder.measurements)
@@ -151,6 +154,16 @@ def _by_exposure(field: SecondPassField, parts: list[Measured]) -> dict[int, Mea
             out[exposure.row] = rows
         offset += int(measured["id"].max(initial=-1)) + 1
     return out
+
+
+def _flag_exposures(field: SecondPassField, exposures: Table, rows: dict[int, Measured]) -> None:
+    """Flags that come from an exposure's ePSF and from its file."""
+    for exposure in (exposure for group in field.groups for exposure in group.exposures if exposure.row in rows):
+        part = rows[exposure.row]
+        guess = leans_on_guess(read_stdpsf(exposure.library, centre=False), part["x"], part["y"])
+        part["flags"][guess] |= np.int32(int(StarFlag.EPSF_EXTRAPOLATED))
+        if str(exposures["noise_source"][exposure.row]).startswith("gain"):
+            part["flags"] |= np.int32(int(StarFlag.NOISE_FALLBACK))
 
 
 def _write_measurements(folder: RunFolder, exposures: Table, rows: dict[int, Measured]) -> list[str]:

@@ -8,9 +8,12 @@ from scipy.spatial import cKDTree
 
 from dpm.kernels import patch_measure as kernels
 from dpm.kernels import quality as columns
+from dpm.kernels.patch import FIT_HALF
 from dpm.kernels.patch_fit import MAX_GROUP
-from dpm.models.flags import StarFlag
+from dpm.models.flags import PixelFlag, StarFlag
 from dpm.models.patches import PatchBounds
+from dpm.stages.first_pass.measure import NEAR_FRACTION
+from dpm.stages.first_pass.place_flags import any_in_box
 from dpm.stages.second_pass.patches import StarList
 from dpm.stages.second_pass.scene import PatchScene
 
@@ -117,7 +120,12 @@ def _flags(
 
     patch = scene.patch
     half = scene.stars.half[star]
-    mark(StarFlag.SATURATED, half > 2)
+    lost, short, halo = _places(scene, row, e)
+    mark(StarFlag.SATURATED, (half > FIT_HALF) | lost)
+    mark(StarFlag.SHORT_RAMP, short)
+    mark(StarFlag.NEAR_SATURATED, (halo > NEAR_FRACTION * row[:, columns.FLUX]) & (half == FIT_HALF))
+    # A sky that too few pixels tell is that of the meshes alone.
+    mark(StarFlag.SKY_UNCERTAIN, scene.stars.sky[star, patch.band[e]] == 0.0)
     box = (2 * half + 1) ** 2
     mark(StarFlag.MASKED_PIXELS, row[:, columns.N_PIXELS] < box)
     mark(StarFlag.FEW_PIXELS, row[:, columns.N_PIXELS] < FEW_PIXELS)
@@ -131,3 +139,23 @@ def _flags(
     mark(StarFlag.EXTENDED, (radxs > SHAPE_LIMIT) & (radxs > SHAPE_SIGMA * error))
     mark(StarFlag.SHARP, (radxs < -SHAPE_LIMIT) & (radxs < -SHAPE_SIGMA * error))
     return flags
+
+
+def _places(
+    scene: PatchScene, row: NDArray[np.float64], e: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float32]]:
+    """Whether a star's core lost pixels to saturation, whether its fit box has short ramps, and the halos' limit at its peak."""
+    patch = scene.patch
+    lost, short = np.zeros(len(row), bool), np.zeros(len(row), bool)
+    halo = np.zeros(len(row), np.float32)
+    for k in np.unique(e):
+        mine = np.flatnonzero(e == k)
+        ny, nx = int(patch.ny[k]), int(patch.nx[k])
+        pixels = slice(patch.first[k], patch.first[k] + ny * nx)
+        iy = np.clip(np.floor(row[mine, columns.Y] + 0.5).astype(int), 0, ny - 1)
+        ix = np.clip(np.floor(row[mine, columns.X] + 0.5).astype(int), 0, nx - 1)
+        dq = scene.dq[pixels].reshape(ny, nx)
+        lost[mine] = any_in_box(dq, int(PixelFlag.SATURATED | PixelFlag.BAD), 1, iy, ix, every_bit=True)
+        short[mine] = any_in_box(dq, int(PixelFlag.SHORT_RAMP), FIT_HALF, iy, ix)
+        halo[mine] = patch.halo[pixels].reshape(ny, nx)[iy, ix]
+    return lost, short, halo

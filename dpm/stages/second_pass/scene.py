@@ -49,7 +49,7 @@ class Cutout:
 
     Parameters
     ----------
-    planes : ndarray (5, ny, nx), float32
+    planes : ndarray (6, ny, nx), float32
         As `dpm.io.gathered` has them.
     x_origin, y_origin : int
         Raw full-detector pixel of the first pixel.
@@ -139,7 +139,7 @@ class PatchScene:
         planes = np.empty((len(cutouts[0].planes), first[-1]), np.float32)
         for cut, begin, end in zip(cutouts, first[:-1], first[1:]):
             planes[:, begin:end] = cut.planes.reshape(len(planes), -1)
-        scene, read, poisson, flat, halo = planes
+        scene, read, poisson, flat, halo, quality = planes
         row, column = bounds.first_node
         cells = int(max(1, -(-shapes.max() // SKY_CELL)))
         self.patch = Patch(
@@ -154,6 +154,7 @@ class PatchScene:
             np.array([cut.charge_share for cut in cutouts], float),
         )  # fmt: skip
         self._drop_corners()
+        self.dq = quality.astype(np.uint8)
         self.noise_raised = np.zeros(len(cutouts), bool)
         self.scores = np.zeros((2, first[-1]), np.float32)
         self.count = 0
