@@ -23,7 +23,6 @@ NEIGHBOR_SHARE = 0.1  # of the star's own light in the fit box
 FEW_PIXELS = 15  # of the 25 of a fit box
 SHAPE_SIGMA = 5.0
 SHAPE_LIMIT = 0.1
-EDGE = 2  # pixels
 
 # What a row holds: the star (patch, number in it), the exposure's number in its group, and values in the exposure's raw pixels
 # and flux.
@@ -127,14 +126,15 @@ def _flags(
     # A sky that too few pixels tell is that of the meshes alone.
     mark(StarFlag.SKY_UNCERTAIN, scene.stars.sky[star, patch.band[e]] == 0.0)
     box = (2 * half + 1) ** 2
-    mark(StarFlag.MASKED_PIXELS, row[:, columns.N_PIXELS] < box)
+    ix, iy = np.floor(row[:, columns.X] + 0.5), np.floor(row[:, columns.Y] + 0.5)
+    edge = (ix < FIT_HALF) | (iy < FIT_HALF) | (ix >= patch.nx[e] - FIT_HALF) | (iy >= patch.ny[e] - FIT_HALF)
+    mark(StarFlag.EDGE, edge)
+    mark(StarFlag.MASKED_PIXELS, (row[:, columns.N_PIXELS] < box) & ~edge)
     mark(StarFlag.FEW_PIXELS, row[:, columns.N_PIXELS] < FEW_PIXELS)
     mark(StarFlag.NOT_CONVERGED, scene.stars.status[star] != 0)
     mark(StarFlag.NEIGHBOR, row[:, columns.NEIGHBOR] > NEIGHBOR_SHARE)
     mark(StarFlag.GROUP_CUT, cut)
     mark(StarFlag.NOISE_RAISED, scene.noise_raised[e])
-    x, y = row[:, columns.X], row[:, columns.Y]
-    mark(StarFlag.EDGE, (x < EDGE) | (y < EDGE) | (x > patch.nx[e] - 1 - EDGE) | (y > patch.ny[e] - 1 - EDGE))
     radxs, error = row[:, columns.RADXS], row[:, columns.RADXS_ERROR]
     mark(StarFlag.EXTENDED, (radxs > SHAPE_LIMIT) & (radxs > SHAPE_SIGMA * error))
     mark(StarFlag.SHARP, (radxs < -SHAPE_LIMIT) & (radxs < -SHAPE_SIGMA * error))
