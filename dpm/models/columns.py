@@ -167,7 +167,7 @@ CATALOG_FILTER_COLUMNS: tuple[Column, ...] = (
 )
 
 MATCH_COLUMNS: tuple[Column, ...] = (
-    Column("id", "int64", "", "meta.id;src", "star of the catalogue that the detection belongs to"),
+    Column("id", "int64", "", "meta.id;src", "star of tables/frame_catalog.parquet that the detection belongs to"),
     Column("row", "int32", "", "meta.number", "row of the exposure's part of tables/detections, from 0"),
     Column("dx", "float32", "pix", "pos.cartesian.x;arith.diff", "measured raw column minus the one that the catalogue predicts"),
     Column("dy", "float32", "pix", "pos.cartesian.y;arith.diff", "measured raw row minus the one that the catalogue predicts"),
