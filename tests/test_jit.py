@@ -97,3 +97,10 @@ def test_many_processes_may_remove_the_same_folders(cache: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         folders = set(pool.map(lambda _: jit.cache_folder.__wrapped__(), range(32)))
     assert len(folders) == 1 and list(cache.iterdir()) == list(folders)
+
+
+def test_a_folder_that_somebody_is_removing_is_left_to_them(cache: Path) -> None:
+    cache.mkdir()
+    theirs = _aged(cache / f"kernels-ann.b-{1:016x}.removed-{time.time_ns()}", 31)
+    jit.cache_folder.__wrapped__()
+    assert (theirs / "fit_1" / "fit.nbi").exists()

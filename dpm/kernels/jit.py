@@ -26,6 +26,8 @@ __all__ = ["cache_folder", "is_cold", "kernel"]
 
 # Days without use after which a cache folder of other sources goes; far above the clocks' differences on shared disks.
 UNUSED_DAYS = 30.0
+# Hours after which whoever renamed a folder to remove it is not at it any more; above the clocks' differences on shared disks.
+ABANDONED_HOURS = 24.0
 
 
 def _cpu_model() -> str:
@@ -68,21 +70,30 @@ def cache_folder() -> Path:
 def _mark_used(folder: Path) -> None:
     """Set the folder's time to now and remove its siblings that were not used for `UNUSED_DAYS`.
 
-    Each is renamed first, which only one process can do, and looked at again: whoever opened it in between keeps it.  A
-    process that still runs on a removed folder has its kernels in memory, and numba makes the folder again to save another.
+    Each is renamed first, which only one thread of one process can do, and looked at again: whoever opened it in between keeps
+    it.  Deleting changes a folder's time as well, so that nobody else touches it until its name, which says when it was
+    renamed, is `ABANDONED_HOURS` old.  A process that still runs on a removed folder has its kernels in memory, and numba makes
+    the folder again to save another.
     """
     with suppress(OSError):
         os.utime(folder)
-    ours = re.compile(rf"(kernels-{re.escape(_user())}-[0-9a-f]{{16}})(\.removed-\d+)?")
-    oldest = time.time() - 86400.0 * UNUSED_DAYS
+    ours = re.compile(rf"kernels-{re.escape(_user())}-[0-9a-f]{{16}}(\.removed-(\d+))?")
+    now = time.time()
+    oldest = now - 86400.0 * UNUSED_DAYS
     with suppress(OSError):
         for other in [path for path in folder.parent.iterdir() if path != folder]:
             match = ours.fullmatch(other.name)
             # Another process may be first at any of these steps.
             with suppress(OSError):
-                if match is None or other.is_symlink() or other.stat().st_mtime > oldest:
+                if match is None or other.is_symlink():
                     continue
-                doomed = other.with_name(f"{match[1]}.removed-{os.getpid()}")
+                if match[1]:
+                    if int(match[2]) < 1e9 * (now - 3600.0 * ABANDONED_HOURS):
+                        shutil.rmtree(other, ignore_errors=True)
+                    continue
+                if other.stat().st_mtime > oldest:
+                    continue
+                doomed = other.with_name(f"{other.name}.removed-{time.time_ns()}")
                 other.rename(doomed)
                 if doomed.stat().st_mtime > oldest:
                     doomed.rename(other)
