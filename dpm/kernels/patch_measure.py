@@ -13,12 +13,12 @@ from dpm.kernels.patch_fit import (
     FAILED,
     GROUP_HALF,
     MAX_GROUP,
-    accumulate,
     fit_group,
     group_workspace,
     load_group,
     solve_step,
 )
+from dpm.kernels.patch_normal import accumulate, keep_box
 from dpm.kernels.quality import CHI_MODEL_ERROR, assess_fit
 
 # Columns of a measurement beyond those of `dpm.kernels.quality`.
@@ -184,18 +184,13 @@ def local_covariance(patch, libraries, box, group, stars, members, n, model_erro
 @leaf_kernel
 def load_members(patch, libraries, box, group, n, e):
     """psi and slopes of the members beside the first on exposure e, into ``group``."""
-    side = 2 * GROUP_HALF + 1
     for k in range(1, n):
         raw_x, raw_y, scale = group.raw[e, k, 0], group.raw[e, k, 1], group.raw[e, k, 2]
         if scale == 0.0:
             continue
         light = group.position[k, 2 + patch.band[e]] * scale
         load_box(patch, libraries, e, raw_x, raw_y, light, group.peak[e, k, 0], group.peak[e, k, 1], GROUP_HALF, True, box)
-        for j in range(side):
-            for i in range(side):
-                group.value[k, j, i] = box.value[j, i]
-                group.slope_x[k, j, i] = box.slope_x[j, i]
-                group.slope_y[k, j, i] = box.slope_y[j, i]
+        keep_box(group, k, box, 2 * GROUP_HALF + 1)
 
 
 @leaf_kernel

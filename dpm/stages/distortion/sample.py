@@ -74,6 +74,7 @@ class Plane:
 
 
 def project(sample: Sample, layout: Layout, state: State) -> Plane:
+    """Corrected positions and places on the master frame of all measurements, under a state."""
     dx, dy = evaluate(layout, state, sample.x, sample.y, sample.filt)
     u, v = sample.base_u + dx, sample.base_v + dy
     m = state.matrices[sample.unit]
@@ -84,6 +85,7 @@ def project(sample: Sample, layout: Layout, state: State) -> Plane:
 
 
 def to_raw(sample: Sample, state: State, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Differences on the master frame (x, y) turned back to the corrected pixels of each measurement's exposure."""
     inverse = np.linalg.inv(state.matrices)[sample.unit]
     return inverse[:, 0, 0] * x + inverse[:, 0, 1] * y, inverse[:, 1, 0] * x + inverse[:, 1, 1] * y
 

@@ -20,7 +20,8 @@ from dpm.kernels.patch_find import (
     lattice_significance,
     score_exposures,
 )
-from dpm.kernels.patch_fit import PatchStars, link_groups, sweep
+from dpm.kernels.patch_fit import PatchStars, sweep
+from dpm.kernels.patch_groups import link_groups
 from dpm.kernels.patch_measure import fit_candidates
 from dpm.kernels.patch_sky import update_sky, update_star_skies
 from dpm.kernels.sky import annulus_spans
