@@ -1,8 +1,9 @@
 """First pass and catalogue on the independent simulation, scored against its truth and the Cramer-Rao bound.
 
-usage: python benchmarks/bench_sim.py [--scene ../shared/data/sim] [--source truth|build] [--keep FOLDER]
+usage: python benchmarks/bench_sim.py [--scene ../shared/data/sim] [--source truth|build|LIBRARY] [--keep FOLDER]
 
-``truth`` gives the pipeline the scene's own ePSF as a library; ``build`` lets it make one.  The scorer
+``truth`` gives the pipeline the scene's own ePSF as a library; ``build`` lets it make one; anything else is a folder of STDPSF
+files, as `bench_calibration.py limit --keep FOLDER` leaves in ``FOLDER/limit_epsf/calibration/psf``.  The scorer
 (`benchmarks/scorer/score.py`) shares no code with dpm.
 """
 
@@ -45,17 +46,22 @@ def main() -> int:
     """Run and score; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scene", type=Path, default=ROOT.parent / "shared" / "data" / "sim")
-    parser.add_argument("--source", choices=("truth", "build"), default="truth")
+    parser.add_argument("--source", default="truth", help="truth, build or a folder of STDPSF files")
     parser.add_argument("--keep", type=Path, help="folder for the run; a temporary one otherwise")
     arguments = parser.parse_args()
     if not arguments.scene.is_dir():
         print(f"skipped: no scene at {arguments.scene}")
         return 0
+    if arguments.source not in ("truth", "build") and not list(Path(arguments.source).glob("STDPSF_*.fits")):
+        parser.error(f"--source {arguments.source}: neither truth nor build nor a folder of STDPSF files")
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)
-        (folder / "library").mkdir(parents=True, exist_ok=True)
-        write_true_libraries(arguments.scene, folder / "library")
-        source = "build" if arguments.source == "build" else str(folder / "library")
+        library = folder / "library" if arguments.source == "truth" else Path(arguments.source).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        if arguments.source == "truth":
+            library.mkdir(exist_ok=True)
+            write_true_libraries(arguments.scene, library)
+        source = "build" if arguments.source == "build" else str(library)
         config = folder / "field.toml"
         config.write_text(
             f'[run]\nname = "sim"\ndirectory = "{folder / "run"}"\n\n[input]\n'
