@@ -102,7 +102,7 @@ def prepare(scene: Scene, root: Path, one_patch_a_tile: bool = False, term: Brig
     for exposed, geometry, pixels, dq in zip(exposures, geometries, scene.pixels, scene.dq, strict=True):
         image = exposure(pixels, dq)
         write_geometry(field.geometry_file(exposed), geometry)
-        write_gathered(field.pixels_file(exposed), image, image.sci, np.zeros(image.shape, np.float32))
+        write_gathered(field.pixels_file(exposed), image, image.sci, image.var_read, np.zeros(image.shape, np.float32))
     tiles = plan_tiles(field, [geometries])
     if one_patch_a_tile:
         patches = [patch for tile in tiles for patch in tile.patches]

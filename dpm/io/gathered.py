@@ -28,7 +28,11 @@ _BLOCK_BYTES = PLANES * BLOCK * BLOCK * 4
 
 
 def write_gathered(
-    path: str | os.PathLike[str], image: ExposureImage, sci: NDArray[np.float32], halo: NDArray[np.float32]
+    path: str | os.PathLike[str],
+    image: ExposureImage,
+    sci: NDArray[np.float32],
+    variance: NDArray[np.float32],
+    halo: NDArray[np.float32],
 ) -> None:
     """Write an exposure's planes in blocks, atomically.
 
@@ -38,8 +42,8 @@ def write_gathered(
         The file; its folder is made if need be.
     image : ExposureImage
         Noise planes; pixels that carry no weight become 0 with infinite variance.
-    sci, halo : ndarray (ny, nx), float32
-        The image to write, and the limit of the halos.
+    sci, variance, halo : ndarray (ny, nx), float32
+        The image to write, its variance without light, and the limit of the halos.
     """
     ny, nx = image.shape
     rows, columns = -(-ny // BLOCK), -(-nx // BLOCK)
@@ -47,7 +51,7 @@ def write_gathered(
     planes = np.zeros((PLANES, rows * BLOCK, columns * BLOCK), np.float32)
     planes[1] = np.inf
     planes[0, :ny, :nx] = np.where(bad, np.float32(0.0), sci)
-    planes[1, :ny, :nx] = np.where(bad, np.float32(np.inf), image.var_read)
+    planes[1, :ny, :nx] = np.where(bad, np.float32(np.inf), variance)
     planes[2, :ny, :nx] = np.where(bad, np.float32(0.0), image.poisson_factor)
     planes[3, :ny, :nx] = np.where(bad, np.float32(0.0), image.flat_variance)
     planes[4, :ny, :nx] = halo

@@ -254,7 +254,7 @@ def judge_band(fluxes, weights, used, n, floor):
 
 
 @kernel
-def judge_candidates(patch, numerator, denominator, x, y, flux, significance, n_used):
+def judge_candidates(patch, numerator, denominator, x, y, limit, flux, significance, n_used):
     """Fluxes and significances of candidates from the exposures that agree: a cosmic ray stands in one exposure alone.
 
     Parameters
@@ -263,10 +263,12 @@ def judge_candidates(patch, numerator, denominator, x, y, flux, significance, n_
         As in `combine_scores`.
     x, y : ndarray (n,)
         Master positions.
+    limit : ndarray (n, B)
+        A band counts where its flux is above this.
     flux : ndarray (n, B)
         Filled.
     significance : ndarray (n,)
-        Filled: as `lattice_significance`.
+        Filled: as `lattice_significance`, of the bands that count.
     n_used : ndarray (n,), int
         Filled: exposures used, all bands.
     """
@@ -297,7 +299,7 @@ def judge_candidates(patch, numerator, denominator, x, y, flux, significance, n_
             mean, total, left = judge_band(fluxes, weights, used, n, FILTER_MISMATCH)
             flux[k, b] = mean
             n_used[k] += left
-            if mean > 0.0:
+            if mean > limit[k, b]:
                 square += mean * mean * total
         significance[k] = np.sqrt(square)
 

@@ -99,7 +99,7 @@ def structure_of(profile: NDArray[np.float64]) -> NDArray[np.float64]:
     template = np.maximum(np.minimum(profile, profile[::-1, ::-1]), 0.0)
     # Stars sit anywhere in their pixel, so a spike may lie in either of two.
     template = ndimage.maximum_filter(template, size=3)
-    rows, cols = np.mgrid[: len(profile), : len(profile)] - TEMPLATE_HALF
+    rows, cols = np.indices(profile.shape) - len(profile) // 2
     template[np.hypot(rows, cols) < CORE] = 0.0
     return np.asarray(template)
 
@@ -133,8 +133,8 @@ def add_halo_template(
     ----------
     halo : ndarray (ny, nx), float32, changed in place
         Flux below which a detection is explained.
-    template : ndarray (97, 97)
-        From `halo_template`.
+    template : ndarray (n, n)
+        From `halo_template`, the star in the middle.
     stars : ndarray (n, RESULT_SIZE)
     epsf : GriddedEPSF
         Its peak turns a pixel's light into the flux of the star that it would fake.
@@ -145,9 +145,10 @@ def add_halo_template(
     """
     ny, nx = halo.shape
     unit = np.minimum(structure * template / epsf.envelope[0], MAX_CONTRAST)
+    reach = len(unit) // 2
     for row in stars[stars[:, columns.FLUX] * unit.max() > smallest]:
-        y = int(np.floor(row[columns.Y] + 0.5)) - TEMPLATE_HALF
-        x = int(np.floor(row[columns.X] + 0.5)) - TEMPLATE_HALF
+        y = int(np.floor(row[columns.Y] + 0.5)) - reach
+        x = int(np.floor(row[columns.X] + 0.5)) - reach
         v0, v1, u0, u1 = max(y, 0), min(y + len(unit), ny), max(x, 0), min(x + len(unit), nx)
         if v0 < v1 and u0 < u1:
             limit = row[columns.FLUX] * unit[v0 - y : v1 - y, u0 - x : u1 - x]

@@ -15,9 +15,11 @@ from dpm.models.flags import PixelFlag
 __all__ = ["LOST", "SaturatedSeeds", "saturated_seeds"]
 
 LOST = int(PixelFlag.BAD | PixelFlag.SATURATED)
-MIN_PIXELS = 2  # a single lost pixel is a hot pixel as often as a star; the ordinary finder sees the star
+MIN_LOST = 2  # a single lost pixel is a hot pixel as often as a star ...
+MIN_SATURATED = 3  # ... unless pixels about it saturated too, if later in the ramp
 WING_PIXELS = 3  # pixels beyond the lost core that the fit of the wings takes in
 MAX_FIT_HALF = 11
+_TOUCHING = np.ones((3, 3), int)
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,22 @@ class SaturatedSeeds:
 def saturated_seeds(image: ExposureImage, sky_at: Callable[[NDArray, NDArray], NDArray[np.float64]]) -> SaturatedSeeds:
     """Centres of connected groups of lost saturated pixels.
 
-    A bleed column is longer than the core is wide: the centre is where the group is widest.
+    A bleed column is longer than the core is wide: the centre is where the group is widest.  A single lost pixel counts where the
+    saturated pixels that it touches, lost or of a shorter ramp, make a star's core.
     """
     lost = (image.dq & LOST) == LOST
     if not lost.any():
         empty = np.zeros(0)
         return SaturatedSeeds(empty, empty, empty, empty.astype(np.int64))
-    labels, count = ndimage.label(lost, structure=np.ones((3, 3), int))
+    labels, count = ndimage.label(lost, structure=_TOUCHING)
+    cores, _ = ndimage.label((image.dq & int(PixelFlag.SATURATED)) != 0, structure=_TOUCHING)
+    core_size = np.bincount(cores.ravel())
     y, x, flux, half = [], [], [], []
     boxes = ndimage.find_objects(labels)
     for k in range(count):
         rows, cols = boxes[k]
         group = labels[rows, cols] == k + 1
-        if group.sum() < MIN_PIXELS:
+        if group.sum() < MIN_LOST and core_size[cores[rows.start, cols.start]] < MIN_SATURATED:
             continue
         width = group.sum(axis=1).astype(float)
         weight = np.where(width >= 0.7 * width.max(), width, 0.0)

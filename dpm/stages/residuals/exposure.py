@@ -208,7 +208,7 @@ class RunScene:
         same = sum(other.band == exposure.band for other in group.exposures)
         first_pass = self.folder.detections_file(str(row["exposure"]), str(row["detector"]))
         detections = read_columns(first_pass, ["x", "y", "flux", "flags"])
-        residual, _ = without_halos(image, epsf, detections, self.threshold / np.sqrt(same))
+        residual, _, _ = without_halos(image, epsf, detections, self.threshold / np.sqrt(same))
         x, y = self._epoch_positions(group)
         n = subtract_catalog(residual, image, epsf, placement, x, y, np.asarray(self.catalog[f"{band}_flux"], float))
         return ResidualImage(image, residual, placement, row, band, n)

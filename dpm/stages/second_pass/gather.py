@@ -63,8 +63,8 @@ def gather_exposure(folder: RunFolder, name: str, distortion_source: str, thresh
     group = next(group for group in field.groups if exposure in group.exposures)
     same = sum(other.band == exposure.band for other in group.exposures)
     detections = read_columns(folder.detections_file(str(row["exposure"]), detector), ["x", "y", "flux", "flags"])
-    sci, halo = without_halos(image, read_stdpsf(exposure.library, centre=False), detections, threshold / np.sqrt(same))
+    sci, variance, halo = without_halos(image, read_stdpsf(exposure.library, centre=False), detections, threshold / np.sqrt(same))
     write_geometry(field.geometry_file(exposure), geometry)
-    write_gathered(field.pixels_file(exposure), image, sci, halo)
+    write_gathered(field.pixels_file(exposure), image, sci, variance, halo)
     warnings = [] if np.isfinite(zero_point) else [f"{name}: no photometric zero point was solved; fluxes stay as they are"]
     return {"warnings": warnings}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from dpm.kernels import quality as columns
 from dpm.kernels.render import subtract_stars
@@ -11,27 +14,47 @@ from dpm.kernels.scene import render_half
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag, StarFlag
+from dpm.models.statistics import MAD_TO_SIGMA
 from dpm.stages.first_pass.halos import (
     BRIGHT_FACTOR,
-    TEMPLATE_HALF,
     add_halo_template,
     add_saturated_halos,
-    halo_profile,
+    halo_template,
     pick_halo_stars,
     structure_of,
 )
 
-__all__ = ["without_halos"]
+__all__ = ["Halo", "learn_halo", "without_halos"]
 
+HALO_HALF = 80  # pixels; the spikes of saturated stars end about here
 INNER, FULL = 9.0, 11.5  # pixels: from here, and fully from there, the halo is subtracted; nearer the library holds the light
+WHOLE = 0.99  # of the weight of the pixels about a place: fewer good ones tell nothing
+RIM = 8  # pixels within the template's edge, where it is zero
 LEFT_OVER = 1.5  # of the halo's structure may be left, after its subtraction, as light that looks like stars
 FAINTEST_LIGHT = 0.1  # of the pixel noise: a halo below this is left alone
+# A filter's light is one pattern at many scales, those of its wavelengths: far from the star all structure is drawn out along
+# radii, and falls with the square of the radius.
+SCALES = np.exp(np.linspace(-0.3, 0.3, 13))
+SCALE_WEIGHTS = np.exp(-0.5 * np.linspace(-2.0, 2.0, 13) ** 2)
+SEAM = (12, 14)  # pixels: the box of the library ends here, wherever in its pixel the star lies
+NEARER = 0.85 ** np.arange(1, 8)  # parts of a radius: where the structure at that radius can be seen better
+FEWEST_STARS = 4  # whose halo is subtracted: that of fewer holds the neighbours of one; it is a limit only
+ANNULUS = 4  # pixels: width of the annuli of one mean and one noise
+SIGNIFICANT = 2.0  # times its noise: weaker structure is not subtracted
+NEAREST = 3  # pixels: side of the box whose mean power tells structure from noise
+
+
+class Halo(NamedTuple):
+    """Light of a star per unit of its flux, its centre in the middle of the middle pixel, and the error of it; (n, n) both."""
+
+    light: NDArray[np.float64]
+    error: NDArray[np.float64]
 
 
 def without_halos(
     image: ExposureImage, epsf: GriddedEPSF, detections: dict[str, NDArray], threshold: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """An exposure without the halos of its bright stars, and the flux below which what is left of them explains a detection.
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """An exposure without the halos of its bright stars, its variance, and the flux below which halos explain a detection.
 
     Parameters
     ----------
@@ -44,7 +67,9 @@ def without_halos(
 
     Returns
     -------
-    sci, limit : ndarray (ny, nx), float32
+    sci, variance, limit : ndarray (ny, nx), float32
+        The variance is that of the image without light, with the photon noise of the light that was subtracted and the error of
+        the halo's template.
     """
     good = (image.dq & int(PixelFlag.BAD)) == 0
     noise = float(np.sqrt(np.median(image.var_read[good]) + np.median(image.poisson_factor[good]) * _sky(image, good)))
@@ -56,18 +81,111 @@ def without_halos(
     rows[:, columns.X], rows[:, columns.Y], rows[:, columns.FLUX] = x, y, flux
     saturated = (flags & int(StarFlag.SATURATED)) != 0
     smallest = threshold * noise / float(epsf.matched_profile[1, 1])
-    sci = np.where(good, image.sci, np.float32(0.0))
+    sci, variance = np.where(good, image.sci, np.float32(0.0)), image.var_read.copy()
     limit = np.zeros(image.shape, np.float32)
-    pick = pick_halo_stars(y, x, np.where(saturated, 0.0, flux), BRIGHT_FACTOR * smallest)
+    pick = pick_halo_stars(y, x, flux, BRIGHT_FACTOR * smallest)
     if pick.size:
         residual = sci.copy()
         half = np.array([render_half(value, epsf.envelope, noise) for value in flux], np.int64)
         subtract_stars(residual, epsf.library(image.x_origin, image.y_origin), x, y, flux, half)
-        profile = halo_profile(residual, good, rows[pick])
-        _subtract(sci, profile, rows, noise)
-        add_halo_template(limit, structure_of(profile), rows, epsf, smallest, LEFT_OVER)
+        if pick.size < FEWEST_STARS:
+            add_halo_template(limit, halo_template(residual, good, rows[pick]), rows, epsf, smallest)
+        else:
+            halo = learn_halo(residual, good, rows[pick])
+            _subtract(sci, variance, image.poisson_factor, halo, rows, noise)
+            add_halo_template(limit, _drawn_out(structure_of(halo.light)), rows, epsf, smallest, LEFT_OVER)
     add_saturated_halos(limit, image, rows[saturated], epsf)
-    return sci, limit
+    return sci, variance, limit
+
+
+def learn_halo(residual: NDArray[np.float32], good: NDArray[np.bool_], stars: NDArray) -> Halo:
+    """The light that bright stars leave about them, from an image without them.
+
+    The median over the stars, each with its flux as its weight: the noise of a star's halo over its flux falls with its flux, and
+    no star with neighbours decides alone.  Structure counts as far as it stands above its noise, pixel by pixel or along radii.
+
+    Parameters
+    ----------
+    residual : ndarray (ny, nx), float32
+        Image minus the ePSFs of its stars.
+    good : ndarray (ny, nx), bool
+    stars : ndarray (n, RESULT_SIZE)
+        The bright stars: array positions and fluxes.
+
+    Returns
+    -------
+    Halo
+    """
+    side = 2 * HALO_HALF + 1
+    rows, cols = np.mgrid[:side, :side] - HALO_HALF
+    radius = np.hypot(rows, cols)
+    rim = (radius > HALO_HALF - RIM) & (radius <= HALO_HALF)
+    pad = HALO_HALF + 2
+    splines = np.pad(ndimage.spline_filter(np.where(good, residual, 0.0)), pad)
+    whole_splines = np.pad(good.astype(float), pad)
+    cuts, weights = [], []
+    for row in stars:
+        place = (row[columns.Y] + pad - HALO_HALF, row[columns.X] + pad - HALO_HALF)
+        cut = _spline_box(splines, *place, side, side)
+        cut[_spline_box(whole_splines, *place, side, side) < WHOLE] = np.nan
+        edge = cut[rim][np.isfinite(cut[rim])]
+        if edge.size:
+            cuts.append((cut - np.median(edge)) / row[columns.FLUX])
+            weights.append(row[columns.FLUX])
+    if not cuts:
+        return Halo(np.zeros((side, side)), np.zeros((side, side)))
+    stack, flux = np.array(cuts), np.array(weights)
+    whole = _weighted_median(stack, flux)
+    # Half the difference of two halves of the stars has the error of their mean, that from star to star included.
+    half = 0.5 * (_weighted_median(stack[::2], flux[::2]) - _weighted_median(stack[1::2], flux[1::2]))
+    mean, light, variance, rest = np.zeros_like(whole), np.zeros_like(whole), np.zeros_like(whole), np.ones_like(whole)
+    rings = [(radius >= inner) & (radius < inner + ANNULUS) for inner in range(0, int(radius.max()) + 1, ANNULUS)]
+    for ring in rings:
+        mean[ring] = np.median(whole[ring])
+    # What shows pixel by pixel is taken so, and the rest where it shows along radii.
+    for structure, difference in ((whole - mean, half), (_along_radii(whole - mean), _along_radii(half))):
+        error2 = ndimage.uniform_filter(difference**2, NEAREST)
+        for ring in rings:
+            error2[ring] = np.maximum(error2[ring], (MAD_TO_SIGMA * np.median(np.abs(difference[ring]))) ** 2)
+        power = ndimage.uniform_filter(structure**2, NEAREST)
+        share = rest * (1.0 - np.minimum(SIGNIFICANT**2 * error2 / np.maximum(power, np.finfo(float).tiny), 1.0))
+        light += share * structure
+        variance += share**2 * error2
+        rest -= share
+    reach = np.clip((radius - INNER) / (FULL - INNER), 0.0, 1.0) * (radius <= HALO_HALF)
+    return Halo(reach * (mean + light), reach * np.sqrt(variance))
+
+
+def _along_radii(profile: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A profile averaged over SCALES, apart where the library holds the star's light, beyond it, and on the seam of the two."""
+    rows, cols = np.indices(profile.shape) - HALO_HALF
+    part = np.digitize(np.maximum(np.abs(rows), np.abs(cols)), SEAM)
+    total, weights = np.zeros(profile.shape), np.zeros(profile.shape)
+    for scale, weight in zip(SCALES, SCALE_WEIGHTS, strict=True):
+        place = [HALO_HALF + scale * rows, HALO_HALF + scale * cols]
+        same = weight * (ndimage.map_coordinates(part, place, order=0, mode="nearest") == part)
+        total += same * scale**2 * ndimage.map_coordinates(profile, place, order=1, mode="nearest")
+        weights += same
+    return np.asarray(total / weights)
+
+
+def _drawn_out(structure: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Structure, and where it is too faint to be seen, what it is nearer to the star, drawn out with the square of the radius."""
+    rows, cols = np.indices(structure.shape) - HALO_HALF
+    out = structure.copy()
+    for scale in NEARER:
+        place = [HALO_HALF + scale * rows, HALO_HALF + scale * cols]
+        out = np.maximum(out, scale**2 * ndimage.map_coordinates(structure, place, order=1))
+    return np.asarray(out)
+
+
+def _weighted_median(stack: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted median over the first axis without the NaNs, and 0 where there is nothing else."""
+    order = np.argsort(stack, axis=0)
+    ordered = np.take_along_axis(stack, order, axis=0)
+    cumulative = np.cumsum(np.where(np.isfinite(ordered), weights[order], 0.0), axis=0)
+    at = np.argmax(cumulative >= 0.5 * cumulative[-1], axis=0)
+    return np.nan_to_num(np.take_along_axis(ordered, at[None], axis=0)[0])
 
 
 def _sky(image: ExposureImage, good: NDArray[np.bool_]) -> float:
@@ -75,15 +193,47 @@ def _sky(image: ExposureImage, good: NDArray[np.bool_]) -> float:
     return max(float(np.median(image.sci[good])), 0.0) if good.any() else 0.0
 
 
-def _subtract(sci: NDArray[np.float32], profile: NDArray[np.float64], stars: NDArray, noise: float) -> None:
-    """Subtract the halo of every star bright enough for it to show."""
+def _subtract(
+    sci: NDArray[np.float32],
+    variance: NDArray[np.float32],
+    poisson_factor: NDArray[np.float32],
+    halo: Halo,
+    stars: NDArray,
+    noise: float,
+) -> None:
+    """Subtract the halo of every star bright enough for it to show, and add the variance of what was subtracted."""
     ny, nx = sci.shape
-    rows, cols = np.mgrid[: len(profile), : len(profile)] - TEMPLATE_HALF
-    radius = np.hypot(rows, cols)
-    outer = profile * np.clip((radius - INNER) / (FULL - INNER), 0.0, 1.0) * (radius <= TEMPLATE_HALF)
-    for row in stars[stars[:, columns.FLUX] * np.abs(outer).max() > FAINTEST_LIGHT * noise]:
-        y = int(np.floor(row[columns.Y] + 0.5)) - TEMPLATE_HALF
-        x = int(np.floor(row[columns.X] + 0.5)) - TEMPLATE_HALF
-        v0, v1, u0, u1 = max(y, 0), min(y + len(profile), ny), max(x, 0), min(x + len(profile), nx)
-        if v0 < v1 and u0 < u1:
-            sci[v0:v1, u0:u1] -= (row[columns.FLUX] * outer[v0 - y : v1 - y, u0 - x : u1 - x]).astype(np.float32)
+    rows, cols = np.indices(halo.light.shape) - HALO_HALF
+    ring = np.hypot(rows, cols).astype(int)
+    brightest = np.zeros(ring.max() + 1)
+    np.maximum.at(brightest, ring.ravel(), np.abs(halo.light).ravel())
+    outward = np.maximum.accumulate(brightest[::-1])[::-1]  # the brightest light at a radius or beyond
+    pad = 2
+    light_splines, error_splines = (np.pad(ndimage.spline_filter(plane), pad) for plane in halo)
+    for row in stars:
+        flux, yc, xc = row[columns.FLUX], int(np.floor(row[columns.Y] + 0.5)), int(np.floor(row[columns.X] + 0.5))
+        reach = min(int(np.count_nonzero(flux * outward > FAINTEST_LIGHT * noise)), HALO_HALF)
+        y0, y1, x0, x1 = max(yc - reach, 0), min(yc + reach + 1, ny), max(xc - reach, 0), min(xc + reach + 1, nx)
+        if reach == 0 or y0 >= y1 or x0 >= x1:
+            continue
+        place = (y0 - row[columns.Y] + HALO_HALF + pad, x0 - row[columns.X] + HALO_HALF + pad, y1 - y0, x1 - x0)
+        light, error = flux * _spline_box(light_splines, *place), flux * _spline_box(error_splines, *place)
+        box = np.s_[y0:y1, x0:x1]
+        sci[box] -= light.astype(np.float32)
+        variance[box] += (poisson_factor[box] * np.maximum(light, 0.0) + error**2).astype(np.float32)
+
+
+def _spline_box(coefficients: NDArray[np.float64], y: float, x: float, ny: int, nx: int) -> NDArray[np.float64]:
+    """Values (ny, nx) of a cubic spline one pixel apart from (y, x) on; two pixels about the box have to be there."""
+    iy, ix = int(np.floor(y)), int(np.floor(x))
+    part = coefficients[iy - 1 : iy + ny + 2, ix - 1 : ix + nx + 2]
+    along_y = np.sum([w * part[k : k + ny] for k, w in enumerate(_taps(y - iy))], axis=0)
+    return np.asarray(np.sum([w * along_y[:, k : k + nx] for k, w in enumerate(_taps(x - ix))], axis=0))
+
+
+def _taps(phase: float) -> tuple[float, float, float, float]:
+    """Weights of the four cubic B-splines about a place ``phase`` of a pixel after the second."""
+    back = 1.0 - phase
+    return (
+        back**3 / 6.0, (4.0 - 6.0 * phase**2 + 3.0 * phase**3) / 6.0, (4.0 - 6.0 * back**2 + 3.0 * back**3) / 6.0, phase**3 / 6.0,
+    )  # fmt: skip

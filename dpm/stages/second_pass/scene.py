@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from dpm.kernels.patch import Libraries, Patch, add_stars, halo_limits
+from dpm.kernels.patch import FIT_HALF, Libraries, Patch, add_stars, halo_limits
 from dpm.kernels.patch_clean import mask_outliers
 from dpm.kernels.patch_find import (
     LATTICE,
@@ -269,17 +269,16 @@ class PatchScene:
         n = min(lattice_peaks(surface, limit, PEAK_REACH, rows, columns), rows.size)
         x, y = (np.asarray(a + LATTICE * b[:n], float) for a, b in ((x_low, columns), (y_low, rows)))
         flux, significance, used = np.zeros((n, self.n_bands)), np.zeros(n), np.zeros(n, np.int64)
-        judge_candidates(patch, numerator, denominator, x, y, flux, significance, used)
-        significance[~self.above_halos(x, y, flux)] = 0.0
+        judge_candidates(patch, numerator, denominator, x, y, self.halo_limits(x, y), flux, significance, used)
         order = np.lexsort((x, y, -significance))
         order = order[significance[order] >= limit]
         return x[order], y[order], flux[order], significance[order]
 
-    def above_halos(self, x: Floats, y: Floats, flux: Floats) -> NDArray[np.bool_]:
-        """Whether halos of bright stars do not explain a star, in one band at least."""
+    def halo_limits(self, x: Floats, y: Floats) -> Floats:
+        """Fluxes (n, B) up to which halos of bright stars explain a star in a band."""
         limit = np.zeros((len(x), self.n_bands))
         halo_limits(self.patch, np.ascontiguousarray(x), np.ascontiguousarray(y), limit)
-        return np.asarray(np.any(flux > limit, axis=1))
+        return limit
 
     def fit_new(self, x: Floats, y: Floats, flux: Floats, threshold: float, iterations: int) -> int:
         """Fit candidates in the order given; returns how many are stars so far."""
@@ -336,11 +335,14 @@ class PatchScene:
         return float(np.max(change[np.isfinite(change)], initial=0.0))
 
     def significance(self) -> Floats:
-        """Significance of every star: the bands' positive fluxes over their errors, squared and summed."""
+        """Significance of every star: positive fluxes over their errors, squared and summed, in the bands where halos of bright
+        stars do not explain it; a saturated star makes its own halo."""
         n = self.count
+        stars = self.stars
         with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = self.stars.flux[:n] / self.stars.flux_error[:n]
-        return np.asarray(np.sqrt(np.sum(np.square(np.maximum(np.nan_to_num(ratio), 0.0)), axis=1)))
+            ratio = stars.flux[:n] / stars.flux_error[:n]
+        clear = (stars.flux[:n] > self.halo_limits(stars.x[:n], stars.y[:n])) | (stars.half[:n] > FIT_HALF)[:, None]
+        return np.asarray(np.sqrt(np.sum(np.square(np.maximum(np.where(clear, np.nan_to_num(ratio), 0.0), 0.0)), axis=1)))
 
     def keep(self, mask: NDArray[np.bool_]) -> None:
         """Put back the light of the stars outside the mask and forget them; their neighbours count as changed."""

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.stats import chi2, norm
 
 from dpm.kernels.bundles import MAX_HALF
-from dpm.kernels.patch import FIT_HALF, place_stars
+from dpm.kernels.patch import place_stars
 from dpm.stages.second_pass.scene import PatchScene
 
 __all__ = ["FrozenStars", "equivalent_threshold", "find_stars", "saturated_half"]
@@ -107,9 +107,7 @@ def find_stars(scene: PatchScene, threshold: float, seeds: FrozenStars | None = 
             scene.raise_noise()
         if wave == 1:
             masked += scene.mask_outliers()
-        stars, n = scene.stars, scene.count
-        clear = scene.above_halos(stars.x[:n], stars.y[:n], stars.flux[:n]) | (stars.half[:n] > FIT_HALF)
-        scene.keep((scene.significance() >= (threshold if last else KEEP_FRACTION * threshold)) & clear)
+        scene.keep(scene.significance() >= (threshold if last else KEEP_FRACTION * threshold))
         scene.update_sky()
     return masked
 
