@@ -157,6 +157,7 @@ class PatchScene:
         self._drop_corners()
         self.dq = quality.astype(np.uint8)
         self.noise_raised = np.zeros(len(cutouts), bool)
+        self.added_variance = np.zeros(len(cutouts))
         self.scores = np.zeros((2, first[-1]), np.float32)
         self.count = 0
         self.stars = _empty_stars(256, n_bands)
@@ -206,17 +207,20 @@ class PatchScene:
     def raise_noise(self) -> None:
         """Where the sky of an exposure scatters clearly more than its noise planes say, the difference is added to them.
 
-        Flat residuals, charge-transfer corrections and unresolved stars are noise that no plane of the file holds.
+        Flat residuals, charge-transfer corrections and unresolved stars are noise that no plane of the file holds.  The more stars
+        are found and subtracted, the less scatters: each call takes back what the one before it added.
         """
         patch = self.patch
         formal = self._formal_variance()
         for e, begin in enumerate(patch.first):
             end = begin + patch.ny[e] * patch.nx[e]
             cells = -(-patch.ny[e] // SKY_CELL), -(-patch.nx[e] // SKY_CELL)
-            ratio = float(np.median(patch.scatter[e, : cells[0], : cells[1]].astype(float) ** 2) / formal[e])
-            if ratio > NOISE_DEAD_ZONE:
-                self.noise_raised[e] = True
-                patch.variance_read[begin:end] += np.float32((ratio - 1.0) * formal[e])
+            before = self.added_variance[e]
+            ratio = float(np.median(patch.scatter[e, : cells[0], : cells[1]].astype(float) ** 2) / (formal[e] - before))
+            self.noise_raised[e] = ratio > NOISE_DEAD_ZONE
+            self.added_variance[e] = (ratio - 1.0) * (formal[e] - before) if self.noise_raised[e] else 0.0
+            if self.added_variance[e] != before:
+                patch.variance_read[begin:end] += np.float32(self.added_variance[e] - before)
 
     @property
     def n_exposures(self) -> int:

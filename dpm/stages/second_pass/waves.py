@@ -103,12 +103,11 @@ def find_stars(scene: PatchScene, threshold: float, seeds: FrozenStars | None = 
         scene.fit_new(x, y, flux, KEEP_FRACTION * threshold, FIRST_ITERATIONS)
         for turn in range(SWEEPS[wave]):
             scene.sweep(SWEEP_ITERATIONS, everyone=turn == 0 and (wave == 0 or last))
-        if wave == 0:
-            scene.raise_noise()
+        scene.update_sky()
+        scene.raise_noise()
         if wave == 1:
             masked += scene.mask_outliers()
         scene.keep(scene.significance() >= (threshold if last else KEEP_FRACTION * threshold))
-        scene.update_sky()
     return masked
 
 
