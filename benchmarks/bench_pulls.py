@@ -1,7 +1,7 @@
 """Pulls of a run's catalogue against a scene's truth, blends apart: `python benchmarks/bench_pulls.py SCENE RUN`.
 
-A blend is a star with another true star within two pixels.  Pulls are errors over their error bars; widths are 1.48 times the median
-absolute value.  Magnitudes are compared after their zero point, the median of stars brighter than 22.5.
+A blend is a star with another true star within two pixels.  Pulls are errors over their error bars; widths are 1.48 times the
+median absolute value.  Magnitudes are compared after their zero point, the median of stars brighter than 22.5.
 """
 
 from __future__ import annotations
