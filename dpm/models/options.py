@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 __all__ = [
+    "ArtificialStarsOptions",
     "ClusterOptions",
     "DistortionOptions",
     "FindOptions",
@@ -125,6 +126,26 @@ class PhotometryOptions:
 
 
 @dataclass(frozen=True)
+class ArtificialStarsOptions:
+    """``[artificial_stars]``: how many, and what they are like; 0 stars: the stage does nothing.
+
+    ``magnitudes`` gives [bright, faint] by band (``niriss_f090w``).  The first band's magnitudes are uniform between them; those
+    of the others are uniform as well where they are given, and else on the fiducial line: ``fiducial`` is a table with one column
+    of magnitudes a band, or empty for the catalogue's own sequence.  Without ``magnitudes`` the first band's go from the brightest
+    unsaturated star to a magnitude below the faintest.  ``positions`` are ``"uniform"`` over what enough exposures cover, or
+    follow the ``"stars"``.  ``table`` names a table of x, y (master pixels) or ra, dec, and a column of magnitudes a band,
+    instead of all these.  The same ``seed`` gives the same stars.
+    """
+
+    n: Annotated[int, Ge(0)] = 0
+    magnitudes: dict[str, tuple[float, float]] = field(default_factory=dict)
+    fiducial: str = _file("")
+    positions: Literal["uniform", "stars"] = "uniform"
+    table: str = _file("")
+    seed: Annotated[int, Ge(0)] = 1
+
+
+@dataclass(frozen=True)
 class ClusterOptions:
     """``[cluster]``: where the work is done and how a local cluster is sized; never part of a stage's key.
 
@@ -149,4 +170,5 @@ class Options:
     frame: FrameOptions = field(default_factory=FrameOptions)
     find: FindOptions = field(default_factory=FindOptions)
     photometry: PhotometryOptions = field(default_factory=PhotometryOptions)
+    artificial_stars: ArtificialStarsOptions = field(default_factory=ArtificialStarsOptions)
     cluster: ClusterOptions = field(default_factory=ClusterOptions)

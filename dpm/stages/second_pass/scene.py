@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -156,11 +157,34 @@ class PatchScene:
         )  # fmt: skip
         self._drop_corners()
         self.dq = quality.astype(np.uint8)
-        self.noise_raised = np.zeros(len(cutouts), bool)
-        self.added_variance = np.zeros(len(cutouts))
-        self.scores = np.zeros((2, first[-1]), np.float32)
+        self._begin()
+
+    def fresh(self, pixels: NDArray[np.float32], variance: NDArray[np.float32], dq: NDArray[np.uint8]) -> PatchScene:
+        """The scene as it was made, with other pixels: no stars, and the sky of these pixels.
+
+        Parameters
+        ----------
+        pixels, variance : ndarray, float32
+            As ``patch.scene`` and ``patch.variance_read``; both are taken over.
+        dq : ndarray, uint8
+        """
+        out = copy.copy(self)
+        patch = self.patch
+        out.patch = patch._replace(
+            residual=pixels.copy(), scene=pixels, variance_read=variance,
+            noise=np.ones_like(patch.noise), sky=np.zeros_like(patch.sky), scatter=np.zeros_like(patch.scatter),
+        )  # fmt: skip
+        out.dq = dq
+        out._begin()
+        return out
+
+    def _begin(self) -> None:
+        """No star found yet."""
+        self.noise_raised = np.zeros(self.n_exposures, bool)
+        self.added_variance = np.zeros(self.n_exposures)
+        self.scores = np.zeros((2, self.patch.scene.size), np.float32)
         self.count = 0
-        self.stars = _empty_stars(256, n_bands)
+        self.stars = _empty_stars(256, self.n_bands)
         update_sky(self.patch, False)
         self.patch.noise[:] = np.sqrt(self._formal_variance())
 

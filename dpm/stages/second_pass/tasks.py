@@ -14,7 +14,7 @@ from dpm.stages.second_pass.patches import PatchReader, StarList, context, fluxe
 from dpm.stages.second_pass.scene import PatchScene
 from dpm.stages.second_pass.waves import FrozenStars, equivalent_threshold, find_stars, saturated_half
 
-__all__ = ["find_tile", "solve_tile"]
+__all__ = ["begin_solving", "find_tile", "solve_tile", "star_list", "sweep_all"]
 
 SWEEPS = 2  # of a patch in one round
 SWEEP_ITERATIONS = 6
@@ -37,7 +37,7 @@ def find_tile(folder: RunFolder, number: int, threshold: float) -> dict[str, int
     seeds = field.seeds(tile.group)
     n_bands = len(reader.group.bands)
     limit = equivalent_threshold(threshold, n_bands)
-    lists: list[StarList] = [_star_list(PatchBounds(0, 0), n_bands, None, np.zeros(0, np.int64))]
+    lists: list[StarList] = [star_list(PatchBounds(0, 0), n_bands, None, np.zeros(0, np.int64))]
     masked = 0
     for patch in [PatchBounds(*place) for place in tile.patches]:
         made = reader.scene(patch)
@@ -52,7 +52,7 @@ def find_tile(folder: RunFolder, number: int, threshold: float) -> dict[str, int
         masked += find_stars(scene, limit, known, [frozen])
         stars, n = scene.stars, scene.count
         own = np.flatnonzero(inside(stars.x[:n], stars.y[:n], patch.bounds()))
-        lists.append(_star_list(patch, n_bands, scene, own))
+        lists.append(star_list(patch, n_bands, scene, own))
     return _write(field, "found", tile, lists) | {"masked": masked}
 
 
@@ -74,7 +74,7 @@ def solve_tile(folder: RunFolder, number: int, step: str, source: str, measure: 
     reader = PatchReader(field, tile.group)
     n_bands = len(reader.group.bands)
     known = read_neighbors(field, source, tile.group, tile.patches)
-    lists: list[StarList] = [_star_list(PatchBounds(0, 0), n_bands, None, np.zeros(0, np.int64))]
+    lists: list[StarList] = [star_list(PatchBounds(0, 0), n_bands, None, np.zeros(0, np.int64))]
     measured: list[StarList] = []
     largest = [0.0]
     for place in tile.patches:
@@ -87,19 +87,13 @@ def solve_tile(folder: RunFolder, number: int, step: str, source: str, measure: 
         if made is None:
             continue
         scene, members = made
-        scene.subtract_frozen(known["x"][beyond], known["y"][beyond], fluxes(known, n_bands)[beyond])
-        scene.add_known(known["x"][near], known["y"][near], fluxes(known, n_bands)[near], known["half"][near])
-        scene.update_sky()
-        scene.raise_noise()
-        scene.mask_outliers()
-        scene.update_star_skies()
+        begin_solving(scene, select(known, np.flatnonzero(near)), select(known, np.flatnonzero(beyond)))
         before = np.column_stack([scene.stars.x[own], scene.stars.y[own]])
-        for turn in range(SWEEPS):
-            scene.sweep(SWEEP_ITERATIONS, everyone=turn == 0)
+        sweep_all(scene)
         change = np.hypot(*(np.column_stack([scene.stars.x[own], scene.stars.y[own]]) - before).T)
         error = np.sqrt(0.5 * (scene.stars.xx[own] + scene.stars.yy[own]))
         largest.extend((change / error)[np.isfinite(error)])
-        lists.append(_star_list(patch, n_bands, scene, own))
+        lists.append(star_list(patch, n_bands, scene, own))
         if measure:
             scene.update_sky()
             scene.update_star_skies()
@@ -114,7 +108,23 @@ def solve_tile(folder: RunFolder, number: int, step: str, source: str, measure: 
     return out | {"change": float(np.percentile(largest, 99))}
 
 
-def _star_list(patch: PatchBounds, n_bands: int, scene: PatchScene | None, rows: NDArray[np.int64]) -> StarList:
+def begin_solving(scene: PatchScene, near: StarList, beyond: StarList) -> None:
+    """Put stars into a fresh scene, those beyond as they are: their light is taken off, sky and noise are those of the rest."""
+    scene.subtract_frozen(beyond["x"], beyond["y"], fluxes(beyond, scene.n_bands))
+    scene.add_known(near["x"], near["y"], fluxes(near, scene.n_bands), near["half"])
+    scene.update_sky()
+    scene.raise_noise()
+    scene.mask_outliers()
+    scene.update_star_skies()
+
+
+def sweep_all(scene: PatchScene) -> None:
+    """Fit all stars of a scene, SWEEPS times."""
+    for turn in range(SWEEPS):
+        scene.sweep(SWEEP_ITERATIONS, everyone=turn == 0)
+
+
+def star_list(patch: PatchBounds, n_bands: int, scene: PatchScene | None, rows: NDArray[np.int64]) -> StarList:
     """Stars of a scene, as they go from task to task."""
     n = len(rows)
     stars = scene.stars if scene is not None else None

@@ -1,0 +1,202 @@
+"""Artificial stars before they are put in: positions, magnitudes, and which of them go in together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from dpm.models.master_frame import MasterFrame
+from dpm.models.options import ArtificialStarsOptions
+from dpm.models.patches import NODE_STEP
+from dpm.stages.second_pass.geometry import ExposureGeometry
+
+__all__ = ["Coverage", "SEPARATION", "draw_stars", "passes"]
+
+Floats = NDArray[np.float64]
+
+# Master pixels between artificial stars that go in together: a star that both could change would lie within 12 pixels of one, which
+# is beyond a star's fit box, its neighbours within LINK_RADIUS and their fit boxes, and beyond the sky annulus.
+SEPARATION = 24.0
+CROWD = 80.0  # artificial stars a circle of SEPARATION that are sorted into passes at once
+FOLLOW = 10.0  # master pixels: artificial stars that follow the stars lie as far from one of them (one sigma)
+FIDUCIAL_BINS = 12  # of the catalogue's own sequence, with equal numbers of stars
+FAINTER = 1.0  # magnitudes below the faintest star
+
+
+class Coverage:
+    """How many exposures hold a place of the master frame.
+
+    Parameters
+    ----------
+    geometries : sequence of ExposureGeometry
+    boxes : sequence of tuple
+        Raw x_low, x_high, y_low, y_high of the exposures' pixels.
+    """
+
+    def __init__(self, geometries: Sequence[ExposureGeometry], boxes: Sequence[tuple[float, float, float, float]]) -> None:
+        self.geometries, self.boxes = geometries, boxes
+
+    def count(self, x: Floats, y: Floats) -> NDArray[np.int64]:
+        """Exposures that hold each place (n,)."""
+        out = np.zeros(len(x), np.int64)
+        for geometry, (x_low, x_high, y_low, y_high) in zip(self.geometries, self.boxes, strict=True):
+            at = [y / NODE_STEP - geometry.first_row, x / NODE_STEP - geometry.first_column]
+            raw_x, raw_y = (ndimage.map_coordinates(plane, at, order=1, cval=np.nan) for plane in geometry.nodes[:2])
+            with np.errstate(invalid="ignore"):
+                out += (raw_x >= x_low) & (raw_x <= x_high) & (raw_y >= y_low) & (raw_y <= y_high)
+        return out
+
+    def bounds(self) -> tuple[float, float, float, float]:
+        """x_low, x_high, y_low, y_high of the nodes on the master frame."""
+        low_x = min(g.first_column for g in self.geometries)
+        low_y = min(g.first_row for g in self.geometries)
+        high_x = max(g.first_column + g.nodes.shape[2] for g in self.geometries)
+        high_y = max(g.first_row + g.nodes.shape[1] for g in self.geometries)
+        return low_x * NODE_STEP, high_x * NODE_STEP, low_y * NODE_STEP, high_y * NODE_STEP
+
+
+def draw_stars(
+    options: ArtificialStarsOptions, catalog: Table, bands: Sequence[str], coverage: Coverage, fewest: int, frame: MasterFrame,
+    tables: dict[str, Table],
+) -> Table:  # fmt: skip
+    """The stars to put in.
+
+    Parameters
+    ----------
+    options : ArtificialStarsOptions
+    catalog : Table
+        The run's catalogue.
+    bands : sequence of str
+        Prefixes of its columns.
+    coverage : Coverage
+    fewest : int
+        Exposures that have to hold a place.
+    frame : MasterFrame
+    tables : dict of Table
+        ``"table"`` and ``"fiducial"`` where the options name these files.
+
+    Returns
+    -------
+    Table
+        ``id`` (from 1), ``x``, ``y`` (master pixels), and ``{band}_mag``.
+
+    Raises
+    ------
+    ValueError
+        If a table lacks a column, or a band is not the catalogue's; the text names the key.
+    """
+    if "table" in tables:
+        return _from_table(tables["table"], bands, frame)
+    unknown = sorted(set(options.magnitudes) - set(bands))
+    if unknown:
+        raise ValueError(f"[artificial_stars] magnitudes: no band {unknown[0]}; the catalogue has {', '.join(bands)}")
+    rng = np.random.Generator(np.random.Philox(options.seed))
+    x, y = _positions(rng, options, catalog, coverage, fewest)
+    first = next(iter(options.magnitudes), bands[0])
+    low, high = options.magnitudes.get(first) or _range(catalog, first)
+    magnitudes = {first: rng.uniform(low, high, options.n)}
+    for band in (band for band in bands if band != first):
+        if band in options.magnitudes:
+            magnitudes[band] = rng.uniform(*options.magnitudes[band], options.n)
+        else:
+            magnitudes[band] = _on_line(magnitudes[first], first, band, tables.get("fiducial"), catalog)
+    out = Table({"id": np.arange(1, options.n + 1), "x": x, "y": y})
+    for band in bands:
+        out[f"{band}_mag"] = magnitudes[band]
+    return out
+
+
+def passes(x: Floats, y: Floats, area: float) -> NDArray[np.int64]:
+    """Number of the pass that each star goes in with: the first without an earlier star within SEPARATION.
+
+    Parameters
+    ----------
+    x, y : ndarray (n,)
+        Master pixels.
+    area : float
+        That they lie in, square pixels.
+    """
+    block = max(int(CROWD * area / (np.pi * SEPARATION**2)), 1)
+    out = np.empty(len(x), np.int64)
+    begun = 0
+    for start in range(0, len(x), block):
+        place = np.column_stack([x[start : start + block], y[start : start + block]])
+        near = cKDTree(place).query_ball_point(place, SEPARATION)
+        mine = np.full(len(place), -1, np.int64)
+        for k, others in enumerate(near):
+            taken = {int(mine[other]) for other in others if other < k}
+            mine[k] = next(number for number in range(len(taken) + 1) if number not in taken)
+        out[start : start + block] = begun + mine
+        begun += int(mine.max()) + 1
+    return out
+
+
+def _positions(
+    rng: np.random.Generator, options: ArtificialStarsOptions, catalog: Table, coverage: Coverage, fewest: int
+) -> tuple[Floats, Floats]:
+    """Places that enough exposures hold."""
+    x_low, x_high, y_low, y_high = coverage.bounds()
+    x, y = np.zeros(0), np.zeros(0)
+    while len(x) < options.n:
+        if options.positions == "uniform":
+            new_x, new_y = rng.uniform(x_low, x_high, options.n), rng.uniform(y_low, y_high, options.n)
+        else:
+            star = rng.integers(0, len(catalog), options.n)
+            new_x = np.asarray(catalog["x"], float)[star] + rng.normal(0.0, FOLLOW, options.n)
+            new_y = np.asarray(catalog["y"], float)[star] + rng.normal(0.0, FOLLOW, options.n)
+        held = coverage.count(new_x, new_y) >= fewest
+        if not held.any():
+            raise ValueError(f"[artificial_stars] n: no place is held by {fewest} exposures; lower [frame] min_exposures")
+        x, y = np.concatenate([x, new_x[held]]), np.concatenate([y, new_y[held]])
+    return x[: options.n], y[: options.n]
+
+
+def _range(catalog: Table, band: str) -> tuple[float, float]:
+    """From the brightest unsaturated star to FAINTER below the faintest."""
+    magnitude = np.asarray(catalog[f"{band}_mag"], float)
+    good = np.isfinite(magnitude) & ~np.asarray(catalog[f"{band}_saturated"], bool)
+    if not good.any():
+        raise ValueError(f"[artificial_stars] magnitudes: the catalogue has no star in {band}; give the range")
+    return float(magnitude[good].min()), float(magnitude[good].max()) + FAINTER
+
+
+def _on_line(magnitude: Floats, first: str, band: str, line: Table | None, catalog: Table) -> Floats:
+    """Magnitudes of a band on the fiducial line, constant in colour beyond its ends."""
+    if line is not None:
+        missing = [name for name in (first, band) if name not in line.colnames]
+        if missing:
+            raise ValueError(f"[artificial_stars] fiducial: no column {missing[0]}; it has {', '.join(line.colnames)}")
+        a, b = (np.asarray(line[name], float) for name in (first, band))
+    else:
+        one, two = (np.asarray(catalog[f"{name}_mag"], float) for name in (first, band))
+        both = np.isfinite(one) & np.isfinite(two)
+        if both.sum() < FIDUCIAL_BINS:
+            raise ValueError(f"[artificial_stars] fiducial: too few stars have both {first} and {band}; give a line or a range")
+        parts = np.array_split(np.argsort(one[both], kind="stable"), FIDUCIAL_BINS)
+        a = np.array([np.median(one[both][part]) for part in parts])
+        b = a + np.array([np.median((two - one)[both][part]) for part in parts])
+    order = np.argsort(a, kind="stable")
+    return np.asarray(magnitude + np.interp(magnitude, a[order], (b - a)[order]))
+
+
+def _from_table(table: Table, bands: Sequence[str], frame: MasterFrame) -> Table:
+    """The user's own stars."""
+    names = [name.removeprefix("in_") for name in table.colnames]
+    given = dict(zip(names, table.itercols(), strict=True))
+    out = Table({"id": np.arange(1, len(table) + 1)})
+    if {"x", "y"} <= given.keys():
+        out["x"], out["y"] = np.asarray(given["x"], float), np.asarray(given["y"], float)
+    elif {"ra", "dec"} <= given.keys():
+        out["x"], out["y"] = frame.sky_to_pixel(np.asarray(given["ra"], float), np.asarray(given["dec"], float))
+    else:
+        raise ValueError(f"[artificial_stars] table: columns x, y or ra, dec are needed; it has {', '.join(table.colnames)}")
+    for band in bands:
+        if f"{band}_mag" not in given:
+            raise ValueError(f"[artificial_stars] table: no column {band}_mag; it has {', '.join(table.colnames)}")
+        out[f"{band}_mag"] = np.asarray(given[f"{band}_mag"], float)
+    return out

@@ -1,0 +1,63 @@
+"""What the parts of the stage read and leave for each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpm.io.cubes import cube_rows
+from dpm.io.run_folder import RunFolder
+from dpm.io.tables import read_columns, read_table
+from dpm.stages.second_pass.field import SecondPassField, files_folder
+
+__all__ = ["SurroundingStars", "plan_file", "recovered_file", "surrounding_stars"]
+
+
+@dataclass(frozen=True)
+class SurroundingStars:
+    """The catalogue's stars as they stand beyond a patch, and where its exposures saturate.
+
+    Parameters
+    ----------
+    x, y : ndarray (n,)
+        Master pixels.
+    flux : ndarray (n, B)
+        Of the bands of one group; 0 where unknown.
+    saturated : ndarray (n,), bool
+    saturation : ndarray (E,)
+        Pixel value at which each exposure of the group is saturated; infinite where its file does not tell.
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    flux: NDArray[np.float64]
+    saturated: NDArray[np.bool_]
+    saturation: NDArray[np.float64]
+
+
+def plan_file(folder: RunFolder) -> Path:
+    """The stars to put in."""
+    return files_folder(folder) / "artificial.arrow"
+
+
+def recovered_file(folder: RunFolder, step: str, tile: int, first: int) -> Path:
+    """What a task made of a tile and the passes from ``first`` on."""
+    return files_folder(folder) / f"artificial_{step}" / f"{tile}_{first}.arrow"
+
+
+def surrounding_stars(field: SecondPassField, group: int) -> SurroundingStars:
+    """Stars of the run's catalogue for one group of exposures."""
+    folder, bands = field.folder, field.groups[group].bands
+    data = read_columns(folder.catalog, ["x", "y", *(f"{band}_{name}" for band in bands for name in ("flux", "saturated"))])
+    flux = np.stack([np.nan_to_num(np.asarray(data[f"{band}_flux"], float)) for band in bands], -1)
+    exposures = read_table(folder.exposures)
+    levels = []
+    for exposure in field.groups[group].exposures:
+        row = exposures[exposure.row]
+        level = cube_rows(folder.cubes / str(row["cube"]))[int(row["index"])].get("saturation")
+        levels.append(np.inf if level is None or not np.isfinite(level) else float(level))
+    saturated = np.any([np.asarray(data[f"{band}_saturated"], bool) for band in bands], axis=0)
+    return SurroundingStars(np.asarray(data["x"], float), np.asarray(data["y"], float), flux, saturated, np.array(levels))

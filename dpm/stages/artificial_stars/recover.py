@@ -1,0 +1,162 @@
+"""Artificial stars put into a tile's patches, found and measured by the second pass itself."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from dpm.io.run_folder import RunFolder
+from dpm.io.star_lists import read_arrays, write_arrays
+from dpm.kernels.inject import inject_stars
+from dpm.kernels.patch import place_stars
+from dpm.models.patches import PatchBounds
+from dpm.stages.artificial_stars.files import SurroundingStars, plan_file, recovered_file, surrounding_stars
+from dpm.stages.first_pass.saturated import LOST
+from dpm.stages.second_pass.field import SecondPassField
+from dpm.stages.second_pass.measure import MEASURED, measure_patch
+from dpm.stages.second_pass.patches import PatchReader, StarList, context, inside, select
+from dpm.stages.second_pass.scene import PatchScene
+from dpm.stages.second_pass.tasks import begin_solving, star_list, sweep_all
+from dpm.stages.second_pass.waves import FrozenStars, equivalent_threshold, find_stars, saturated_half
+
+__all__ = ["FOUND", "recover_tile"]
+
+MATCH = 0.5  # master pixels between an artificial star and what was found for it (DESIGN section 5)
+
+# What is written of every artificial star beside the rows of MEASURED: its number, and where the nearest star that was found lies.
+FOUND: dict[str, type] = {"id": np.int64, "distance": np.float64}
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """One patch of a tile before any star is put in."""
+
+    bounds: PatchBounds
+    base: PatchScene
+    members: list[int]
+    exposure_keys: NDArray[np.uint64]
+    saturation: NDArray[np.float64]
+
+
+def recover_tile(folder: RunFolder, number: int, first: int, last: int, seed: int, threshold: float) -> dict[str, int]:
+    """Put in and measure again the artificial stars of a tile's patches that go in with the passes ``first`` to ``last``.
+
+    Each patch is searched from its own pixels, from the first wave, with the stars of the catalogue standing beyond its margin.
+    Nothing is written back to the pixels.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    number : int
+        Of the tile.
+    first, last : int
+        Passes, the last excluded.
+    seed : int
+        ``[artificial_stars] seed``.
+    threshold : float
+        ``[find] threshold``.
+    """
+    field = SecondPassField.load(folder)
+    tile = field.tiles[number]
+    reader = PatchReader(field, tile.group)
+    names = [exposure.name for exposure in reader.group.exposures]
+    keys = np.array([_key(f"{seed} {name}") for name in names], np.uint64)
+    plan = read_arrays(plan_file(folder))
+    plan = select(plan, np.flatnonzero((plan["pass"] >= first) & (plan["pass"] < last)))
+    known = surrounding_stars(field, tile.group)
+    limit = equivalent_threshold(threshold, len(reader.group.bands))
+    measured: list[StarList] = [{name: np.zeros(0, dtype) for name, dtype in MEASURED.items()}]
+    found: list[StarList] = [{name: np.zeros(0, dtype) for name, dtype in FOUND.items()}]
+    for place in tile.patches:
+        bounds = PatchBounds(*place)
+        mine = select(plan, np.flatnonzero(inside(plan["x"], plan["y"], bounds.bounds())))
+        made = reader.scene(bounds) if len(mine["id"]) else None
+        if made is None:
+            continue
+        base, members = made
+        saturation = np.array([known.saturation[k] for k in members])
+        patch = _Patch(bounds, base, members, keys[members], saturation)
+        for number_of_pass in np.unique(mine["pass"]):
+            stars = select(mine, np.flatnonzero(mine["pass"] == number_of_pass))
+            rows, places = _recover(patch, stars, reader.group.bands, known, limit, seed)
+            measured.append(rows)
+            found.append(places)
+    for step, lists in (("measured", measured), ("found", found)):
+        write_arrays(
+            recovered_file(folder, step, tile.number, first), {key: np.concatenate([part[key] for part in lists]) for key in lists[0]}
+        )
+    return {"stars": sum(len(part["id"]) for part in found)}
+
+
+def _key(text: str) -> int:
+    """A 64-bit number of a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _recover(
+    patch: _Patch, stars: StarList, bands: list[str], known: SurroundingStars, limit: float, seed: int
+) -> tuple[StarList, StarList]:
+    """One pass over one patch: rows of MEASURED, whose ``star`` is the artificial star's id, and rows of FOUND."""
+    base = patch.base
+    flux = np.column_stack([stars[f"{band}_flux"] for band in bands])
+    pixels, variance = base.patch.scene.copy(), base.patch.variance_read.copy()
+    lost = np.zeros(len(pixels), bool)
+    star_keys = np.array([_key(f"{seed} star {number}") for number in stars["id"]], np.uint64)
+    inject_stars(
+        base.patch, base.libraries, stars["x"], stars["y"], flux, star_keys, patch.exposure_keys, patch.saturation, pixels, variance,
+        lost,
+    )  # fmt: skip
+    dq = base.dq.copy()
+    dq[lost] |= np.uint8(LOST)
+
+    def fresh() -> PatchScene:
+        return base.fresh(pixels.copy(), variance.copy(), dq)
+
+    near, beyond = context(known.x, known.y, patch.bounds)
+    scene = fresh()
+    saturated = near & known.saturated
+    x, y, seeds = known.x[saturated], known.y[saturated], known.flux[saturated]
+    own = _saturating(scene, stars, flux, lost)
+    # The first pass finds a saturated star by its lost core: to a pixel, and its flux by the wings.
+    x, y = np.concatenate([x, np.rint(stars["x"][own])]), np.concatenate([y, np.rint(stars["y"][own])])
+    seeds = np.concatenate([seeds, flux[own]])
+    frozen = FrozenStars(known.x[beyond], known.y[beyond], known.flux[beyond], np.full(beyond.sum(), 2))
+    find_stars(scene, limit, FrozenStars(x, y, seeds, saturated_half(scene, x, y)), [frozen])
+    surroundings: StarList = {"x": frozen.x, "y": frozen.y}
+    surroundings |= {f"flux_{b}": frozen.flux[:, b] for b in range(len(bands))}
+    for _ in range(2):
+        around = star_list(patch.bounds, scene.n_bands, scene, np.arange(scene.count))
+        scene = fresh()
+        begin_solving(scene, around, surroundings)
+        sweep_all(scene)
+    scene.update_sky()
+    scene.update_star_skies()
+    places: StarList = {"id": stars["id"], "distance": np.full(len(stars["id"]), np.inf)}
+    if scene.count == 0:
+        return {name: np.zeros(0, dtype) for name, dtype in MEASURED.items()}, places
+    there = np.column_stack([scene.stars.x[: scene.count], scene.stars.y[: scene.count]])
+    places["distance"], nearest = cKDTree(there).query(np.column_stack([stars["x"], stars["y"]]))
+    matched = np.flatnonzero(places["distance"] < MATCH)
+    rows = measure_patch(scene, nearest[matched], patch.members, patch.bounds)
+    rows["star"] = stars["id"][matched][rows["star"]]
+    return rows, places
+
+
+def _saturating(scene: PatchScene, stars: StarList, flux: NDArray[np.float64], lost: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Artificial stars that lost a pixel of their core in an exposure."""
+    patch = scene.patch
+    placed = np.zeros((len(stars["id"]), scene.n_exposures, 3))
+    place_stars(patch, stars["x"], stars["y"], placed)
+    out = np.zeros(len(placed), bool)
+    for e, begin in enumerate(patch.first):
+        ny, nx = int(patch.ny[e]), int(patch.nx[e])
+        plane = lost[begin : begin + ny * nx].reshape(ny, nx)
+        for k in np.flatnonzero(np.isfinite(placed[:, e]).all(axis=1)):
+            column, row = int(round(placed[k, e, 0])), int(round(placed[k, e, 1]))
+            if 0 <= row < ny and 0 <= column < nx:
+                out[k] |= bool(plane[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].any())
+    return out
