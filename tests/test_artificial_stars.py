@@ -114,7 +114,8 @@ def test_stars_of_one_pass_are_apart_and_passes_are_few():
 def catalog(n: int = 600) -> Table:
     rng = np.random.default_rng(4)
     blue = rng.uniform(18, 26, n)
-    out = Table({"x": rng.uniform(20, 140, n), "y": rng.uniform(20, 140, n), "a_mag": blue, "b_mag": blue - 0.5 - 0.1 * (blue - 22)})
+    out = Table({"x": rng.uniform(20, 140, n), "y": rng.uniform(20, 140, n), "a_mag": blue})
+    out["b_mag"] = blue - 0.5 - 0.1 * (blue - 22)
     out["a_saturated"] = out["b_saturated"] = np.zeros(n, bool)
     return out
 
@@ -138,7 +139,8 @@ def test_stars_are_drawn_evenly_where_enough_exposures_are_and_on_the_line(tmp_p
     assert np.abs(colour + 0.5 + 0.1 * (stars["a_mag"] - 22))[on_line].max() < 0.08
     again = draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {})
     assert np.array_equal(stars["x"], again["x"]) and np.array_equal(stars["b_mag"], again["b_mag"])
-    other = draw_stars(ArtificialStarsOptions(n=4000, magnitudes={"a": (19.0, 27.0)}, seed=2), catalog(), ["a", "b"], covered, 3, FRAME, {})
+    reseeded = ArtificialStarsOptions(n=4000, magnitudes={"a": (19.0, 27.0)}, seed=2)
+    other = draw_stars(reseeded, catalog(), ["a", "b"], covered, 3, FRAME, {})
     assert not np.array_equal(stars["x"], other["x"])
 
 

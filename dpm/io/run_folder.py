@@ -84,6 +84,11 @@ class RunFolder:
         return self.tables / "catalog.parquet"
 
     @property
+    def artificial_stars(self) -> Path:
+        """The artificial stars, what went in and what came out."""
+        return self.tables / "artificial_stars.parquet"
+
+    @property
     def measurements(self) -> Path:
         """Second pass, one row a star and exposure, one part an exposure."""
         return self.tables / "measurements"

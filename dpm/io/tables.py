@@ -25,9 +25,9 @@ from astropy.table.meta import get_header_from_yaml, get_yaml_from_table
 from numpy.typing import NDArray
 
 from dpm.io.atomic import replacing
-from dpm.models.columns import CATALOG_COLUMNS, CATALOG_FILTER_COLUMNS, Column
+from dpm.models.columns import ARTIFICIAL_FATE_COLUMNS, ARTIFICIAL_INPUT_COLUMNS, CATALOG_COLUMNS, CATALOG_FILTER_COLUMNS, Column
 
-__all__ = ["catalog_columns", "read_columns", "read_table", "write_table"]
+__all__ = ["artificial_columns", "catalog_columns", "read_columns", "read_table", "write_table"]
 
 _YAML_KEY = b"table_meta_yaml"
 _LENGTH_KEY = "table::len::{}"
@@ -50,6 +50,21 @@ def catalog_columns(bands: Iterable[str]) -> tuple[Column, ...]:
     """
     prefixed = [replace(column, name=f"{band}_{column.name}") for band in bands for column in CATALOG_FILTER_COLUMNS]
     return CATALOG_COLUMNS + tuple(prefixed)
+
+
+def artificial_columns(bands: Iterable[str]) -> tuple[Column, ...]:
+    """The registry of the table of artificial stars: what went in, what came of it, and the catalogue's columns as ``out_``.
+
+    Parameters
+    ----------
+    bands : iterable of str
+        Prefixes such as ``niriss_f090w``.
+    """
+    bands = list(bands)
+    magnitude = next(column for column in CATALOG_FILTER_COLUMNS if column.name == "mag")
+    put_in = [replace(magnitude, name=f"in_{band}_mag", dtype="float64", description="magnitude put in") for band in bands]
+    came_out = [replace(column, name=f"out_{column.name}") for column in catalog_columns(bands) if column.name != "id"]
+    return (*ARTIFICIAL_INPUT_COLUMNS, *put_in, *ARTIFICIAL_FATE_COLUMNS, *came_out)
 
 
 def write_table(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 __all__ = [
+    "ARTIFICIAL_FATE_COLUMNS",
+    "ARTIFICIAL_INPUT_COLUMNS",
     "CATALOG_COLUMNS",
     "CATALOG_FILTER_COLUMNS",
     "DETECTION_COLUMNS",
@@ -148,6 +150,20 @@ CATALOG_COLUMNS: tuple[Column, ...] = (
     Column("baseline", "float32", "yr", "time.interval", "time between the first and the last measurement"),
     Column("flags", "int32", "", "meta.code", "bits of StarFlag, any exposure"),
 )
+
+ARTIFICIAL_INPUT_COLUMNS: tuple[Column, ...] = (
+    Column("id", "int64", "", "meta.id;meta.main", "artificial star's number, as drawn"),
+    Column("in_ra", "float64", "deg", "pos.eq.ra", "right ascension put in, ICRS, at the catalogue's ref_epoch"),
+    Column("in_dec", "float64", "deg", "pos.eq.dec", "declination put in, ICRS, at the catalogue's ref_epoch"),
+    Column("in_x", "float64", "pix", "pos.cartesian.x", "master frame position put in, 0-based"),
+    Column("in_y", "float64", "pix", "pos.cartesian.y", "master frame position put in, 0-based"),
+)
+
+ARTIFICIAL_FATE_COLUMNS: tuple[Column, ...] = (
+    Column("found", "bool", "", "meta.code", "any star was found within 0.5 master pixel"),
+    Column("recovered", "bool", "", "meta.code", "found, in the catalogue, within 0.5 pixel and 1 mag in every band, and no real star "
+           "as bright or brighter lies within 0.5 pixel of it"),
+)  # fmt: skip
 
 CATALOG_FILTER_COLUMNS: tuple[Column, ...] = (
     Column("mag", "float32", "mag", "phot.mag", "magnitude; its system and zero point are in the column's metadata"),

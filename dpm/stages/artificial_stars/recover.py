@@ -86,9 +86,8 @@ def recover_tile(folder: RunFolder, number: int, first: int, last: int, seed: in
             measured.append(rows)
             found.append(places)
     for step, lists in (("measured", measured), ("found", found)):
-        write_arrays(
-            recovered_file(folder, step, tile.number, first), {key: np.concatenate([part[key] for part in lists]) for key in lists[0]}
-        )
+        path = recovered_file(folder, step, tile.number, first)
+        write_arrays(path, {key: np.concatenate([part[key] for part in lists]) for key in lists[0]})
     return {"stars": sum(len(part["id"]) for part in found)}
 
 
@@ -106,10 +105,9 @@ def _recover(
     pixels, variance = base.patch.scene.copy(), base.patch.variance_read.copy()
     lost = np.zeros(len(pixels), bool)
     star_keys = np.array([_key(f"{seed} star {number}") for number in stars["id"]], np.uint64)
-    inject_stars(
-        base.patch, base.libraries, stars["x"], stars["y"], flux, star_keys, patch.exposure_keys, patch.saturation, pixels, variance,
-        lost,
-    )  # fmt: skip
+    place = stars["x"], stars["y"]
+    keys = star_keys, patch.exposure_keys
+    inject_stars(base.patch, base.libraries, *place, flux, *keys, patch.saturation, pixels, variance, lost)
     dq = base.dq.copy()
     dq[lost] |= np.uint8(LOST)
 

@@ -10,6 +10,8 @@ bright stars, DESIGN section 6), and fluxes at the joint position are method 2.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,7 @@ from dpm.stages.frame.units import Unit
 from dpm.stages.second_pass.field import SecondPassField
 from dpm.stages.second_pass.waves import equivalent_threshold
 
-__all__ = ["assemble", "keep_stars"]
+__all__ = ["Measured", "assemble", "by_exposure", "keep_stars", "measured_units"]
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +67,9 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
         limit = equivalent_threshold(options.find.threshold, len(field.groups[number].bands))
         n_found += int(measured["id"].max(initial=-1)) + 1
         parts.append(keep_stars(measured, limit, min(options.frame.min_exposures, len(field.groups[number].exposures))))
-    rows = _by_exposure(field, parts)
-    _flag_exposures(field, exposures, rows)
-    folder.measurements.mkdir(parents=True, exist_ok=True)
-    names = _write_measurements(folder, exposures, rows)
-    units = load_units(folder, exposures, frame, options, folder.measurements)
-    _set_solution(units, exposures)
+    counts = [int(part["id"].max(initial=-1)) + 1 for part in parts]
+    rows = by_exposure(field, parts, [sum(counts[:number]) for number in range(len(counts))])
+    names, units = measured_units(field, exposures, frame, options, rows, folder.measurements)
     links = _link(field, units, rows, frame.scale)
     reference = read_reference(options.input.reference) if options.input.reference else None
     medians = (*MEDIANS, "neighbor_ratio")
@@ -80,7 +79,7 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
             continue
         rows[k]["id"] = np.zeros(len(rows[k]["star"]), np.int64)
         rows[k]["id"][match["row"]] = match["id"]
-    _write_measurements(folder, exposures, rows)
+    _write_measurements(folder, exposures, rows, folder.measurements)
     bands = sorted(set(band_names(units)))
     write_table(folder.catalog, result.catalog, catalog_columns(bands))
     stale = {path.name for path in folder.measurements.glob("*.parquet")} - set(names)
@@ -141,18 +140,51 @@ def keep_stars(measured: Measured, limit: float, min_exposures: int) -> Measured
     return out
 
 
-def _by_exposure(field: SecondPassField, parts: list[Measured]) -> dict[int, Measured]:
-    """Measurements by row of the exposure table; ``star`` becomes a number unique over all groups, ``group`` its group."""
+def measured_units(
+    field: SecondPassField, exposures: Table, frame: MasterFrame, options: Options, rows: dict[int, Measured], destination: Path
+) -> tuple[list[str], list[Unit]]:
+    """Write one table of measurements an exposure, and have them as the frame stage's averages take them.
+
+    Parameters
+    ----------
+    field : SecondPassField
+    exposures : Table
+        ``tables/exposures.parquet``.
+    frame : MasterFrame
+    options : Options
+    rows : dict
+        Measurements by row of the exposure table, as `by_exposure` has them.
+    destination : Path
+        Folder of the tables; it is made.
+
+    Returns
+    -------
+    names : list of str
+        Of the files.
+    units : list of Unit
+    """
+    folder = field.folder
+    _flag_exposures(field, exposures, rows)
+    destination.mkdir(parents=True, exist_ok=True)
+    names = _write_measurements(folder, exposures, rows, destination)
+    units = load_units(folder, exposures, frame, options, destination)
+    _set_solution(units, exposures)
+    return names, units
+
+
+def by_exposure(field: SecondPassField, parts: list[Measured], first: Sequence[int]) -> dict[int, Measured]:
+    """Measurements by row of the exposure table, from one list a group.
+
+    ``star`` becomes ``id`` counted from the group's ``first``; ``group`` is added.
+    """
     out: dict[int, Measured] = {}
-    offset = 0
     for number, (group, measured) in enumerate(zip(field.groups, parts)):
         for k, exposure in enumerate(group.exposures):
             mine = np.flatnonzero(measured["exposure"] == k)
             rows = {name: values[mine] for name, values in measured.items() if name not in ("row", "column", "exposure", "id")}
-            rows["star"] = measured["id"][mine] + offset
+            rows["star"] = measured["id"][mine] + first[number]
             rows["group"] = np.full(len(mine), number)
             out[exposure.row] = rows
-        offset += int(measured["id"].max(initial=-1)) + 1
     return out
 
 
@@ -166,7 +198,7 @@ def _flag_exposures(field: SecondPassField, exposures: Table, rows: dict[int, Me
             part["flags"] |= np.int32(int(StarFlag.NOISE_FALLBACK))
 
 
-def _write_measurements(folder: RunFolder, exposures: Table, rows: dict[int, Measured]) -> list[str]:
+def _write_measurements(folder: RunFolder, exposures: Table, rows: dict[int, Measured], destination: Path) -> list[str]:
     """One table an exposure; exposures without a solution get an empty one."""
     names = []
     for k, row in enumerate(exposures):
@@ -185,7 +217,7 @@ def _write_measurements(folder: RunFolder, exposures: Table, rows: dict[int, Mea
             elif n == 0 or column.name == "id":
                 table[column.name] = np.zeros(n, column.dtype)
         table.meta["flux_unit"] = str(row["flux_unit"])
-        path = folder.measurements_file(str(row["exposure"]), str(row["detector"]))
+        path = destination / folder.measurements_file(str(row["exposure"]), str(row["detector"])).name
         write_table(path, table, MEASUREMENT_COLUMNS)
         names.append(path.name)
     return names
