@@ -8,13 +8,18 @@ from analytic_scene import true_epsf
 from astropy.table import Table
 from scipy.spatial import cKDTree
 from scipy.stats import kstest
-from second_pass_scene import dithers, make_scene, prepare
+from second_pass_scene import THRESHOLD, dithers, make_scene, prepare
 
+from dpm.io.star_lists import read_arrays, write_arrays
+from dpm.io.tables import read_columns, write_table
 from dpm.kernels.inject import inject_stars
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import ArtificialStarsOptions
 from dpm.models.patches import PatchBounds
 from dpm.stages.artificial_stars.draw import SEPARATION, Coverage, draw_stars, passes
+from dpm.stages.artificial_stars.files import plan_file, recovered_file
+from dpm.stages.artificial_stars.recover import recover_tile
+from dpm.stages.second_pass.field import SecondPassField, Tile
 from dpm.stages.second_pass.patches import PatchReader
 
 FRAME = MasterFrame.around(np.array([10.0]), np.array([20.0]), 0.03)
@@ -157,3 +162,88 @@ def test_a_table_of_the_users_own_and_its_faults(tmp_path):
         draw_stars(ArtificialStarsOptions(n=5, magnitudes={"c": (1.0, 2.0)}), catalog(), ["a", "b"], covered, 3, FRAME, {})
     with pytest.raises(ValueError, match="held by 9 exposures"):
         draw_stars(ArtificialStarsOptions(n=5), catalog(), ["a", "b"], covered, 9, FRAME, {})
+
+
+BANDS = ["band0", "band1"]
+
+
+def crowd(root):
+    """Eight exposures of 250 stars in two bands, as they are when the second pass is done, and their true stars."""
+    rng = np.random.default_rng(8)
+    n = 250
+    x, y = rng.uniform(4, 156, (2, n))
+    flux = np.column_stack([10 ** rng.uniform(1.8, 4.0, n), 10 ** rng.uniform(1.8, 4.0, n)])
+    field = prepare(make_scene(x, y, flux, dithers(8, 4), [0, 0, 0, 0, 1, 1, 1, 1], 23, side=160), root)
+    table = Table({"x": x, "y": y})
+    for b, band in enumerate(BANDS):
+        table[f"{band}_flux"], table[f"{band}_saturated"] = flux[:, b], np.zeros(n, bool)
+    write_table(field.folder.catalog, table)
+    return field
+
+
+def plan(field, n: int = 120) -> dict[str, np.ndarray]:
+    """Artificial stars of a few times and of a hundred times their noise."""
+    rng = np.random.default_rng(3)
+    x, y = rng.uniform(15, 145, (2, n))
+    stars = {"id": np.arange(1, n + 1), "x": x, "y": y, "pass": passes(x, y, 160.0**2)}
+    level = np.where(np.arange(n) % 3 == 0, 15.0, np.where(np.arange(n) % 3 == 1, 400.0, 6000.0))
+    stars |= {f"{band}_flux": level * scale for band, scale in zip(BANDS, (1.0, 0.8))}
+    write_arrays(plan_file(field.folder), stars)
+    return stars
+
+
+def recovered(field) -> dict[str, np.ndarray]:
+    """All that the tasks wrote, sorted by star and exposure."""
+    out = {}
+    for step in ("measured", "found"):
+        lists = [read_arrays(p) for p in sorted(recovered_file(field.folder, step, 0, 0).parent.glob("*.arrow"))]
+        table = {name: np.concatenate([part[name] for part in lists]) for name in lists[0]}
+        order = np.lexsort((table["exposure"], table["star"])) if step == "measured" else np.argsort(table["id"])
+        out |= {f"{step}_{name}": values[order] for name, values in table.items()}
+    return out
+
+
+def test_stars_put_in_come_out_as_they_were_or_not_at_all(tmp_path):
+    field = crowd(tmp_path)
+    stars = plan(field)
+    n_passes = int(stars["pass"].max()) + 1
+    for tile in field.tiles:
+        recover_tile(field.folder, tile.number, 0, n_passes, 5, THRESHOLD)
+    out = recovered(field)
+    assert np.array_equal(out["found_id"], stars["id"])
+    found = out["found_distance"] < 0.5
+    faint, bright = np.arange(120) % 3 == 0, np.arange(120) % 3 == 2
+    assert found[bright].all()
+    assert found[faint].mean() < 0.35
+    # Fluxes of the bright ones, each exposure's own, with the noise of their own light.
+    real = read_columns(field.folder.catalog, ["x", "y"])
+    clear = cKDTree(np.column_stack([real["x"], real["y"]])).query(np.column_stack([stars["x"], stars["y"]]))[0] > 3
+    rows = (bright & clear)[out["measured_star"] - 1]
+    true = np.column_stack([stars[f"{band}_flux"] for band in BANDS])
+    band = (out["measured_exposure"][rows] >= 4).astype(int)
+    pull = (out["measured_flux"][rows] - true[out["measured_star"][rows] - 1, band]) / out["measured_flux_error"][rows]
+    assert rows.sum() > 200
+    assert 0.88 < np.std(pull) < 1.15
+    assert abs(np.mean(pull)) < 0.25
+
+
+def test_the_same_bits_for_any_tiles_and_passes_a_task(tmp_path):
+    field = crowd(tmp_path / "a")
+    stars = plan(field, 40)
+    n_passes = int(stars["pass"].max()) + 1
+    for tile in field.tiles:
+        recover_tile(field.folder, tile.number, 0, n_passes, 5, THRESHOLD)
+    one = recovered(field)
+    other = crowd(tmp_path / "b")
+    patches = [patch for tile in other.tiles for patch in tile.patches]
+    tiles = [Tile(number, 0, [patch], 1.0) for number, patch in enumerate(reversed(patches))]
+    other = SecondPassField(other.folder, other.groups, tiles)
+    other.save()
+    plan(other, 40)
+    for tile in other.tiles:
+        for first in reversed(range(n_passes)):
+            recover_tile(other.folder, tile.number, first, first + 1, 5, THRESHOLD)
+    two = recovered(other)
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, two[name], err_msg=name)

@@ -161,9 +161,8 @@ ARTIFICIAL_INPUT_COLUMNS: tuple[Column, ...] = (
 
 ARTIFICIAL_FATE_COLUMNS: tuple[Column, ...] = (
     Column("found", "bool", "", "meta.code", "any star was found within 0.5 master pixel"),
-    Column("recovered", "bool", "", "meta.code", "found, in the catalogue, within 0.5 pixel and 1 mag in every band, and no real star "
-           "as bright or brighter lies within 0.5 pixel of it"),
-)  # fmt: skip
+    Column("recovered", "bool", "", "meta.code", "found and kept, within 0.5 pixel and 1 mag in every band, on no star as bright"),
+)
 
 CATALOG_FILTER_COLUMNS: tuple[Column, ...] = (
     Column("mag", "float32", "mag", "phot.mag", "magnitude; its system and zero point are in the column's metadata"),

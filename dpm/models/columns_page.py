@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dpm.models.columns import (
+    ARTIFICIAL_FATE_COLUMNS,
+    ARTIFICIAL_INPUT_COLUMNS,
     CATALOG_COLUMNS,
     CATALOG_FILTER_COLUMNS,
     DETECTION_COLUMNS,
@@ -47,6 +49,13 @@ def columns_page() -> str:
             "after it where a filter comes back at another epoch.",
             CATALOG_FILTER_COLUMNS,
             "{f}_",
+        ),
+        (
+            "`tables/artificial_stars.parquet`",
+            "One row an artificial star, in the order drawn. Also `in_{f}_mag`, the magnitude put in, and all columns of the catalogue "
+            "but its `id` as `out_<column>`: NaN, or 0 for whole numbers, where the star is lost.",
+            (*ARTIFICIAL_INPUT_COLUMNS, *ARTIFICIAL_FATE_COLUMNS),
+            "",
         ),
         ("`tables/exposures.parquet`", "One row an exposure of a detector.", EXPOSURE_COLUMNS, ""),
         ("`tables/detections/`", "First pass, one part an exposure of a detector.", DETECTION_COLUMNS, ""),

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dpm.io.cubes import cube_rows
 from dpm.io.run_folder import RunFolder
-from dpm.io.tables import read_columns, read_table
+from dpm.io.tables import read_columns
 from dpm.stages.second_pass.field import SecondPassField, files_folder
 
 __all__ = ["SurroundingStars", "plan_file", "recovered_file", "surrounding_stars"]
@@ -18,7 +17,7 @@ __all__ = ["SurroundingStars", "plan_file", "recovered_file", "surrounding_stars
 
 @dataclass(frozen=True)
 class SurroundingStars:
-    """The catalogue's stars as they stand beyond a patch, and where its exposures saturate.
+    """The catalogue's stars as they stand beyond a patch.
 
     Parameters
     ----------
@@ -27,15 +26,12 @@ class SurroundingStars:
     flux : ndarray (n, B)
         Of the bands of one group; 0 where unknown.
     saturated : ndarray (n,), bool
-    saturation : ndarray (E,)
-        Pixel value at which each exposure of the group is saturated; infinite where its file does not tell.
     """
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     flux: NDArray[np.float64]
     saturated: NDArray[np.bool_]
-    saturation: NDArray[np.float64]
 
 
 def plan_file(folder: RunFolder) -> Path:
@@ -53,11 +49,5 @@ def surrounding_stars(field: SecondPassField, group: int) -> SurroundingStars:
     folder, bands = field.folder, field.groups[group].bands
     data = read_columns(folder.catalog, ["x", "y", *(f"{band}_{name}" for band in bands for name in ("flux", "saturated"))])
     flux = np.stack([np.nan_to_num(np.asarray(data[f"{band}_flux"], float)) for band in bands], -1)
-    exposures = read_table(folder.exposures)
-    levels = []
-    for exposure in field.groups[group].exposures:
-        row = exposures[exposure.row]
-        level = cube_rows(folder.cubes / str(row["cube"]))[int(row["index"])].get("saturation")
-        levels.append(np.inf if level is None or not np.isfinite(level) else float(level))
     saturated = np.any([np.asarray(data[f"{band}_saturated"], bool) for band in bands], axis=0)
-    return SurroundingStars(np.asarray(data["x"], float), np.asarray(data["y"], float), flux, saturated, np.array(levels))
+    return SurroundingStars(np.asarray(data["x"], float), np.asarray(data["y"], float), flux, saturated)

@@ -78,7 +78,7 @@ def recover_tile(folder: RunFolder, number: int, first: int, last: int, seed: in
         if made is None:
             continue
         base, members = made
-        saturation = np.array([known.saturation[k] for k in members])
+        saturation = np.array([reader.geometries[k].saturation for k in members])
         patch = _Patch(bounds, base, members, keys[members], saturation)
         for number_of_pass in np.unique(mine["pass"]):
             stars = select(mine, np.flatnonzero(mine["pass"] == number_of_pass))

@@ -108,13 +108,15 @@ def write_geometry(path: Path, geometry: ExposureGeometry) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, ".npz") as temporary:
         first = np.array([geometry.first_row, geometry.first_column])
-        np.savez(temporary, nodes=geometry.nodes, first=first, charge_per_flux=geometry.charge_per_flux)
+        numbers = {name: getattr(geometry, name) for name in ("charge_per_flux", "saturation")}
+        np.savez(temporary, nodes=geometry.nodes, first=first, **numbers)
 
 
 def read_geometry(path: Path) -> ExposureGeometry:
     """Nodes of one exposure."""
     with np.load(path) as data:
-        return ExposureGeometry(int(data["first"][0]), int(data["first"][1]), data["nodes"], float(data["charge_per_flux"]))
+        numbers = float(data["charge_per_flux"]), float(data["saturation"])
+        return ExposureGeometry(int(data["first"][0]), int(data["first"][1]), data["nodes"], *numbers)
 
 
 class SecondPassField:

@@ -58,7 +58,7 @@ def gather_exposure(folder: RunFolder, name: str, distortion_source: str, thresh
     geometry = make_geometry(
         plane.forward, transform, (x0, x0 + nx - 1.0, y0, y0 + ny - 1.0),
         distortion.area if distortion is not None else plane_area, zero_point if np.isfinite(zero_point) else 0.0,
-        image.charge_per_flux,
+        image.charge_per_flux, image.saturation,
     )  # fmt: skip
     group = next(group for group in field.groups if exposure in group.exposures)
     same = sum(other.band == exposure.band for other in group.exposures)

@@ -33,12 +33,15 @@ class ExposureGeometry:
         Raw x and y (0-based, full detector), and the exposure's flux of a star of unit flux.
     charge_per_flux : float
         Charge of a unit of the exposure's flux.
+    saturation : float
+        Pixel value at which the exposure is saturated; infinite where its file does not tell.
     """
 
     first_row: int
     first_column: int
     nodes: Floats
     charge_per_flux: float = 0.0
+    saturation: float = np.inf
 
     def window(self, patch: PatchBounds) -> Floats:
         """The patch's own nodes, (3, n, n); NaN beyond the exposure's."""
@@ -60,6 +63,7 @@ def make_geometry(
     area: Callable[[Floats, Floats], Floats],
     zero_point: float,
     charge_per_flux: float = 0.0,
+    saturation: float = np.inf,
 ) -> ExposureGeometry:
     """Nodes of one exposure.
 
@@ -77,6 +81,8 @@ def make_geometry(
         Added to instrumental magnitudes to match the central exposure.
     charge_per_flux : float, optional
         Charge of a unit of the exposure's flux; 0 where no ePSF changes with brightness.
+    saturation : float, optional
+        Pixel value at which the exposure is saturated; NaN or infinite where it is unknown.
     """
     along_x, along_y = np.linspace(bounds[0], bounds[1], 9), np.linspace(bounds[2], bounds[3], 9)
     outline_x = np.concatenate([along_x, along_x, np.full(9, bounds[0]), np.full(9, bounds[1])])
@@ -100,4 +106,4 @@ def make_geometry(
     inside_x, inside_y = np.clip(raw_x, bounds[0], bounds[1]), np.clip(raw_y, bounds[2], bounds[3])
     scale = 10 ** (0.4 * zero_point) / area(inside_x, inside_y)
     nodes = np.stack([part.reshape(columns.shape) for part in (raw_x, raw_y, scale)])
-    return ExposureGeometry(row0, column0, nodes, charge_per_flux)
+    return ExposureGeometry(row0, column0, nodes, charge_per_flux, saturation if np.isfinite(saturation) else np.inf)
