@@ -52,8 +52,8 @@ def columns_page() -> str:
         ),
         (
             "`tables/artificial_stars.parquet`",
-            "One row an artificial star, in the order drawn. Also `in_{f}_mag`, the magnitude put in, and all columns of the catalogue "
-            "but its `id` as `out_<column>`: NaN, or 0 for whole numbers, where the star is lost.",
+            "One row an artificial star, in the order drawn. Also `in_{f}_mag`, the magnitude put in, and all columns of the "
+            "catalogue but its `id` as `out_<column>`: NaN, or 0 for whole numbers, where the star is lost.",
             (*ARTIFICIAL_INPUT_COLUMNS, *ARTIFICIAL_FATE_COLUMNS),
             "",
         ),

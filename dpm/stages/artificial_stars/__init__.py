@@ -18,7 +18,7 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "next_round", "plan", "work"]
 
 NAME = "artificial_stars"
-REVISION = 1
+REVISION = 2
 PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "find", "frame", "photometry", "artificial_stars")
 UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame", "second_pass")

@@ -14,6 +14,7 @@ from dpm.io.star_lists import read_arrays, write_arrays
 from dpm.kernels.inject import inject_stars
 from dpm.kernels.patch import place_stars
 from dpm.models.patches import PatchBounds
+from dpm.stages.artificial_stars.draw import SEPARATION
 from dpm.stages.artificial_stars.files import SurroundingStars, plan_file, recovered_file, surrounding_stars
 from dpm.stages.first_pass.saturated import LOST
 from dpm.stages.second_pass.field import SecondPassField
@@ -25,6 +26,9 @@ from dpm.stages.second_pass.waves import FrozenStars, equivalent_threshold, find
 
 __all__ = ["FOUND", "recover_tile"]
 
+# Master pixels: half of the distance between stars of one pass.  A star changes the fits of those within its own fit box and theirs,
+# and the sky of those whose annulus it is in: 8.5 pixels, and what these change in turn.
+INTERACTION = 0.5 * SEPARATION
 MATCH = 0.5  # master pixels between an artificial star and what was found for it (DESIGN section 5)
 
 # What is written of every artificial star beside the rows of MEASURED: its number, and where the nearest star that was found lies.
@@ -45,8 +49,8 @@ class _Patch:
 def recover_tile(folder: RunFolder, number: int, first: int, last: int, seed: int, threshold: float) -> dict[str, int]:
     """Put in and measure again the artificial stars of a tile's patches that go in with the passes ``first`` to ``last``.
 
-    Each patch is searched from its own pixels, from the first wave, with the stars of the catalogue standing beyond its margin.
-    Nothing is written back to the pixels.
+    Within INTERACTION of a star that goes in, all stars, real ones too, are found and measured again from the first wave; elsewhere
+    the catalogue's models stand.  Nothing is written back to the pixels.
 
     Parameters
     ----------
@@ -105,25 +109,28 @@ def _recover(
     pixels, variance = base.patch.scene.copy(), base.patch.variance_read.copy()
     lost = np.zeros(len(pixels), bool)
     star_keys = np.array([_key(f"{seed} star {number}") for number in stars["id"]], np.uint64)
-    place = stars["x"], stars["y"]
     keys = star_keys, patch.exposure_keys
-    inject_stars(base.patch, base.libraries, *place, flux, *keys, patch.saturation, pixels, variance, lost)
+    inject_stars(base.patch, base.libraries, stars["x"], stars["y"], flux, *keys, patch.saturation, pixels, variance, lost)
     dq = base.dq.copy()
     dq[lost] |= np.uint8(LOST)
 
     def fresh() -> PatchScene:
         return base.fresh(pixels.copy(), variance.copy(), dq)
 
+    place = np.column_stack([stars["x"], stars["y"]])
     near, beyond = context(known.x, known.y, patch.bounds)
+    # Within reach of a star that goes in, nothing is known of the others; elsewhere the catalogue's models stand.
+    reached = np.isfinite(cKDTree(place).query(np.column_stack([known.x, known.y]), distance_upper_bound=INTERACTION)[0])
+    saturated = near & known.saturated & reached
+    standing = (near & ~reached) | beyond
     scene = fresh()
-    saturated = near & known.saturated
     x, y, seeds = known.x[saturated], known.y[saturated], known.flux[saturated]
     own = _saturating(scene, stars, flux, lost)
     # The first pass finds a saturated star by its lost core: to a pixel, and its flux by the wings.
     x, y = np.concatenate([x, np.rint(stars["x"][own])]), np.concatenate([y, np.rint(stars["y"][own])])
     seeds = np.concatenate([seeds, flux[own]])
-    frozen = FrozenStars(known.x[beyond], known.y[beyond], known.flux[beyond], np.full(beyond.sum(), 2))
-    find_stars(scene, limit, FrozenStars(x, y, seeds, saturated_half(scene, x, y)), [frozen])
+    frozen = FrozenStars(known.x[standing], known.y[standing], known.flux[standing], np.full(standing.sum(), 2))
+    find_stars(scene, limit, FrozenStars(x, y, seeds, saturated_half(scene, x, y)), [frozen], (place, INTERACTION))
     surroundings: StarList = {"x": frozen.x, "y": frozen.y}
     surroundings |= {f"flux_{b}": frozen.flux[:, b] for b in range(len(bands))}
     for _ in range(2):
@@ -137,7 +144,7 @@ def _recover(
     if scene.count == 0:
         return {name: np.zeros(0, dtype) for name, dtype in MEASURED.items()}, places
     there = np.column_stack([scene.stars.x[: scene.count], scene.stars.y[: scene.count]])
-    places["distance"], nearest = cKDTree(there).query(np.column_stack([stars["x"], stars["y"]]))
+    places["distance"], nearest = cKDTree(there).query(place)
     matched = np.flatnonzero(places["distance"] < MATCH)
     rows = measure_patch(scene, nearest[matched], patch.members, patch.bounds)
     rows["star"] = stars["id"][matched][rows["star"]]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
+from scipy.spatial import cKDTree
 from scipy.stats import chi2, norm
 
 from dpm.kernels.bundles import MAX_HALF
@@ -70,7 +71,13 @@ def _choose(n: int, k: int) -> int:
     return out
 
 
-def find_stars(scene: PatchScene, threshold: float, seeds: FrozenStars | None = None, frozen: Sequence[FrozenStars] = ()) -> int:
+def find_stars(
+    scene: PatchScene,
+    threshold: float,
+    seeds: FrozenStars | None = None,
+    frozen: Sequence[FrozenStars] = (),
+    near: tuple[NDArray[np.float64], float] | None = None,
+) -> int:
     """Find and fit all stars of a patch and its margin; the scene holds them afterwards.
 
     Parameters
@@ -83,6 +90,8 @@ def find_stars(scene: PatchScene, threshold: float, seeds: FrozenStars | None = 
         Saturated stars of the first pass, which are fitted with the others.
     frozen : sequence of FrozenStars
         Stars beyond the margin whose light reaches in.
+    near : tuple, optional
+        Places (n, 2) and a distance from one of them within which stars are looked for; everywhere if not given.
 
     Returns
     -------
@@ -100,6 +109,9 @@ def find_stars(scene: PatchScene, threshold: float, seeds: FrozenStars | None = 
         last = wave == WAVES - 1
         model_error = FINDER_MODEL_ERROR[min(wave, 1)]
         x, y, flux, _ = scene.candidates(CANDIDATE_FRACTION * threshold, model_error)
+        if near is not None:
+            wanted = np.isfinite(cKDTree(near[0]).query(np.column_stack([x, y]), distance_upper_bound=near[1])[0])
+            x, y, flux = x[wanted], y[wanted], flux[wanted]
         scene.fit_new(x, y, flux, KEEP_FRACTION * threshold, FIRST_ITERATIONS)
         for turn in range(SWEEPS[wave]):
             scene.sweep(SWEEP_ITERATIONS, everyone=turn == 0 and (wave == 0 or last))
