@@ -26,8 +26,8 @@ from dpm.stages.second_pass.waves import FrozenStars, equivalent_threshold, find
 
 __all__ = ["FOUND", "recover_tile"]
 
-# Master pixels: half of the distance between stars of one pass.  A star changes the fits of those within its own fit box and theirs,
-# and the sky of those whose annulus it is in: 8.5 pixels, and what these change in turn.
+# Master pixels: half of the distance between stars of one pass.  A star changes the fits of those whose fit box meets its own, and
+# the sky of those whose annulus it is in: 8.5 pixels, and what these change in turn.
 INTERACTION = 0.5 * SEPARATION
 MATCH = 0.5  # master pixels between an artificial star and what was found for it (DESIGN section 5)
 
@@ -114,29 +114,25 @@ def _recover(
     dq = base.dq.copy()
     dq[lost] |= np.uint8(LOST)
 
-    def fresh() -> PatchScene:
-        return base.fresh(pixels.copy(), variance.copy(), dq)
-
     place = np.column_stack([stars["x"], stars["y"]])
     near, beyond = context(known.x, known.y, patch.bounds)
     # Within reach of a star that goes in, nothing is known of the others; elsewhere the catalogue's models stand.
     reached = np.isfinite(cKDTree(place).query(np.column_stack([known.x, known.y]), distance_upper_bound=INTERACTION)[0])
     saturated = near & known.saturated & reached
     standing = (near & ~reached) | beyond
-    scene = fresh()
+    scene = base.fresh(pixels, pixels, variance, dq)
+    scene.subtract_frozen(known.x[standing], known.y[standing], known.flux[standing])
+    without = scene.patch.residual.copy()
     x, y, seeds = known.x[saturated], known.y[saturated], known.flux[saturated]
     own = _saturating(scene, stars, flux, lost)
     # The first pass finds a saturated star by its lost core: to a pixel, and its flux by the wings.
     x, y = np.concatenate([x, np.rint(stars["x"][own])]), np.concatenate([y, np.rint(stars["y"][own])])
     seeds = np.concatenate([seeds, flux[own]])
-    frozen = FrozenStars(known.x[standing], known.y[standing], known.flux[standing], np.full(standing.sum(), 2))
-    find_stars(scene, limit, FrozenStars(x, y, seeds, saturated_half(scene, x, y)), [frozen], (place, INTERACTION))
-    surroundings: StarList = {"x": frozen.x, "y": frozen.y}
-    surroundings |= {f"flux_{b}": frozen.flux[:, b] for b in range(len(bands))}
+    find_stars(scene, limit, FrozenStars(x, y, seeds, saturated_half(scene, x, y)), near=(place, INTERACTION))
     for _ in range(2):
         around = star_list(patch.bounds, scene.n_bands, scene, np.arange(scene.count))
-        scene = fresh()
-        begin_solving(scene, around, surroundings)
+        scene = base.fresh(pixels, without, variance, dq)
+        begin_solving(scene, around)
         sweep_all(scene)
     scene.update_sky()
     scene.update_star_skies()

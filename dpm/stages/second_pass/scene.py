@@ -159,19 +159,25 @@ class PatchScene:
         self.dq = quality.astype(np.uint8)
         self._begin()
 
-    def fresh(self, pixels: NDArray[np.float32], variance: NDArray[np.float32], dq: NDArray[np.uint8]) -> PatchScene:
+    def fresh(
+        self,
+        pixels: NDArray[np.float32],
+        residual: NDArray[np.float32],
+        variance: NDArray[np.float32],
+        dq: NDArray[np.uint8],
+    ) -> PatchScene:
         """The scene as it was made, with other pixels: no stars, and the sky of these pixels.
 
         Parameters
         ----------
-        pixels, variance : ndarray, float32
-            As ``patch.scene`` and ``patch.variance_read``; both are taken over.
+        pixels, residual, variance : ndarray, float32
+            As ``patch.scene``, ``patch.residual`` and ``patch.variance_read``; copies are made of those that change.
         dq : ndarray, uint8
         """
         out = copy.copy(self)
         patch = self.patch
         out.patch = patch._replace(
-            residual=pixels.copy(), scene=pixels, variance_read=variance,
+            residual=residual.copy(), scene=pixels, variance_read=variance.copy(),
             noise=np.ones_like(patch.noise), sky=np.zeros_like(patch.sky), scatter=np.zeros_like(patch.scatter),
         )  # fmt: skip
         out.dq = dq

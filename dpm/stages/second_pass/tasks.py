@@ -87,7 +87,8 @@ def solve_tile(folder: RunFolder, number: int, step: str, source: str, measure: 
         if made is None:
             continue
         scene, members = made
-        begin_solving(scene, select(known, np.flatnonzero(near)), select(known, np.flatnonzero(beyond)))
+        scene.subtract_frozen(known["x"][beyond], known["y"][beyond], fluxes(known, n_bands)[beyond])
+        begin_solving(scene, select(known, np.flatnonzero(near)))
         before = np.column_stack([scene.stars.x[own], scene.stars.y[own]])
         sweep_all(scene)
         change = np.hypot(*(np.column_stack([scene.stars.x[own], scene.stars.y[own]]) - before).T)
@@ -108,10 +109,9 @@ def solve_tile(folder: RunFolder, number: int, step: str, source: str, measure: 
     return out | {"change": float(np.percentile(largest, 99))}
 
 
-def begin_solving(scene: PatchScene, near: StarList, beyond: StarList) -> None:
-    """Put stars into a fresh scene, those beyond as they are: their light is taken off, sky and noise are those of the rest."""
-    scene.subtract_frozen(beyond["x"], beyond["y"], fluxes(beyond, scene.n_bands))
-    scene.add_known(near["x"], near["y"], fluxes(near, scene.n_bands), near["half"])
+def begin_solving(scene: PatchScene, stars: StarList) -> None:
+    """Put stars into a fresh scene: sky and noise become those of the rest."""
+    scene.add_known(stars["x"], stars["y"], fluxes(stars, scene.n_bands), stars["half"])
     scene.update_sky()
     scene.raise_noise()
     scene.mask_outliers()
