@@ -81,11 +81,11 @@ class CompletenessCurve:
 
     def __call__(self, magnitude: Any) -> NDArray[np.float64]:
         """Completeness at these input magnitudes, 0 to 1; NaN outside the fitted ones."""
-        return expit(self._logit(magnitude)[0])
+        return expit(self.logit(magnitude)[0])
 
     def error(self, magnitude: Any) -> NDArray[np.float64]:
         """One-sigma error of the completeness at these magnitudes."""
-        value, error = self._logit(magnitude)
+        value, error = self.logit(magnitude)
         return expit(value) * expit(-value) * error
 
     def interval(self, magnitude: Any, level: float = 0.6826894921370859) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -95,7 +95,7 @@ class CompletenessCurve:
         -------
         low, high : ndarray
         """
-        value, error = self._logit(magnitude)
+        value, error = self.logit(magnitude)
         width = norm.ppf(0.5 + 0.5 * level) * error
         return expit(value - width), expit(value + width)
 
@@ -113,14 +113,14 @@ class CompletenessCurve:
             NaN where the curve does not cross it within the magnitudes of the artificial stars.
         """
         target = float(logit(completeness))
-        ends = self._logit(np.array([self.brightest, self.faintest]))[0] - target
+        ends = self.logit(np.array([self.brightest, self.faintest]))[0] - target
         if not ends[0] > 0 > ends[1]:
             return np.nan, np.nan
-        place = brentq(lambda m: float(self._logit(m)[0]) - target, self.brightest, self.faintest, xtol=1e-7)
+        place = brentq(lambda m: float(self.logit(m)[0]) - target, self.brightest, self.faintest, xtol=1e-7)
         near = np.clip([place - DERIVATIVE_STEP, place + DERIVATIVE_STEP], self.brightest, self.faintest)
-        value = self._logit(near)[0]
+        value = self.logit(near)[0]
         slope = (value[1] - value[0]) / (near[1] - near[0])
-        return float(place), float(self._logit(place)[1] / abs(slope)) if slope < 0 else np.inf
+        return float(place), float(self.logit(place)[1] / abs(slope)) if slope < 0 else np.inf
 
     def summary(self) -> dict[str, Any]:
         """Form, limits and goodness of fit as plain values."""
@@ -145,8 +145,8 @@ class CompletenessCurve:
         columns = {"mag": mag, "completeness": self(mag), "completeness_error": self.error(mag)}
         return Table({**columns, "completeness_low": low, "completeness_high": high}, meta={"band": self.band, **self.summary()})
 
-    def _logit(self, magnitude: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Logit of the completeness and its error."""
+    def logit(self, magnitude: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Logit of the completeness, ln(c / (1 - c)), and its one-sigma error."""
         mag = np.asarray(magnitude, dtype=float)
         inside = (mag >= self.brightest) & (mag <= self.faintest)
         value, error = np.full(mag.shape, np.nan), np.full(mag.shape, np.nan)
@@ -187,23 +187,45 @@ def fit_completeness(
     ValueError
         If fewer than 20 stars passed, or fewer than 20 did not.
     """
-    if form not in ("auto", "pritchet", "spline"):
-        raise ValueError(f"form {form!r} is unknown: auto, pritchet or spline")
     magnitude = in_magnitudes(table, band)
     counted = row_mask(table, among) & np.isfinite(magnitude)
     if magnitudes is not None:
         counted &= (magnitude >= magnitudes[0]) & (magnitude <= magnitudes[1])
-    flags = row_mask(table, passed)[counted]
+    return fit_curve(band, magnitude[counted], row_mask(table, passed)[counted], form=form)
+
+
+def fit_curve(
+    band: str,
+    magnitude: NDArray[np.float64],
+    flags: NDArray[np.bool_],
+    ends: tuple[float, float] | None = None,
+    form: str = "auto",
+) -> CompletenessCurve:
+    """`fit_completeness` for plain arrays.
+
+    Parameters
+    ----------
+    band : str
+        For messages.
+    magnitude, flags : ndarray (n,)
+        Finite input magnitudes, and whether each star passed.
+    ends : (float, float), optional
+        Magnitudes between which the curve is to hold; those of the stars by default.
+    form : str
+        See `fit_completeness`.
+    """
+    if form not in ("auto", "pritchet", "spline"):
+        raise ValueError(f"form {form!r} is unknown: auto, pritchet or spline")
     n_passed = int(flags.sum())
     if min(n_passed, flags.size - n_passed) < MIN_STARS:
         raise ValueError(
             f"{band}: {n_passed} of {flags.size} artificial stars passed; a curve needs {MIN_STARS} that did and {MIN_STARS} that did not"
         )
-    data = _Flags.of(magnitude[counted], flags)
-    ends = float(magnitude[counted].min()), float(magnitude[counted].max())
+    ends = (float(magnitude.min()), float(magnitude.max())) if ends is None else ends
+    data = _Flags.of(magnitude, flags)
     fits = [_fit_pritchet(data)]
     if form != "pritchet":
-        fits.append(_fit_spline(data, fits[0].value, ends))
+        fits.append(_fit_spline(data, fits[0].value, (min(ends[0], magnitude.min()), max(ends[1], magnitude.max()))))
     best = min(fits, key=lambda fit: fit.aic) if form == "auto" else fits[-1]
     statistic, dof = _goodness(data, best)
     return CompletenessCurve(
@@ -212,8 +234,8 @@ def fit_completeness(
         parameters=best.parameters,
         covariance=np.linalg.pinv(best.information, hermitian=True),
         knots=best.knots,
-        brightest=ends[0],
-        faintest=ends[1],
+        brightest=float(ends[0]),
+        faintest=float(ends[1]),
         n_inserted=int(flags.size),
         n_passed=n_passed,
         chi2=statistic,

@@ -1,0 +1,365 @@
+"""Completeness over the field and over two magnitudes, for every star of a catalogue.
+
+Over the field: logit c(magnitude, place) = f(magnitude - depth(place)) + plateau(place), with f the logit of the curve of a typical place.
+`depth` is how much fainter (noise, sky) and `plateau` how much fuller (crowding) a cell is, both estimated by maximum likelihood from
+all its artificial stars.  How much cells differ is estimated from the cells themselves (empirical Bayes, by expectation and maximisation): a
+cell with few stars keeps near the typical curve and one with many goes its own way, so that the map is as smooth as the counts want it.
+Over two magnitudes: shares in cells, since what one band loses the other may keep; cells of few stars borrow from those next to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from astropy.stats import binom_conf_interval
+from numpy.typing import NDArray
+from scipy.special import expit
+from scipy.stats import chi2
+
+from dpm.science.completeness_curve import CompletenessCurve, fit_curve
+from dpm.science.table_access import column_values, in_magnitudes, row_mask
+
+__all__ = ["CompletenessMap", "TwoMagnitudeCompleteness", "fit_completeness_map", "completeness_of_two_magnitudes"]
+
+MAGNITUDE_STEP = 0.05  # magnitudes that agree to this are one term of a cell's likelihood
+FIRST_SPREAD = (0.3, 0.5)  # of depth (mag) and plateau (logit) over the cells, before they are estimated
+LEAST_SPREAD = 1e-3
+CURVE_ROUNDS, SPREAD_ROUNDS, NEWTON_STEPS = 4, 10, 6  # of the curve at a typical place; of the spreads; of each cell
+LONGEST_STEP = (0.3, 1.0)  # of one Newton step in depth and plateau
+GROUPS_PER_CELL, MIN_EXPECTED = 6, 5.0  # of the goodness of fit, in magnitude; chi-square needs five expected of either kind
+MIN_STARS = 20  # of a cell of two magnitudes: 10 % at 50 %
+MAX_GROWTH = 2  # cells on each side that it may borrow from
+
+
+@dataclass(frozen=True)
+class CompletenessMap:
+    """Completeness as a function of magnitude and place.
+
+    Parameters
+    ----------
+    curve : CompletenessCurve
+        At a typical place: steeper than the curve of the whole field where depth varies.
+    x_edges, y_edges : ndarray (nx + 1,), (ny + 1,)
+        Of the cells, in the unit of the positions.
+    depth : ndarray (ny, nx)
+        Magnitudes by which the limit is fainter than at a typical place; NaN in cells without artificial stars.
+    plateau : ndarray (ny, nx)
+        What is added to the logit of the completeness.
+    covariance : ndarray (ny, nx, 2, 2)
+        Of depth and plateau.
+    spread : (float, float)
+        Standard deviations of depth (mag) and plateau (logit) over the cells; next to nothing where the field is uniform.
+    n_inserted : ndarray (ny, nx)
+        Artificial stars in each cell.
+    chi2, dof, p_value : float, int, float
+        Goodness of fit of the map over cells and six groups in magnitude.
+    """
+
+    curve: CompletenessCurve
+    x_edges: NDArray[np.float64]
+    y_edges: NDArray[np.float64]
+    depth: NDArray[np.float64]
+    plateau: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    spread: tuple[float, float]
+    n_inserted: NDArray[np.float64]
+    chi2: float
+    dof: int
+    p_value: float
+
+    def __call__(self, magnitude: Any, x: Any, y: Any) -> NDArray[np.float64]:
+        """Completeness at these magnitudes and places; NaN where no artificial star tells."""
+        return expit(self._logit(magnitude, x, y)[0])
+
+    def error(self, magnitude: Any, x: Any, y: Any) -> NDArray[np.float64]:
+        """One-sigma error: of the curve and of the cell."""
+        value, error = self._logit(magnitude, x, y)
+        return expit(value) * expit(-value) * error
+
+    def _logit(self, magnitude: Any, x: Any, y: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        mag, x, y = np.broadcast_arrays(*(np.asarray(values, dtype=float) for values in (magnitude, x, y)))
+        column, inside_x = _cell(x, self.x_edges)
+        row, inside_y = _cell(y, self.y_edges)
+        known = inside_x & inside_y & (mag >= self.curve.brightest) & (mag <= self.curve.faintest)
+        depth, covariance = self.depth[row, column], self.covariance[row, column]
+        shape = _Shape.of(self.curve)
+        value, slope = shape(mag - depth)
+        variance = shape.error(mag - depth) ** 2 + slope**2 * covariance[..., 0, 0]
+        variance += covariance[..., 1, 1] - 2.0 * slope * covariance[..., 0, 1]
+        return np.where(known, value + self.plateau[row, column], np.nan), np.sqrt(np.where(known, variance, np.nan))
+
+
+def fit_completeness_map(
+    table: Any,
+    band: str,
+    passed: Any = "recovered",
+    among: Any = None,
+    magnitudes: tuple[float, float] | None = None,
+    cells: int = 16,
+    position: tuple[str, str] = ("in_x", "in_y"),
+) -> CompletenessMap:
+    """Fit how completeness varies over the field.
+
+    Parameters
+    ----------
+    table : table
+        Artificial stars.
+    band, passed, among, magnitudes
+        See `fit_completeness`.
+    cells : int
+        Cells along the longer side; they are square.
+    position : (str, str)
+        Columns of the inserted positions, on a plane.
+
+    Returns
+    -------
+    CompletenessMap
+
+    Raises
+    ------
+    ValueError
+        If too few stars passed or were lost for a curve.
+    """
+    magnitude = in_magnitudes(table, band)
+    x, y = (column_values(table, name) for name in position)
+    used = row_mask(table, among) & np.isfinite(magnitude) & np.isfinite(x) & np.isfinite(y)
+    if magnitudes is not None:
+        used &= (magnitude >= magnitudes[0]) & (magnitude <= magnitudes[1])
+    flags = row_mask(table, passed)[used]
+    magnitude, x, y = magnitude[used], x[used], y[used]
+    curve = fit_curve(band, magnitude, flags)
+    x_edges, y_edges = _square_cells(x, y, cells)
+    shape = y_edges.size - 1, x_edges.size - 1
+    cell = np.ravel_multi_index((_cell(y, y_edges)[0], _cell(x, x_edges)[0]), shape)
+    steps, level = np.unique(np.round(magnitude / MAGNITUDE_STEP), return_inverse=True)
+    levels = steps * MAGNITUDE_STEP
+    place = cell * levels.size + level
+    size = shape[0] * shape[1] * levels.size
+    inserted = np.bincount(place, minlength=size).reshape(-1, levels.size).astype(float)
+    found = np.bincount(place, flags.astype(float), size).reshape(-1, levels.size)
+    values = np.zeros((inserted.shape[0], 2))
+    spread = np.array(FIRST_SPREAD)
+    for _ in range(CURVE_ROUNDS):
+        curve = fit_curve(band, magnitude - values[cell, 0], flags, (magnitude.min(), magnitude.max()))
+        values, covariance, spread, freedom = _fit_cells(_Shape.of(curve), levels, inserted, found, values, spread)
+    expected = inserted * expit(_Shape.of(curve)(levels - values[:, :1])[0] + values[:, 1:])
+    statistic, dof = _goodness(inserted, found, expected, freedom)
+    n_inserted = inserted.sum(axis=1).reshape(shape)
+    values[n_inserted.ravel() == 0] = np.nan
+    return CompletenessMap(
+        curve=curve,
+        x_edges=x_edges,
+        y_edges=y_edges,
+        depth=values[:, 0].reshape(shape),
+        plateau=values[:, 1].reshape(shape),
+        covariance=covariance.reshape(*shape, 2, 2),
+        spread=(float(spread[0]), float(spread[1])),
+        n_inserted=n_inserted,
+        chi2=statistic,
+        dof=dof,
+        p_value=float(chi2.sf(statistic, dof)) if dof else np.nan,
+    )
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Logit of a curve with its slope and error, tabulated; straight on beyond its ends."""
+
+    magnitude: NDArray[np.float64]
+    value: NDArray[np.float64]
+    slope: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, curve: CompletenessCurve) -> _Shape:
+        grid = np.linspace(curve.brightest, curve.faintest, 500)
+        value, spread = curve.logit(grid)
+        return cls(grid, value, np.gradient(value, grid), spread)
+
+    def __call__(self, magnitude: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        slope = np.interp(magnitude, self.magnitude, self.slope)
+        beyond = magnitude - np.clip(magnitude, self.magnitude[0], self.magnitude[-1])
+        return np.interp(magnitude, self.magnitude, self.value) + slope * beyond, slope
+
+    def error(self, magnitude: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.interp(magnitude, self.magnitude, self.spread)
+
+
+def _fit_cells(
+    shape: _Shape,
+    levels: NDArray[np.float64],
+    inserted: NDArray[np.float64],
+    found: NDArray[np.float64],
+    values: NDArray[np.float64],
+    spread: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Depth and plateau of every cell (cells, 2), their covariances, their spreads over the cells and their effective number in each."""
+    occupied = inserted.sum(axis=1) > 0
+    for _ in range(SPREAD_ROUNDS):
+        prior = np.diag(spread**-2.0)
+        for _ in range(NEWTON_STEPS):
+            value, slope = shape(levels - values[:, :1])
+            share = expit(value + values[:, 1:])
+            gradient = np.stack([-slope, np.ones_like(slope)], axis=-1)
+            score = np.einsum("cl,clp->cp", found - inserted * share, gradient) - values @ prior
+            weight = inserted * share * (1.0 - share)
+            information = np.einsum("cl,clp,clq->cpq", weight, gradient, gradient)
+            step = np.linalg.solve(information + prior, score[..., None])[..., 0]
+            values = values + np.clip(step, -np.array(LONGEST_STEP), LONGEST_STEP)
+        covariance = np.linalg.inv(information + prior)
+        scatter = values[occupied] ** 2 + np.diagonal(covariance, axis1=1, axis2=2)[occupied]
+        spread = np.maximum(np.sqrt(scatter.mean(axis=0)), LEAST_SPREAD)
+    freedom = np.trace(covariance @ information, axis1=1, axis2=2)
+    return values, covariance, spread, freedom
+
+
+def _goodness(
+    inserted: NDArray[np.float64], found: NDArray[np.float64], expected: NDArray[np.float64], freedom: NDArray[np.float64]
+) -> tuple[float, int]:
+    """Pearson's chi-square over cells and groups of magnitudes with enough stars, and its degrees of freedom.
+
+    Of each cell's effective parameters ``freedom`` (cells,) the groups take their share of the cell's information.
+    """
+    edges = np.unique(np.linspace(0, inserted.shape[1], GROUPS_PER_CELL + 1).astype(int)[:-1])
+    variance = np.add.reduceat(expected * (1.0 - expected / np.maximum(inserted, 1e-300)), edges, axis=1)
+    inserted, found, expected = (np.add.reduceat(counts, edges, axis=1) for counts in (inserted, found, expected))
+    enough = np.minimum(expected, inserted - expected) >= MIN_EXPECTED
+    share = np.sum(variance * enough, axis=1) / np.maximum(variance.sum(axis=1), 1e-300)
+    statistic = float(np.sum((found - expected)[enough] ** 2 / variance[enough]))
+    return statistic, max(round(float(enough.sum() - freedom @ share)), 0)
+
+
+def _square_cells(x: NDArray[np.float64], y: NDArray[np.float64], cells: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Edges of square cells that hold all positions, this many along the longer side."""
+    size = float(max(np.ptp(x), np.ptp(y))) / cells or 1.0
+    x_edges, y_edges = (
+        values.min() + size * np.arange(max(1, int(np.ceil(np.ptp(values) / size - 1e-9))) + 1) for values in (x, y)
+    )
+    return x_edges, y_edges
+
+
+@dataclass(frozen=True)
+class TwoMagnitudeCompleteness:
+    """Completeness in cells of two input magnitudes.
+
+    Parameters
+    ----------
+    bands : (str, str)
+        Of the two axes.
+    first_edges, second_edges : ndarray
+        Edges of the cells.
+    completeness, low, high : ndarray (n_first, n_second)
+        Share and its Jeffreys interval; NaN where there are too few artificial stars.
+    n_inserted : ndarray (n_first, n_second)
+        Artificial stars behind it.
+    """
+
+    bands: tuple[str, str]
+    first_edges: NDArray[np.float64]
+    second_edges: NDArray[np.float64]
+    completeness: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    n_inserted: NDArray[np.float64]
+
+    def __call__(self, first: Any, second: Any) -> NDArray[np.float64]:
+        """Completeness at these magnitudes, bilinear between the middles of the cells that have stars; NaN in cells that have none."""
+        first, second = np.broadcast_arrays(np.asarray(first, dtype=float), np.asarray(second, dtype=float))
+        i, inside_i = _cell(first, self.first_edges)
+        j, inside_j = _cell(second, self.second_edges)
+        known = inside_i & inside_j & np.isfinite(self.completeness[i, j])
+        total, weights = np.zeros(first.shape), np.zeros(first.shape)
+        for row, share_row in _neighbors(first, self.first_edges):
+            for column, share_column in _neighbors(second, self.second_edges):
+                value, weight = self.completeness[row, column], share_row * share_column
+                good = np.isfinite(value) & np.isfinite(weight)
+                total[good] += (weight * value)[good]
+                weights[good] += weight[good]
+        return np.where(known & (weights > 0), total / np.where(weights > 0, weights, 1.0), np.nan)
+
+
+def completeness_of_two_magnitudes(
+    table: Any,
+    first: str,
+    second: str,
+    passed: Any = "recovered",
+    among: Any = None,
+    step: float = 0.5,
+    level: float = 0.6826894921370859,
+) -> TwoMagnitudeCompleteness:
+    """Completeness as a function of the input magnitudes in two bands.
+
+    Parameters
+    ----------
+    table : table
+        Artificial stars; where they lie along a fiducial line only cells along it are known.
+    first, second : str
+        Bands.
+    passed, among : str or array_like of bool (n,)
+        See `completeness_in_bins`.
+    step : float
+        Size of the cells, mag.
+    level : float
+        Content of the intervals.
+
+    Returns
+    -------
+    TwoMagnitudeCompleteness
+    """
+    a, b = in_magnitudes(table, first), in_magnitudes(table, second)
+    used = row_mask(table, among) & np.isfinite(a) & np.isfinite(b)
+    if not used.any():
+        raise ValueError(f"no artificial star has input magnitudes in both {first} and {second}")
+    flags = row_mask(table, passed)
+    edges = [step * np.arange(np.floor(m[used].min() / step), np.floor(m[used].max() / step) + 2) for m in (a, b)]
+    inserted = np.histogram2d(a[used], b[used], edges)[0]
+    found = np.histogram2d(a[used & flags], b[used & flags], edges)[0]
+    growth = _growth(inserted, MIN_STARS)
+    # A cell without a star of its own has nothing to grow from.
+    enough = (growth <= MAX_GROWTH) & (inserted > 0)
+    inserted, found = _grown(inserted, growth), _grown(found, growth)
+    low, high = binom_conf_interval(found, np.maximum(inserted, 1), confidence_level=level, interval="jeffreys")
+    share, low, high = (np.where(enough, values, np.nan) for values in (found / np.maximum(inserted, 1), low, high))
+    return TwoMagnitudeCompleteness((first, second), edges[0], edges[1], share, low, high, inserted)
+
+
+def _cell(values: NDArray[np.float64], edges: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Cell of each value, the last one closed, and which values lie in one at all."""
+    inside = (values >= edges[0]) & (values <= edges[-1])
+    place = np.searchsorted(edges, np.where(inside, values, edges[0]), side="right") - 1
+    return np.clip(place, 0, edges.size - 2), inside
+
+
+def _neighbors(values: NDArray[np.float64], edges: NDArray[np.float64]) -> list[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+    """The two cells whose middles are next to each value, and their shares."""
+    last = edges.size - 2
+    place = (values - edges[0]) / (edges[1] - edges[0]) - 0.5
+    left = np.floor(np.where(np.isfinite(place), place, 0.0)).astype(int)
+    share = place - left
+    return [(np.clip(left, 0, last), 1.0 - share), (np.clip(left + 1, 0, last), share)]
+
+
+def _box_sums(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+    """Sums over squares of 2 reach + 1 cells in the first two axes."""
+    rest = [(0, 0)] * (values.ndim - 2)
+    total = np.pad(values, [(reach + 1, reach), (reach + 1, reach), *rest]).cumsum(axis=0).cumsum(axis=1)
+    width = 2 * reach + 1
+    return total[width:, width:] - total[:-width, width:] - total[width:, :-width] + total[:-width, :-width]
+
+
+def _growth(weights: NDArray[np.float64], minimum: float) -> NDArray[np.int64]:
+    """Cells on each side that every cell borrows from to have the minimum; above `MAX_GROWTH` where that is not enough."""
+    growth = np.full(weights.shape, MAX_GROWTH + 1)
+    for reach in range(MAX_GROWTH, -1, -1):
+        growth[_box_sums(weights, reach) >= minimum] = reach
+    return growth
+
+
+def _grown(values: NDArray[np.float64], growth: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sums of each cell and those that it borrows from; zero where they are not enough."""
+    out = np.zeros(values.shape)
+    for reach in range(MAX_GROWTH + 1):
+        out[growth == reach] = _box_sums(values, reach)[growth == reach]
+    return out
