@@ -1,0 +1,411 @@
+"""Selections of real and artificial stars alike: footprint, CMD region, motion, and quality at each magnitude (paper 1, figures A1, A2).
+
+A selection is a region of the plane of two quantities: inside a polygon, or below or above a line.  Quantities are columns of the
+catalogue, differences of two (colours), or ``hypot`` of two (motions); in an artificial-star table the measured values, ``out_``, stand
+for them.  A star without a value fails: where a quantity is missing for many stars, the counts show it.  Selections are saved as a
+plain table (ECSV) of vertices, from which anybody can repeat them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from dpm.io.atomic import replacing
+from dpm.io.errors import InputError
+from dpm.science.random_errors import bias_and_width
+from dpm.science.table_access import artificial_bands, in_magnitudes, measured_values, out_magnitudes, row_mask
+
+__all__ = [
+    "Selection",
+    "apply_selections",
+    "cmd_region",
+    "count_selections",
+    "footprint",
+    "motion_radius",
+    "quality_cut",
+    "read_selections",
+    "well_recovered",
+    "write_selections",
+]
+
+KINDS = ("inside", "below", "above")
+_NUMBER = r"[+-]\s*\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
+_TERM = rf"\w+(?:\s+{_NUMBER})?"
+_HYPOT = re.compile(rf"hypot\(\s*({_TERM})\s*,\s*({_TERM})\s*\)")
+_DIFFERENCE = re.compile(r"(\w+)\s+-\s+([A-Za-z_]\w*)")
+_SHIFTED = re.compile(rf"(\w+)(?:\s+({_NUMBER}))?")
+
+BIN_WIDTH = 0.5  # mag, of the bins behind quality cuts
+STARS_OUTSIDE = 5.0  # artificial stars beyond a cut in each bin: fewer do not tell where it lies
+REFINEMENTS = 4  # of a cut's line, so that every bin keeps its share although the line bends
+WELL_RECOVERED = 3.0  # random errors within which a star counts as well recovered
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One step: a region of the plane of two quantities.
+
+    Parameters
+    ----------
+    name : str
+        Name of the step in tables and plots; selections of one name are one step.
+    kind : {"inside", "below", "above"}
+        Inside a polygon, or not above or not below a line that is straight between its points and level beyond them.
+    x, y : str
+        Quantities: ``column``, ``column - column``, or ``hypot(column - number, column - number)``.
+    points : tuple of (float, float)
+        Vertices, in the columns' units; for lines in order of x.
+    """
+
+    name: str
+    kind: str
+    x: str
+    y: str
+    points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        n_least = 3 if self.kind == "inside" else 1
+        if self.kind not in KINDS:
+            raise ValueError(f"selection {self.name!r}: kind {self.kind!r} is unknown: {', '.join(KINDS)}")
+        if len(self.points) < n_least or not np.isfinite(self.points).all():
+            raise ValueError(f"selection {self.name!r}: {n_least} or more finite points are needed")
+        if self.kind != "inside" and np.any(np.diff([x for x, _ in self.points]) <= 0):
+            raise ValueError(f"selection {self.name!r}: a line's points have to be in order of x")
+
+    def __call__(self, table: Any) -> NDArray[np.bool_]:
+        """Which rows (n,) of a catalogue or of an artificial-star table pass."""
+        x, y = quantity(table, self.x), quantity(table, self.y)
+        points = np.array(self.points)
+        if self.kind == "inside":
+            if (self.x, self.y) == ("ra", "dec"):
+                x, y, points = _tangent_plane(x, y, points)
+            return _inside(x, y, points)
+        limit = np.interp(x, points[:, 0], points[:, 1])
+        with np.errstate(invalid="ignore"):
+            return np.isfinite(x) & ((y <= limit) if self.kind == "below" else (y >= limit))
+
+
+def footprint(vertices: Iterable[Sequence[float]], x: str = "ra", y: str = "dec", name: str = "footprint") -> Selection:
+    """Stars inside a polygon on the sky, whose sides are great circles, or on the frame (``x="x", y="y"``).
+
+    Parameters
+    ----------
+    vertices : iterable of (float, float)
+        Degrees for ``ra, dec``.
+    x, y, name : str
+        See `Selection`.
+    """
+    return Selection(name, "inside", x, y, _points(vertices))
+
+
+def cmd_region(blue: str, red: str, vertices: Iterable[Sequence[float]], magnitude: str | None = None, name: str = "CMD") -> Selection:
+    """Stars inside a polygon of the colour-magnitude diagram.
+
+    Parameters
+    ----------
+    blue, red : str
+        Bands of the colour, blue minus red.
+    vertices : iterable of (float, float)
+        Colour and magnitude.
+    magnitude : str, optional
+        Band of the magnitude; the blue one by default.
+    name : str
+        See `Selection`.
+    """
+    return Selection(name, "inside", f"{blue}_mag - {red}_mag", f"{magnitude or blue}_mag", _points(vertices))
+
+
+def motion_radius(
+    radius: float | Iterable[Sequence[float]],
+    band: str,
+    columns: tuple[str, str] = ("pmra", "pmdec"),
+    center: tuple[float, float] = (0.0, 0.0),
+    name: str = "motion",
+) -> Selection:
+    """Stars within a radius of the vector-point diagram.
+
+    Parameters
+    ----------
+    radius : float or iterable of (float, float)
+        In the unit of the motions, or (magnitude, radius) pairs between which it is interpolated.
+    band : str
+        Band of these magnitudes.
+    columns : (str, str)
+        Motions.  Artificial stars were inserted without any, so with a center other than zero give catalogues motions relative to it.
+    center : (float, float)
+        Middle of the circle.
+    name : str
+        See `Selection`.
+    """
+    points = [(0.0, float(radius))] if np.isscalar(radius) else radius  # type: ignore[arg-type]
+    terms = [f"{column} {-middle:+.12g}" if middle else column for column, middle in zip(columns, center)]
+    return Selection(name, "below", f"{band}_mag", f"hypot({terms[0]}, {terms[1]})", _points(points))  # type: ignore[arg-type]
+
+
+def well_recovered(table: Any, *bands: str, passed: Any = "recovered") -> NDArray[np.bool_]:
+    """Artificial stars measured within three random errors of the bias at their magnitude in each of these bands.
+
+    Parameters
+    ----------
+    table : table
+        Artificial stars.
+    *bands : str
+        Bands; all of the table by default.
+    passed : str or array_like of bool (n,)
+        Stars that count.
+
+    Returns
+    -------
+    ndarray (n,) of bool
+    """
+    good = row_mask(table, passed).copy()
+    for band in bands or artificial_bands(table):
+        measured = out_magnitudes(table, band)
+        difference = measured - in_magnitudes(table, band)
+        good &= np.isfinite(difference)
+        for mine in _bins(measured, good, 100):
+            bias, width = bias_and_width(difference[mine])
+            good[mine] &= np.abs(difference[mine] - bias) <= WELL_RECOVERED * width
+    return good
+
+
+def quality_cut(
+    table: Any,
+    band: str,
+    quantity: str,
+    keep: float = 0.99,
+    side: str = "below",
+    among: Any = None,
+    name: str | None = None,
+) -> list[Selection]:
+    """A cut at each magnitude that keeps a stated share of the well-recovered artificial stars.
+
+    Parameters
+    ----------
+    table : table
+        Artificial stars.
+    band : str
+        Band.
+    quantity : str
+        ``sky_rms``, ``radxs``, ``qfit``, ``mag_error``, ``mag_rms``, ``neighbor_ratio``, ... : the band's column without its prefix.
+    keep : float
+        Share of the well-recovered artificial stars of every magnitude that pass.
+    side : {"below", "above", "both"}
+        Where stars pass: below a line, above one, or between two with equal shares cut off (RADXS).
+    among : str or array_like of bool (n,), optional
+        Stars that the cut rests on; `well_recovered` in the band by default.
+    name : str, optional
+        Name of the step; the quantity and the filter by default.
+
+    Returns
+    -------
+    list of Selection
+        Lines over measured magnitude, one or two; bins of half a magnitude, wider where stars are few.
+
+    Raises
+    ------
+    ValueError
+        If ``keep`` is not between 0 and 1, the side is unknown, or too few stars have the quantity.
+    """
+    if not 0.0 < keep < 1.0:
+        raise ValueError(f"keep = {keep} has to be a share between 0 and 1")
+    shares = {"below": {"below": keep}, "above": {"above": 1.0 - keep}, "both": {"below": 0.5 + 0.5 * keep, "above": 0.5 - 0.5 * keep}}
+    if side not in shares:
+        raise ValueError(f"side {side!r} is unknown: below, above or both")
+    column = f"{band}_{quantity}"
+    magnitude, values = measured_values(table, f"{band}_mag"), measured_values(table, column)
+    good = well_recovered(table, band) if among is None else row_mask(table, among)
+    good = good & np.isfinite(magnitude) & np.isfinite(values)
+    cut_off = (1.0 - keep) / len(shares[side])
+    bins = _bins(magnitude, good, int(np.ceil(STARS_OUTSIDE / cut_off)))
+    if not bins:
+        raise ValueError(f"{column}: {int(good.sum())} artificial stars to put the cut at; {STARS_OUTSIDE / cut_off:.0f} are needed")
+    places = np.array([magnitude[mine].mean() for mine in bins])
+    selections = []
+    for kind, share in shares[side].items():
+        limits = np.array([np.quantile(values[mine], share) for mine in bins])
+        for _ in range(REFINEMENTS):
+            rest = values - np.interp(magnitude, places, limits)
+            limits = limits + [np.quantile(rest[mine], share) for mine in bins]
+        points = _points(zip(places, limits))
+        selections.append(Selection(name or f"{quantity} {band}", kind, f"{band}_mag", column, points))
+    return selections
+
+
+def apply_selections(table: Any, selections: Iterable[Selection], among: Any = None) -> NDArray[np.bool_]:
+    """Rows that pass all selections.
+
+    Parameters
+    ----------
+    table : table
+        A catalogue, or artificial stars.
+    selections : iterable of Selection
+        Steps.
+    among : str or array_like of bool (n,), optional
+        Rows that count at all: ``"recovered"`` for artificial stars.
+
+    Returns
+    -------
+    ndarray (n,) of bool
+    """
+    passing = row_mask(table, among)
+    for selection in selections:
+        passing = passing & selection(table)
+    return passing
+
+
+def count_selections(catalog: Any, artificial: Any, selections: Sequence[Selection], recovered: Any = "recovered") -> Table:
+    """Numbers of stars left after each step (paper 1, figure A1).
+
+    Parameters
+    ----------
+    catalog : table
+        Real stars.
+    artificial : table or None
+        Artificial stars; without them the table has the real stars alone.
+    selections : sequence of Selection
+        Steps in order.
+    recovered : str or array_like of bool (n,)
+        Recovered artificial stars.
+
+    Returns
+    -------
+    astropy.table.Table
+        ``step, n_real, n_artificial``: all stars (inserted ones: ``all``), recovered ones (real ones stay), then each step's name.
+    """
+    steps: list[str] = []
+    for selection in selections:
+        if selection.name not in steps:
+            steps.append(selection.name)
+    columns: dict[str, Any] = {"step": ["all", "recovered", *steps]}
+    for name, table, start in (("n_real", catalog, None), ("n_artificial", artificial, recovered)):
+        if table is None:
+            continue
+        passing = row_mask(table, start)
+        counts = [passing.size, int(passing.sum())]
+        for step in steps:
+            passing = apply_selections(table, [s for s in selections if s.name == step], passing)
+            counts.append(int(passing.sum()))
+        columns[name] = counts
+    return Table(columns)
+
+
+def write_selections(path: str | os.PathLike[str], selections: Iterable[Selection]) -> None:
+    """Write selections as ECSV: one row a vertex, ``number, step, kind, x_quantity, y_quantity, x, y``."""
+    rows = [
+        (number, s.name, s.kind, s.x, s.y, *point) for number, s in enumerate(selections) for point in s.points
+    ]
+    names = ("number", "step", "kind", "x_quantity", "y_quantity", "x", "y")
+    if not rows:
+        raise ValueError("no selections to write")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(Path(path)) as temporary:
+        Table(rows=rows, names=names).write(temporary, format="ascii.ecsv", overwrite=True)
+
+
+def read_selections(path: str | os.PathLike[str]) -> list[Selection]:
+    """Read what `write_selections` wrote, or a table like it in any order of numbers.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    InputError
+        If it is not such a table.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file of selections")
+    try:
+        table = Table.read(path, format="ascii.ecsv")
+        selections = []
+        for number in np.unique(table["number"]):
+            rows = table[table["number"] == number]
+            step, kind, x, y = (str(rows[name][0]) for name in ("step", "kind", "x_quantity", "y_quantity"))
+            selections.append(Selection(step, kind, x, y, _points(zip(rows["x"], rows["y"]))))
+    except (ValueError, KeyError) as error:
+        raise InputError(path, "selections", str(error), "Write it with write_selections") from error
+    return selections
+
+
+def quantity(table: Any, text: str) -> NDArray[np.float64]:
+    """A quantity of a `Selection` for every row (n,) of a catalogue or of an artificial-star table.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing.
+    ValueError
+        If the text is none of ``column``, ``column - column``, ``hypot(column - number, column - number)``.
+    """
+    text = text.strip()
+    if match := _HYPOT.fullmatch(text):
+        return np.hypot(*(_shifted(table, term) for term in match.groups()))
+    if match := _DIFFERENCE.fullmatch(text):
+        return measured_values(table, match[1]) - measured_values(table, match[2])
+    return _shifted(table, text)
+
+
+def _shifted(table: Any, text: str) -> NDArray[np.float64]:
+    match = _SHIFTED.fullmatch(text)
+    if not match:
+        raise ValueError(f"quantity {text!r} is none of: column, column - column, hypot(column - number, column - number)")
+    return measured_values(table, match[1]) + float((match[2] or "0").replace(" ", ""))
+
+
+def _points(values: Iterable[Sequence[float]]) -> tuple[tuple[float, float], ...]:
+    return tuple((float(x), float(y)) for x, y in values)
+
+
+def _inside(x: NDArray[np.float64], y: NDArray[np.float64], vertices: NDArray[np.float64]) -> NDArray[np.bool_]:
+    from matplotlib.path import Path as Polygon
+
+    known = np.isfinite(x) & np.isfinite(y)
+    inside = np.zeros(x.shape, dtype=bool)
+    inside[known] = Polygon(vertices).contains_points(np.column_stack([x[known], y[known]]))
+    return inside
+
+
+def _tangent_plane(
+    ra: NDArray[np.float64], dec: NDArray[np.float64], vertices: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Gnomonic coordinates about the polygon's middle, in which great circles are straight; NaN on the far half of the sky."""
+    corners = SkyCoord(vertices[:, 0], vertices[:, 1], unit="deg")
+    middle = SkyCoord(*corners.cartesian.mean().xyz, representation_type="cartesian")
+    frame = SkyCoord(middle.spherical.lon, middle.spherical.lat).skyoffset_frame()
+
+    def project(coord: SkyCoord) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        offset = coord.transform_to(frame)
+        lon, lat = offset.lon.wrap_at("180d").rad, offset.lat.rad
+        near = np.abs(lon) < 0.5 * np.pi
+        return np.where(near, np.tan(lon), np.nan), np.where(near, np.tan(lat) / np.cos(lon), np.nan)
+
+    known = np.isfinite(ra) & np.isfinite(dec)
+    x, y = np.full(ra.shape, np.nan), np.full(ra.shape, np.nan)
+    x[known], y[known] = project(SkyCoord(ra[known], dec[known], unit="deg"))
+    return x, y, np.column_stack(project(corners))
+
+
+def _bins(magnitude: NDArray[np.float64], good: NDArray[np.bool_], minimum: int) -> list[NDArray[np.intp]]:
+    """Rows of bins of half a magnitude with at least this many stars each; smaller ones join the next, the last the one before."""
+    rows = np.flatnonzero(good)
+    rows = rows[np.argsort(magnitude[rows], kind="stable")]
+    groups: list[NDArray[np.intp]] = []
+    waiting = np.zeros(0, dtype=np.intp)
+    for part in np.split(rows, np.flatnonzero(np.diff(np.floor(magnitude[rows] / BIN_WIDTH))) + 1):
+        waiting = np.concatenate([waiting, part])
+        if waiting.size >= minimum:
+            groups.append(waiting)
+            waiting = waiting[:0]
+    if waiting.size and groups:
+        groups[-1] = np.concatenate([groups[-1], waiting])
+    return groups
