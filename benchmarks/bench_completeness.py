@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +36,19 @@ def quiet(mag: NDArray[np.float64]) -> NDArray[np.float64]:
     return norm.cdf(5.0 * (10 ** (-0.4 * (mag - 26.0)) - 1.0))
 
 
+def _above(mag: float, truth: Callable[[Any], Any], completeness: float) -> float:
+    return float(truth(mag)) - completeness
+
+
 def main(n_realisations: int) -> None:
     """Print shares of one-sigma intervals that hold the truth."""
-    print("| completeness | stars | bins | curve, all magnitudes | curve, worst magnitude | 50 % limit | 25 % limit | error of 50 %, mag | spline taken | goodness p < 0.05 |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    names = "completeness", "stars", "bins", "curve", "curve, worst magnitude", "50 % limit", "25 % limit"
+    names += "scatter of the 50 % limit, mag", "spline taken", "goodness p < 0.05"
+    print("|", " | ".join(names), "|")
+    print("|" + len(names) * "---|")
     for truth in (pritchet, threshold, quiet):
         mean = [np.mean(truth(np.linspace(low, low + 0.5, 101))) for low in EDGES[:-1]]
-        limits = [brentq(lambda m, f=f: float(truth(m)) - f, BRIGHTEST + 1, FAINTEST) for f in (0.5, 0.25)]
+        limits = [brentq(_above, BRIGHTEST + 1, FAINTEST, args=(truth, f)) for f in (0.5, 0.25)]
         for n_stars in (1500, 20_000):
             generator = np.random.default_rng(5)
             places = np.arange(20.5, 27.01, 0.25)
@@ -61,11 +69,9 @@ def main(n_realisations: int) -> None:
             share = np.mean(curves, axis=0)[(truth(places) > 0.02) & (truth(places) < 0.995)]
             worst = share[np.argmax(np.abs(share - 0.683))]
             half, quarter = np.mean(crossings, axis=0)
-            print(
-                f"| {truth.__name__} | {n_stars} | {np.mean(bins):.3f} | {share.mean():.3f} | {worst:.3f} | {half:.3f} | {quarter:.3f} "
-                f"| {np.std(errors, axis=0)[0]:.4f} | {np.mean(splines):.2f} | {np.mean(poor):.3f} |",
-                flush=True,
-            )
+            values = [f"{v:.3f}" for v in (np.mean(bins), share.mean(), worst, half, quarter)]
+            values += [f"{np.std(errors, axis=0)[0]:.4f}", f"{np.mean(splines):.2f}", f"{np.mean(poor):.3f}"]
+            print("|", " | ".join([truth.__name__, str(n_stars), *values]), "|", flush=True)
 
 
 if __name__ == "__main__":

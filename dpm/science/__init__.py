@@ -7,8 +7,8 @@
     curve.limit(0.5)        # the 50 % magnitude and its error
     curve(catalog["f814w"])
 
-Tables are astropy Tables or QTables, DataFrames, or mappings of arrays; columns have the names of ``tables/artificial_stars.parquet``, and
-`standard_artificial_stars` gives any table these names.
+Tables are astropy Tables or QTables, DataFrames, or mappings of arrays; columns have the names of
+``tables/artificial_stars.parquet``, and `standard_artificial_stars` gives any table these names.
 """
 
 from dpm.science.artificial_tables import map_columns, read_dolphot_artificial_stars, standard_artificial_stars

@@ -41,8 +41,9 @@ def read_dolphot_artificial_stars(
     Returns
     -------
     astropy.table.Table
-        ``id``, for every band ``in_{f}_mag, out_{f}_mag`` (NaN where lost), ``found`` (measured in a filter), ``recovered`` (in all, within
-        ``max_difference``; the file says nothing of positions).  ``meta["magnitude_resolution"]`` is the file's last digit.
+        ``id``, for every band ``in_{f}_mag, out_{f}_mag`` (NaN where lost), ``found`` (measured in a filter), ``recovered`` (in
+        all, within ``max_difference``; the file says nothing of positions).  ``meta["magnitude_resolution"]`` is the file's
+        last digit.
 
     Raises
     ------
@@ -57,12 +58,12 @@ def read_dolphot_artificial_stars(
     try:
         values = np.loadtxt(path, ndmin=2)
     except ValueError as error:
-        raise InputError(path, "columns", str(error), advice) from error
+        raise InputError(Path(path), "columns", str(error), advice) from error
     if values.shape[1] != 2 * len(bands):
-        raise InputError(path, "columns", f"{values.shape[1]} columns for {len(bands)} bands ({', '.join(bands)})", advice)
+        raise InputError(Path(path), "columns", f"{values.shape[1]} columns for {len(bands)} bands ({', '.join(bands)})", advice)
     inserted, difference = values[:, : len(bands)], values[:, len(bands) :]
     if not (np.abs(difference) < DOLPHOT_LOST).any() or (inserted >= DOLPHOT_LOST).any():
-        raise InputError(path, "columns", "inserted magnitudes of 99, or nothing recovered", advice)
+        raise InputError(Path(path), "columns", "inserted magnitudes of 99, or nothing recovered", advice)
     measured = np.where(np.abs(difference) < DOLPHOT_LOST, inserted + difference, np.nan)
     table = Table({"id": np.arange(1, len(values) + 1)})
     for number, band in enumerate(bands):

@@ -1,8 +1,8 @@
 """Completeness from artificial stars: in bins with Jeffreys intervals, in good regions, after each selection (paper 1, figure A3).
 
-Completeness is the share of inserted stars that pass, against INPUT magnitude.  What passes is any truth value a row: recovered,
-recovered and selected, ...  Where only part of the inserted stars counts (a good region, a detector), ``among`` says which; it has to be
-known for lost stars as well, else the share is of another thing.
+Completeness is the share of inserted stars that pass, against INPUT magnitude.  What passes is any truth value a row:
+recovered, recovered and selected, ...  Where only part of the inserted stars counts (a good region, a detector), ``among`` says
+which; it has to be known for lost stars as well, else the share is of another thing.
 """
 
 from __future__ import annotations
@@ -180,13 +180,12 @@ def in_good_region(
     return local_sky_rms(table, band, catalog, position) < max_sky_rms
 
 
-def local_sky_rms(
-    table: Any, band: str, catalog: Any = None, position: tuple[str, str] = ("x", "y")
-) -> NDArray[np.float64]:
+def local_sky_rms(table: Any, band: str, catalog: Any = None, position: tuple[str, str] = ("x", "y")) -> NDArray[np.float64]:
     """Sky scatter at the place of every artificial star, lost ones too.
 
-    ``in_{band}_sky_rms`` is taken where the table has it.  Else it is the median of the nine nearest measured stars, since a lost star
-    has no measurement of its own: about a star so bright that nothing near it is measured this looks better than it is.
+    ``in_{band}_sky_rms`` is taken where the table has it.  Else it is the median of the nine nearest measured stars, since a
+    lost star has no measurement of its own: about a star so bright that nothing near it is measured this looks better than it
+    is.
 
     Parameters
     ----------

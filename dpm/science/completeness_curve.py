@@ -1,18 +1,20 @@
 """Completeness as a smooth function of magnitude: maximum likelihood on the unbinned flags of recovered and lost stars.
 
-Two forms.  `pritchet`: c = A/2 (1 - u / sqrt(1 + u^2)) with u = alpha (m - m0) (Fleming et al. 1995) and a free plateau A; three numbers
-that describe most fields.  Its bright side approaches the plateau slowly and its plateau is flat, though: where crowding eats a plateau that
-slopes, or the drop is not symmetric, no choice of the three fits.  `spline`: logit c is a cubic spline that never rises towards fainter
-magnitudes, with knots where the flags say most, as many as the Akaike criterion (AIC) wants.  Unless told otherwise the form with the
-smaller AIC is taken; `CompletenessCurve.alternatives` has both.
+Two forms.  `pritchet`: c = A/2 (1 - u / sqrt(1 + u^2)) with u = alpha (m - m0) (Fleming et al. 1995) and a free plateau A. Its
+three numbers describe many fields; but its plateau is flat where crowding makes real ones slope, and both its ends are
+approached slowly and alike.  `spline`: logit c is a cubic spline that never rises towards fainter magnitudes, with knots where
+the flags say most, and a smoothness that the likelihood sets.  Unless told otherwise the one with the smaller Akaike criterion
+(AIC) is taken; `CompletenessCurve.alternatives` has both.
 
-Likelihoods are multiplied by the Jeffreys prior (the square root of det of the Fisher information; Firth 1993), as the intervals of the bins are: it
-takes off the bias of small numbers and keeps a plateau finite where every star was recovered.  Errors are those of the Fisher
-information at the maximum; that the spline may not rise is not counted in them, so that they are never too small for it.
+Errors are those of the Fisher information at the maximum, for the spline together with its smoothness, so that they hold most
+of what smoothing hides.  That it may not rise is not counted in them.  The likelihood of `pritchet` is multiplied by the
+Jeffreys prior (the root of the information's determinant; Firth 1993), as the bins' intervals are: it takes off the bias of
+small numbers and keeps a plateau finite where every star was recovered.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +39,7 @@ UNDERSMOOTHING = np.log(4.0)
 MAX_STEPS, COST_CHANGE = 100, 1e-7  # of Newton's iteration; change of the log likelihood at its end
 MAX_GROUPS, MIN_EXPECTED = 40, 5.0  # of the goodness of fit: chi-square needs five expected of either kind
 DERIVATIVE_STEP = 1e-4  # mag
+POOR_FIT = 1e-4  # p of the goodness of fit below which the caller is warned
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,9 @@ class CompletenessCurve:
         mag = np.asarray(magnitude, dtype=float)
         inside = (mag >= self.brightest) & (mag <= self.faintest)
         value, error = np.full(mag.shape, np.nan), np.full(mag.shape, np.nan)
-        value[inside], gradient = _model(self.form, self.parameters, self.knots, mag[inside])
-        error[inside] = np.sqrt(np.einsum("ij,jk,ik->i", gradient, self.covariance, gradient))
+        if inside.any():
+            value[inside], gradient = _model(self.form, self.parameters, self.knots, mag[inside])
+            error[inside] = np.sqrt(np.einsum("ij,jk,ik->i", gradient, self.covariance, gradient))
         return value, error
 
 
@@ -186,12 +190,25 @@ def fit_completeness(
     ------
     ValueError
         If fewer than 20 stars passed, or fewer than 20 did not.
+
+    Warns
+    -----
+    UserWarning
+        If the curve does not describe the flags: p of the goodness of fit below 1e-4.
     """
     magnitude = in_magnitudes(table, band)
     counted = row_mask(table, among) & np.isfinite(magnitude)
     if magnitudes is not None:
         counted &= (magnitude >= magnitudes[0]) & (magnitude <= magnitudes[1])
-    return fit_curve(band, magnitude[counted], row_mask(table, passed)[counted], form=form)
+    curve = fit_curve(band, magnitude[counted], row_mask(table, passed)[counted], form=form)
+    if curve.p_value < POOR_FIT:
+        warnings.warn(
+            f"{band}: the {curve.form} does not fit completeness (chi-square {curve.chi2:.0f} for {curve.dof} degrees of freedom), and its "
+            "errors are too small. Does it rise towards faint magnitudes? Leave out those at which stars saturate in any band that "
+            "has to be measured, or fit each band's own recoveries (recovered_in)",
+            stacklevel=2,
+        )
+    return curve
 
 
 def fit_curve(
@@ -200,6 +217,7 @@ def fit_curve(
     flags: NDArray[np.bool_],
     ends: tuple[float, float] | None = None,
     form: str = "auto",
+    weights: NDArray[np.float64] | None = None,
 ) -> CompletenessCurve:
     """`fit_completeness` for plain arrays.
 
@@ -213,16 +231,17 @@ def fit_curve(
         Magnitudes between which the curve is to hold; those of the stars by default.
     form : str
         See `fit_completeness`.
+    weights : ndarray (n,), optional
+        What a lost star counts for; 1 by default, as every recovered one does.
     """
     if form not in ("auto", "pritchet", "spline"):
         raise ValueError(f"form {form!r} is unknown: auto, pritchet or spline")
     n_passed = int(flags.sum())
     if min(n_passed, flags.size - n_passed) < MIN_STARS:
-        raise ValueError(
-            f"{band}: {n_passed} of {flags.size} artificial stars passed; a curve needs {MIN_STARS} that did and {MIN_STARS} that did not"
-        )
+        needed = f"a curve needs {MIN_STARS} that did and {MIN_STARS} that did not"
+        raise ValueError(f"{band}: {n_passed} of {flags.size} artificial stars passed; {needed}")
     ends = (float(magnitude.min()), float(magnitude.max())) if ends is None else ends
-    data = _Flags.of(magnitude, flags)
+    data = _Flags.of(magnitude, flags, weights)
     fits = [_fit_pritchet(data)]
     if form != "pritchet":
         fits.append(_fit_spline(data, fits[0].value, (min(ends[0], magnitude.min()), max(ends[1], magnitude.max()))))
@@ -232,7 +251,7 @@ def fit_curve(
         band=band,
         form=best.form,
         parameters=best.parameters,
-        covariance=np.linalg.pinv(best.information, hermitian=True),
+        covariance=np.asarray(np.linalg.pinv(best.information, hermitian=True), dtype=np.float64),
         knots=best.knots,
         brightest=float(ends[0]),
         faintest=float(ends[1]),
@@ -254,10 +273,11 @@ class _Flags:
     passed: NDArray[np.float64]
 
     @classmethod
-    def of(cls, magnitude: NDArray[np.float64], flags: NDArray[np.bool_]) -> _Flags:
+    def of(cls, magnitude: NDArray[np.float64], flags: NDArray[np.bool_], weights: NDArray[np.float64] | None = None) -> _Flags:
         steps, place = np.unique(np.round(magnitude / MAGNITUDE_STEP), return_inverse=True)
-        weights = flags.astype(float)
-        return cls(steps * MAGNITUDE_STEP, np.bincount(place).astype(float), np.bincount(place, weights, steps.size))
+        passed = np.bincount(place, flags, steps.size).astype(float)
+        lost = np.bincount(place, np.where(flags, 0.0, 1.0 if weights is None else weights), steps.size).astype(float)
+        return cls(steps * MAGNITUDE_STEP, passed + lost, passed)
 
     def log_likelihood(self, value: NDArray[np.float64]) -> float:
         """Of the flags, given the logit of the completeness at each magnitude."""
@@ -318,7 +338,7 @@ def _fit_pritchet(data: _Flags) -> _Fit:
     low, high = data.magnitude[0] - span, data.magnitude[-1] + span
     # The share that passed is the area under the curve: a first guess of where it falls.
     weight = np.gradient(data.magnitude) if data.magnitude.size > 1 else np.ones(1)
-    area = float(np.sum(weight * data.passed / data.inserted))
+    area = float(np.sum(weight * data.passed / np.maximum(data.inserted, 1e-300)))
     start = np.array([3.0, data.magnitude[0] + area, 0.7])
     simplex = start + np.vstack([np.zeros(3), np.diag([1.0, 0.1 * span, 0.7])])
     options = {"initial_simplex": simplex, "xatol": 1e-5, "fatol": 1e-5, "maxiter": 4000, "maxfev": 4000}
@@ -363,7 +383,7 @@ def _smooth_maximum(
     """Largest penalised likelihood: Newton steps, each a least-squares problem of p numbers with drops kept non-negative."""
 
     def cost(parameters: NDArray[np.float64]) -> float:
-        return -data.log_likelihood(basis @ parameters) + 0.5 * parameters @ penalty @ parameters
+        return float(0.5 * parameters @ penalty @ parameters) - data.log_likelihood(basis @ parameters)
 
     n_parameters = basis.shape[1]
     bounds = np.append(-np.inf, np.zeros(n_parameters - 1)), np.full(n_parameters, np.inf)

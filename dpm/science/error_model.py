@@ -1,9 +1,9 @@
 """What measuring does to a star, learnt from artificial stars: bias, scatter, correlation between bands, tails, and loss.
 
-Bias and scatter are smooth functions of a band's inserted magnitude.  Everything else is kept as it happened: a drawn star takes the fate
-of an artificial star of nearly its own magnitudes in ALL bands, whose errors are carried over in units of the scatter about the bias.  So
-lost stars, blends' tails, and what neighbours do to all bands alike come out as they went in, and colours count where artificial
-stars cover them.
+Bias and scatter are smooth functions of a band's inserted magnitude.  Everything else is kept as it happened: a drawn star
+takes the fate of an artificial star of nearly its own magnitudes in ALL bands, whose errors are carried over in units of the
+scatter about the bias.  So lost stars, blends' tails, and what neighbours do to all bands alike come out as they went in, and
+colours count where artificial stars cover them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial import cKDTree
 
-from dpm.science.random_errors import bias_and_width, correlation, magnitude_resolution, random_errors, spread_ties
+from dpm.science.random_errors import bias_and_width, correlation, magnitude_resolution, random_errors, undo_rounding
 from dpm.science.table_access import row_mask, stack_magnitudes
 
 __all__ = ["ErrorModel", "fit_error_model"]
@@ -83,9 +83,7 @@ class ErrorModel:
         """
         mags = self._magnitudes(magnitudes)
         scatter = np.column_stack([self.scatter(band, mags[:, i]) for i, band in enumerate(self.bands)])
-        between = np.array(
-            [[np.interp(mags[:, 0], self.knots[0][0], values) for values in row] for row in self.correlations]
-        )
+        between = np.array([[np.interp(mags[:, 0], self.knots[0][0], values) for values in row] for row in self.correlations])
         return scatter[:, :, None] * scatter[:, None, :] * np.moveaxis(between, -1, 0)
 
     def pulls(self, inserted: Any, measured: Any) -> NDArray[np.float64]:
@@ -139,7 +137,9 @@ class ErrorModel:
     def __post_init__(self) -> None:
         tree = cKDTree(self.inserted)
         n_donors = min(N_DONORS, len(self.inserted))
-        parts = [tree.query(self.inserted[i : i + CHUNK], k=np.arange(1, n_donors + 1))[1] for i in range(0, len(self.inserted), CHUNK)]
+        parts = [
+            tree.query(self.inserted[i : i + CHUNK], k=np.arange(1, n_donors + 1))[1] for i in range(0, len(self.inserted), CHUNK)
+        ]
         object.__setattr__(self, "_tree", tree)
         object.__setattr__(self, "_donors", np.concatenate(parts).astype(np.int32))
         object.__setattr__(self, "_own_pulls", self.pulls(self.inserted, self.inserted + self.difference))
@@ -155,7 +155,9 @@ class ErrorModel:
         mags = np.asarray(magnitudes, dtype=float)
         mags = mags[:, None] if mags.ndim == 1 and len(self.bands) == 1 else mags
         if mags.ndim != 2 or mags.shape[1] != len(self.bands):
-            raise ValueError(f"magnitudes have to be (stars, {len(self.bands)}) in the order {', '.join(self.bands)}, not {mags.shape}")
+            raise ValueError(
+                f"magnitudes have to be (stars, {len(self.bands)}) in the order {', '.join(self.bands)}, not {mags.shape}"
+            )
         return mags
 
 
@@ -188,7 +190,9 @@ def fit_error_model(table: Any, *bands: str, passed: Any = "recovered", among: A
     measured = np.where(row_mask(table, passed)[:, None], stack_magnitudes(table, bands, "out"), np.nan)
     used = row_mask(table, among) & np.isfinite(inserted).all(axis=1)
     inserted, difference = inserted[used], (measured - inserted)[used]
-    knots = tuple(_knots(inserted[:, i], difference[:, i], band, magnitude_resolution(table)) for i, band in enumerate(bands))
+    resolution = magnitude_resolution(table)
+    difference = np.column_stack([undo_rounding(difference[:, i], resolution, i) for i in range(len(bands))])
+    knots = tuple(_knots(inserted[:, i], difference[:, i], band) for i, band in enumerate(bands))
     counted = row_mask(table, passed) & used
     return ErrorModel(
         bands=bands,
@@ -216,20 +220,20 @@ def _bins(magnitude: NDArray[np.float64]) -> list[NDArray[np.intp]]:
     return groups
 
 
-def _knots(
-    magnitude: NDArray[np.float64], difference: NDArray[np.float64], band: str, resolution: float
-) -> NDArray[np.float64]:
+def _knots(magnitude: NDArray[np.float64], difference: NDArray[np.float64], band: str) -> NDArray[np.float64]:
     """Mean magnitude, bias and scatter of each bin, as (3, bins)."""
     good = np.isfinite(difference)
     magnitude, difference = magnitude[good], difference[good]
     rows = []
     for mine in _bins(magnitude):
-        bias, width = bias_and_width(spread_ties(difference[mine], resolution))
+        bias, width = bias_and_width(difference[mine])
         rows.append((magnitude[mine].mean(), bias, width))
     if not rows:
         raise ValueError(f"{band}: {magnitude.size} artificial stars were measured; an error model needs {BIN_STARS}")
     if min(width for _, _, width in rows) <= 0:
-        raise ValueError(f'{band}: measured minus inserted magnitudes do not vary; are they rounded? Set meta["magnitude_resolution"]')
+        raise ValueError(
+            f'{band}: measured minus inserted magnitudes do not vary; are they rounded? Set meta["magnitude_resolution"]'
+        )
     return np.array(rows).T
 
 

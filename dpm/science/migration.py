@@ -1,7 +1,7 @@
-"""Input/output corrections: the systematic shift of the faintest stars' magnitudes ("migration"; paper 1, section 3.2; Bedin et al. 2009).
+"""Input/output corrections: the shift ("migration") of the faintest magnitudes (paper 1, section 3.2; Bedin et al. 2009).
 
-A star of a given MEASURED magnitude may have been any of several true ones, the more numerous the likelier: so corrections hold for stars
-distributed over magnitudes as the artificial ones were, or as ``weights`` say.
+A star of a given MEASURED magnitude may have been any of several true ones, the more numerous the likelier: so corrections hold
+for stars distributed over magnitudes as the artificial ones were, or as ``weights`` say.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from dpm.science.random_errors import LOW, HIGH, magnitude_resolution
 from dpm.models.statistics import MEDIAN_TO_MEAN_ERROR
+from dpm.science.random_errors import HIGH, LOW, magnitude_resolution, undo_rounding
 from dpm.science.table_access import column_values, in_magnitudes, out_magnitudes, row_mask
 
 __all__ = ["MigrationMatrix", "correct_magnitudes", "migration_correction", "migration_matrix"]
@@ -22,9 +22,7 @@ __all__ = ["MigrationMatrix", "correct_magnitudes", "migration_correction", "mig
 MIN_STARS = 30  # of a bin of the correction: its median is good to a quarter of the random error
 
 
-def migration_correction(
-    table: Any, band: str, passed: Any = "recovered", step: float = 0.25, weights: Any = None
-) -> Table:
+def migration_correction(table: Any, band: str, passed: Any = "recovered", step: float = 0.25, weights: Any = None) -> Table:
     """What is to be added to measured magnitudes to make their median the true one.
 
     Parameters
@@ -72,13 +70,12 @@ def migration_correction(
             waiting = np.zeros(0, dtype=np.intp)
     if waiting.size:
         bins[-1] = (float(number.min()) * step, bins[-1][1], np.concatenate([bins[-1][2], waiting]))
-    resolution = magnitude_resolution(table)
+    shift = undo_rounding(inserted - measured, magnitude_resolution(table))
     rows = []
     for low, high, mine in reversed(bins):
-        low_quantile, middle, high_quantile = _weighted_quantiles(inserted[mine] - measured[mine], share[mine])
+        low_quantile, middle, high_quantile = _weighted_quantiles(shift[mine], share[mine])
         effective = share[mine].sum() ** 2 / np.sum(share[mine] ** 2)
-        width = np.hypot(0.5 * (high_quantile - low_quantile), resolution / np.sqrt(12.0))
-        error = MEDIAN_TO_MEAN_ERROR * width / np.sqrt(effective)
+        error = MEDIAN_TO_MEAN_ERROR * 0.5 * (high_quantile - low_quantile) / np.sqrt(effective)
         rows.append((low, high, np.average(measured[mine], weights=share[mine]), mine.size, middle, error))
     names = ("mag_low", "mag_high", "mag", "n", "correction", "correction_error")
     return Table(rows=rows, names=names, meta={"band": band})
@@ -175,7 +172,9 @@ def migration_matrix(table: Any, band: str, edges: Any, passed: Any = "recovered
     passing = row_mask(table, passed) & counted & np.isfinite(measured)
     counts = np.histogram2d(inserted[passing], measured[passing], [edges, edges])[0]
     n_passed = np.histogram(inserted[passing], edges)[0]
-    return MigrationMatrix(band, edges, counts, n_passed - counts.sum(axis=1), np.histogram(inserted[counted], edges)[0].astype(float))
+    return MigrationMatrix(
+        band, edges, counts, n_passed - counts.sum(axis=1), np.histogram(inserted[counted], edges)[0].astype(float)
+    )
 
 
 def _enough(band: str, good: NDArray[np.bool_]) -> None:

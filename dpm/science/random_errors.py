@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from dpm.models.statistics import MEDIAN_TO_MEAN_ERROR
-from dpm.science.table_access import artificial_bands, column_names, column_values, in_magnitudes, out_magnitudes, row_mask
+from dpm.science.table_access import artificial_bands, column_values, in_magnitudes, out_magnitudes, row_mask
 
-__all__ = ["bias_and_width", "filter_correlation", "motion_errors", "random_errors"]
+__all__ = ["bias_and_width", "filter_correlation", "motion_errors", "random_errors", "undo_rounding"]
 
 LOW, HIGH = norm.cdf(-1.0), norm.cdf(1.0)
 # Error of half the middle 68 % over the standard deviation / sqrt(n), for normal values: from the density of order statistics.
 WIDTH_ERROR = float(np.sqrt(LOW * (1.0 - 2.0 * LOW) / 2.0) / norm.pdf(1.0))
 TAIL = 3.0  # random errors from the median; 0.13 % of normal values lie beyond it on either side
 MIN_STARS = 10  # of a bin
+_PRIMES = 2, 3, 5, 7, 11, 13, 17, 19
 ZERO_MOTION = "out_pmra", "out_pmdec"
 
 
@@ -82,7 +83,7 @@ def random_errors(
 
 
 def _statistics(difference: NDArray[np.float64], resolution: float) -> dict[str, float]:
-    values = spread_ties(difference, resolution)
+    values = undo_rounding(difference, resolution)
     bias, width = bias_and_width(values)
     root = np.sqrt(values.size)
     low, high = np.quantile(values, norm.cdf([-2.0, 2.0]))
@@ -132,7 +133,12 @@ def motion_errors(
         mine = good & (bins == key)
         if mine.sum() < MIN_STARS:
             continue
-        row: dict[str, Any] = {"mag_low": key * step, "mag_high": (key + 1) * step, "mag": inserted[mine].mean(), "n": int(mine.sum())}
+        row: dict[str, Any] = {
+            "mag_low": key * step,
+            "mag_high": (key + 1) * step,
+            "mag": inserted[mine].mean(),
+            "n": int(mine.sum()),
+        }
         for name, values in motions.items():
             found = _statistics(values[mine], 0.0)
             row |= {f"{name}_{what}": found[what] for what in ("bias", "bias_error", "random_error", "random_error_error")}
@@ -155,11 +161,15 @@ def filter_correlation(table: Any, first: str, second: str, passed: Any = "recov
     Returns
     -------
     astropy.table.Table
-        ``mag_low, mag_high, mag, n, correlation, correlation_error``, of the middle of the distributions (from the widths of sum and
-        difference of the standardised errors).
+        ``mag_low, mag_high, mag, n, correlation, correlation_error``, of the middle of the distributions (from the widths of
+        sum and difference of the standardised errors).
     """
     inserted = in_magnitudes(table, first)
-    differences = [out_magnitudes(table, band) - in_magnitudes(table, band) for band in (first, second)]
+    resolution = magnitude_resolution(table)
+    differences = [
+        undo_rounding(out_magnitudes(table, band) - in_magnitudes(table, band), resolution, number)
+        for number, band in enumerate((first, second))
+    ]
     good = row_mask(table, passed) & np.isfinite(differences[0]) & np.isfinite(differences[1])
     bins = np.floor(inserted / step)
     rows = []
@@ -168,8 +178,8 @@ def filter_correlation(table: Any, first: str, second: str, passed: Any = "recov
         if mine.sum() < MIN_STARS:
             continue
         value = correlation(differences[0][mine], differences[1][mine])
-        # Fisher's error, with the efficiency of the widths (1 / WIDTH_ERROR squared of that of standard deviations, twice).
-        error = 2.0 * WIDTH_ERROR**2 * (1.0 - value**2) / np.sqrt(mine.sum())
+        # Sum and difference of normal values are independent, each with WIDTH_ERROR.
+        error = np.sqrt(2.0) * WIDTH_ERROR * (1.0 - value**2) / np.sqrt(mine.sum())
         middle = inserted[mine].mean()
         rows.append((key * step, (key + 1) * step, middle, int(mine.sum()), value, error))
     return Table(rows=rows or None, names=("mag_low", "mag_high", "mag", "n", "correlation", "correlation_error"))
@@ -195,16 +205,12 @@ def magnitude_resolution(table: Any) -> float:
     return float((getattr(table, "meta", None) or {}).get("magnitude_resolution", 0.0))
 
 
-def spread_ties(values: NDArray[np.float64], resolution: float) -> NDArray[np.float64]:
-    """Values (n,) rounded to multiples of ``resolution``, spread evenly over the interval that each stands for; sorted."""
+def undo_rounding(values: NDArray[np.float64], resolution: float, number: int = 0) -> NDArray[np.float64]:
+    """Values (n,) rounded to multiples of ``resolution``, spread evenly over the interval that each stands for.
+
+    The spread is a fixed sequence (Weyl's, of an irrational number), another one for each ``number``, so that results repeat.
+    """
     if not resolution:
-        return np.sort(values)
-    rounded = np.sort(np.round(values / resolution))
-    _, first, count = np.unique(rounded, return_index=True, return_counts=True)
-    rank = np.arange(rounded.size) - np.repeat(first, count)
-    return resolution * (rounded + (rank + 0.5) / np.repeat(count, count) - 0.5)
-
-
-def has_motions(table: Any) -> bool:
-    """Whether an artificial-star table has measured motions."""
-    return set(ZERO_MOTION) <= set(column_names(table))
+        return values
+    sequence = np.arange(1, values.size + 1) * np.sqrt(_PRIMES[number % len(_PRIMES)])
+    return np.round(values / resolution) * resolution + resolution * (sequence % 1.0 - 0.5)

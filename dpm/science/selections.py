@@ -1,9 +1,9 @@
-"""Selections of real and artificial stars alike: footprint, CMD region, motion, and quality at each magnitude (paper 1, figures A1, A2).
+"""Selections of real and artificial stars alike: footprint, CMD region, motion, quality (paper 1, figures A1 and A2).
 
-A selection is a region of the plane of two quantities: inside a polygon, or below or above a line.  Quantities are columns of the
-catalogue, differences of two (colours), or ``hypot`` of two (motions); in an artificial-star table the measured values, ``out_``, stand
-for them.  A star without a value fails: where a quantity is missing for many stars, the counts show it.  Selections are saved as a
-plain table (ECSV) of vertices, from which anybody can repeat them.
+A selection is a region of the plane of two quantities: inside a polygon, or below or above a line.  Quantities are columns of
+the catalogue, differences of two (colours), or ``hypot`` of two motions; in an artificial-star table the measured values,
+``out_``, stand for them.  A star without a value fails: where a quantity is missing for many stars, the counts show it.
+Selections are saved as a plain table (ECSV) of vertices, from which anybody can repeat them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from dpm.io.atomic import replacing
 from dpm.io.errors import InputError
-from dpm.science.random_errors import bias_and_width
-from dpm.science.table_access import artificial_bands, in_magnitudes, measured_values, out_magnitudes, row_mask
+from dpm.science.random_errors import bias_and_width, magnitude_resolution, undo_rounding
+from dpm.science.table_access import artificial_bands, column_names, in_magnitudes, measured_values, out_magnitudes, row_mask
 
 __all__ = [
     "Selection",
@@ -62,7 +62,7 @@ class Selection:
     kind : {"inside", "below", "above"}
         Inside a polygon, or not above or not below a line that is straight between its points and level beyond them.
     x, y : str
-        Quantities: ``column``, ``column - column``, or ``hypot(column - number, column - number)``.
+        Quantities: ``column``, ``column - column``, or ``hypot(column - number, column - number)`` for motions.
     points : tuple of (float, float)
         Vertices, in the columns' units; for lines in order of x.
     """
@@ -108,7 +108,9 @@ def footprint(vertices: Iterable[Sequence[float]], x: str = "ra", y: str = "dec"
     return Selection(name, "inside", x, y, _points(vertices))
 
 
-def cmd_region(blue: str, red: str, vertices: Iterable[Sequence[float]], magnitude: str | None = None, name: str = "CMD") -> Selection:
+def cmd_region(
+    blue: str, red: str, vertices: Iterable[Sequence[float]], magnitude: str | None = None, name: str = "CMD"
+) -> Selection:
     """Stars inside a polygon of the colour-magnitude diagram.
 
     Parameters
@@ -141,9 +143,9 @@ def motion_radius(
     band : str
         Band of these magnitudes.
     columns : (str, str)
-        Motions.  Artificial stars were inserted without any, so with a center other than zero give catalogues motions relative to it.
+        Motions; those of artificial stars are ``out_`` + the column, without ``_relative`` where there is no such column.
     center : (float, float)
-        Middle of the circle.
+        Middle of the circle, for the catalogue.  Artificial stars were inserted without a motion of their own: theirs is zero.
     name : str
         See `Selection`.
     """
@@ -169,9 +171,10 @@ def well_recovered(table: Any, *bands: str, passed: Any = "recovered") -> NDArra
     ndarray (n,) of bool
     """
     good = row_mask(table, passed).copy()
+    resolution = magnitude_resolution(table)
     for band in bands or artificial_bands(table):
         measured = out_magnitudes(table, band)
-        difference = measured - in_magnitudes(table, band)
+        difference = undo_rounding(measured - in_magnitudes(table, band), resolution)
         good &= np.isfinite(difference)
         for mine in _bins(measured, good, 100):
             bias, width = bias_and_width(difference[mine])
@@ -197,7 +200,8 @@ def quality_cut(
     band : str
         Band.
     quantity : str
-        ``sky_rms``, ``radxs``, ``qfit``, ``mag_error``, ``mag_rms``, ``neighbor_ratio``, ... : the band's column without its prefix.
+        ``sky_rms``, ``radxs``, ``qfit``, ``mag_error``, ``mag_rms``, ``neighbor_ratio``, ... : the band's column without its
+        prefix.
     keep : float
         Share of the well-recovered artificial stars of every magnitude that pass.
     side : {"below", "above", "both"}
@@ -219,7 +223,11 @@ def quality_cut(
     """
     if not 0.0 < keep < 1.0:
         raise ValueError(f"keep = {keep} has to be a share between 0 and 1")
-    shares = {"below": {"below": keep}, "above": {"above": 1.0 - keep}, "both": {"below": 0.5 + 0.5 * keep, "above": 0.5 - 0.5 * keep}}
+    shares = {
+        "below": {"below": keep},
+        "above": {"above": 1.0 - keep},
+        "both": {"below": 0.5 + 0.5 * keep, "above": 0.5 - 0.5 * keep},
+    }
     if side not in shares:
         raise ValueError(f"side {side!r} is unknown: below, above or both")
     column = f"{band}_{quantity}"
@@ -229,7 +237,8 @@ def quality_cut(
     cut_off = (1.0 - keep) / len(shares[side])
     bins = _bins(magnitude, good, int(np.ceil(STARS_OUTSIDE / cut_off)))
     if not bins:
-        raise ValueError(f"{column}: {int(good.sum())} artificial stars to put the cut at; {STARS_OUTSIDE / cut_off:.0f} are needed")
+        needed = f"{STARS_OUTSIDE / cut_off:.0f} are needed"
+        raise ValueError(f"{column}: {int(good.sum())} artificial stars to put the cut at; {needed}")
     places = np.array([magnitude[mine].mean() for mine in bins])
     selections = []
     for kind, share in shares[side].items():
@@ -302,9 +311,7 @@ def count_selections(catalog: Any, artificial: Any, selections: Sequence[Selecti
 
 def write_selections(path: str | os.PathLike[str], selections: Iterable[Selection]) -> None:
     """Write selections as ECSV: one row a vertex, ``number, step, kind, x_quantity, y_quantity, x, y``."""
-    rows = [
-        (number, s.name, s.kind, s.x, s.y, *point) for number, s in enumerate(selections) for point in s.points
-    ]
+    rows = [(number, s.name, s.kind, s.x, s.y, *point) for number, s in enumerate(selections) for point in s.points]
     names = ("number", "step", "kind", "x_quantity", "y_quantity", "x", "y")
     if not rows:
         raise ValueError("no selections to write")
@@ -333,7 +340,7 @@ def read_selections(path: str | os.PathLike[str]) -> list[Selection]:
             step, kind, x, y = (str(rows[name][0]) for name in ("step", "kind", "x_quantity", "y_quantity"))
             selections.append(Selection(step, kind, x, y, _points(zip(rows["x"], rows["y"]))))
     except (ValueError, KeyError) as error:
-        raise InputError(path, "selections", str(error), "Write it with write_selections") from error
+        raise InputError(Path(path), "selections", str(error), "Write it with write_selections") from error
     return selections
 
 
@@ -349,7 +356,7 @@ def quantity(table: Any, text: str) -> NDArray[np.float64]:
     """
     text = text.strip()
     if match := _HYPOT.fullmatch(text):
-        return np.hypot(*(_shifted(table, term) for term in match.groups()))
+        return np.hypot(*(_motion(table, term) for term in match.groups()))
     if match := _DIFFERENCE.fullmatch(text):
         return measured_values(table, match[1]) - measured_values(table, match[2])
     return _shifted(table, text)
@@ -360,6 +367,15 @@ def _shifted(table: Any, text: str) -> NDArray[np.float64]:
     if not match:
         raise ValueError(f"quantity {text!r} is none of: column, column - column, hypot(column - number, column - number)")
     return measured_values(table, match[1]) + float((match[2] or "0").replace(" ", ""))
+
+
+def _motion(table: Any, text: str) -> NDArray[np.float64]:
+    """A motion from the middle of the circle; artificial stars, inserted without any, move with it."""
+    if not artificial_bands(table):
+        return _shifted(table, text)
+    names = column_names(table)
+    column = text.split()[0]
+    return measured_values(table, column if f"out_{column}" in names else column.removesuffix("_relative"))
 
 
 def _points(values: Iterable[Sequence[float]]) -> tuple[tuple[float, float], ...]:

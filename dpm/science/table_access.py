@@ -32,8 +32,8 @@ def column_names(table: Any) -> list[str]:
     for names in (getattr(table, "colnames", None), getattr(getattr(table, "dtype", None), "names", None)):
         if names is not None:
             return list(names)
-    if hasattr(table, "keys"):
-        return [str(name) for name in table.keys()]
+    if hasattr(table, "keys"):  # iterating over mappings and data frames gives names
+        return [str(name) for name in table]
     raise TypeError(f"a table with columns by name is needed (astropy Table, DataFrame, mapping), not {type(table).__name__}")
 
 
