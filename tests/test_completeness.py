@@ -127,13 +127,14 @@ def test_map_follows_depth_and_crowding():
     mag, x, y = (np.asarray(check[name]) for name in ("in_f_mag", "in_x", "in_y"))
     true = over_the_field(mag, x, y)
     some = (true > 0.02) & (np.abs(x - 1000) > 150)  # the cells at the border are both
-    some &= (mag > 21.01) & (mag < 27.99)
     difference = found(mag, x, y) - true
+    assert np.isnan(difference).mean() < 1e-3
+    some &= np.isfinite(difference)
     assert np.std(difference[some] / found.error(mag, x, y)[some]) == pytest.approx(1.0, abs=0.2)
     assert np.nanstd(difference) < 0.25 * np.nanstd(fit_completeness(stars, "f")(mag) - true)
     for bright in (21.5, 23.0, 25.0, 26.0):
         near = np.abs(mag - bright) < 0.4
-        assert np.mean(difference[near]) == pytest.approx(0.0, abs=0.01)
+        assert np.nanmean(difference[near]) == pytest.approx(0.0, abs=0.01)
     assert np.isnan(found([24.0, 24.0, 20.0], [-10.0, np.nan, 100.0], [5.0, 5.0, 5.0])).all()
 
 
