@@ -203,8 +203,8 @@ def fit_completeness(
     curve = fit_curve(band, magnitude[counted], row_mask(table, passed)[counted], form=form)
     if curve.p_value < POOR_FIT:
         warnings.warn(
-            f"{band}: the {curve.form} does not fit completeness (chi-square {curve.chi2:.0f} for {curve.dof} degrees of freedom), and its "
-            "errors are too small. Does it rise towards faint magnitudes? Leave out those at which stars saturate in any band that "
+            f"{band}: the {curve.form} does not fit completeness (chi-square {curve.chi2:.0f} for {curve.dof} degrees of freedom), and "
+            "its errors are too small. Does it rise towards faint magnitudes? Leave out those at which stars saturate in any band that "
             "has to be measured, or fit each band's own recoveries (recovered_in)",
             stacklevel=2,
         )

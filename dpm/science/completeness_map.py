@@ -1,12 +1,12 @@
 """Completeness over the field and over two magnitudes, for every star of a catalogue.
 
-Over the field: c(magnitude, place) = A(place) F(magnitude - depth(place)).  `depth` is how much fainter the limit of a cell is (noise,
-sky) and A, its plateau, the share that crowding and bright neighbours leave there of stars far above the limit; both are
-estimated by maximum likelihood from all the cell's artificial stars.  F, the curve of a typical place but for its plateau, is
-fitted to all stars at their distance from their cells' limits; a lost star counts there for the probability that it was not A that
-lost it (expectation and maximisation).  How much cells differ is
-estimated from the cells themselves (empirical Bayes): a cell with few stars keeps near the
-typical curve and one with many goes its own way, so that the map is as smooth as the counts want it.
+Over the field: c(magnitude, place) = A(place) F(magnitude - depth(place)).  `depth` is how much fainter the limit of a cell is
+(noise, sky) and A, its plateau, the share that crowding and bright neighbours leave there of stars far above the limit; both
+are estimated by maximum likelihood from all the cell's artificial stars.  F, the curve of a typical place but for its plateau,
+is fitted to all stars at their distance from their cells' limits; a lost star counts there for the probability that it was not
+A that lost it (expectation and maximisation).  How much cells differ is estimated from the cells themselves (empirical Bayes):
+a cell with few stars keeps near the typical curve and one with many goes its own way, so that the map is as smooth as the
+counts want it.
 
 Over two magnitudes: shares in cells, since what one band loses the other may keep; cells of few stars borrow from those next to
 them.
