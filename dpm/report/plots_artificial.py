@@ -90,7 +90,7 @@ def plot_completeness(
         bottom.set_xlabel(f"inserted {_band_name(band)} [mag]")
         bottom.set_ylabel("completeness")
         add_legend(top, loc="upper left")
-        add_legend(bottom, loc="center left")
+        add_legend(bottom, loc="center left", bbox_to_anchor=(0.0, 0.7))
     return figure
 
 

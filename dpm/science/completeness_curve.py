@@ -39,6 +39,10 @@ UNDERSMOOTHING = np.log(4.0)
 MAX_STEPS, COST_CHANGE = 100, 1e-7  # of Newton's iteration; change of the log likelihood at its end
 MAX_GROUPS, MIN_EXPECTED = 40, 5.0  # of the goodness of fit: chi-square needs five expected of either kind
 DERIVATIVE_STEP = 1e-4  # mag
+MISFIT_ADVICE = (
+    "Does it rise towards faint magnitudes? Leave out those at which stars saturate in any band that has to be measured, or fit "
+    "each band's own recoveries (recovered_in)"
+)
 POOR_FIT = 1e-4  # p of the goodness of fit below which the caller is warned
 
 
@@ -202,12 +206,8 @@ def fit_completeness(
         counted &= (magnitude >= magnitudes[0]) & (magnitude <= magnitudes[1])
     curve = fit_curve(band, magnitude[counted], row_mask(table, passed)[counted], form=form)
     if curve.p_value < POOR_FIT:
-        warnings.warn(
-            f"{band}: the {curve.form} does not fit completeness (chi-square {curve.chi2:.0f} for {curve.dof} degrees of freedom), and "
-            "its errors are too small. Does it rise towards faint magnitudes? Leave out those at which stars saturate in any band that "
-            "has to be measured, or fit each band's own recoveries (recovered_in)",
-            stacklevel=2,
-        )
+        misfit = f"the {curve.form} does not fit completeness (chi-square {curve.chi2:.0f} for {curve.dof} degrees of freedom)"
+        warnings.warn(f"{band}: {misfit}, and its errors are too small. {MISFIT_ADVICE}", stacklevel=2)
     return curve
 
 

@@ -22,8 +22,9 @@ from dpm.science.table_access import row_mask, stack_magnitudes
 
 __all__ = ["ErrorModel", "fit_error_model"]
 
-# Artificial stars among which a drawn star finds its fate: enough that stars of one magnitude do not share a few fates.
-N_DONORS = 50
+# A drawn star's fate is that of one of the 50 artificial stars about a place within 0.1 mag: many stars of one magnitude get many
+# fates, and completeness and errors change little over so small a distance.
+N_DONORS, NEIGHBORHOOD = 50, 0.1
 REACH = 0.5  # mag: half-magnitude bins (paper 1) are the largest over which errors are taken as alike
 BIN_WIDTH, BIN_STARS = 0.25, 100  # of the bins behind bias and scatter: scatter to 10 % at the least
 CHUNK = 200_000
@@ -118,7 +119,7 @@ class ErrorModel:
             If there are stars that no artificial star is near: see `covers`.
         """
         mags = self._magnitudes(magnitudes)
-        nearest, distance = self._nearest(mags)
+        distance = self._nearest(mags)[1]
         beyond = ~(distance <= REACH)
         if beyond.any():
             worst = mags[np.argmax(np.where(beyond, np.nan_to_num(distance, nan=np.inf, posinf=np.inf), -1.0))]
@@ -128,6 +129,7 @@ class ErrorModel:
                 "covers() says is not covered"
             )
         random = np.random.default_rng(generator)
+        nearest = self._nearest(mags + random.uniform(-NEIGHBORHOOD, NEIGHBORHOOD, mags.shape))[0]
         donors = self._donors[nearest, random.integers(self._donors.shape[1], size=len(mags))]
         pulls = self._own_pulls[donors]
         return np.column_stack(
