@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from astropy import units as u
 from astropy.table import QTable, Table
+from astropy.utils.masked import Masked
 from science_tables import BRIGHTEST, FAINTEST, flagged, over_the_field, pritchet, threshold
 from scipy.optimize import brentq
 from scipy.special import expit
@@ -92,6 +94,21 @@ def test_one_sigma_intervals_hold_the_truth_in_two_cases_of_three(truth, n_stars
     # Of 60 realisations the share scatters by 0.06.
     assert 0.57 < np.mean(inside) < 0.82
     assert 0.50 < np.mean(np.abs(limits) < 1.0) < 0.85 and 0.75 < np.std(limits) < 1.35
+
+
+def test_magnitudes_in_steps_and_with_units():
+    """Artificial stars at half-magnitude steps, in a table with units, masked where lost."""
+    generator = np.random.default_rng(12)
+    mag = np.repeat(np.arange(20.25, 28.0, 0.5), 1500)
+    recovered = generator.random(mag.size) < threshold(mag)
+    table = QTable({"in_f_mag": mag * u.mag, "out_f_mag": Masked(mag * u.mag, mask=~recovered)})
+    passed = recovered_in(table, "f")
+    assert np.array_equal(passed, recovered)
+    curve = fit_completeness(table, "f", passed)
+    assert np.max(np.abs(curve(np.unique(mag)) - threshold(np.unique(mag)))) < 0.05
+    assert curve.limit(0.5)[0] == pytest.approx(limit_of(threshold, 0.5), abs=0.08)
+    with pytest.raises(ValueError, match="f: artificial stars have 3 different magnitudes; a curve needs 5"):
+        fit_completeness(table, "f", passed, magnitudes=(25.5, 27.0))
 
 
 def test_a_plateau_without_losses_stays_finite():

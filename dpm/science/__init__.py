@@ -14,14 +14,11 @@ Tables are astropy Tables or QTables, DataFrames, or mappings of arrays; columns
 from dpm.science.artificial_tables import map_columns, read_dolphot_artificial_stars, standard_artificial_stars
 from dpm.science.completeness import completeness_in_bins, completeness_table, in_good_region, local_sky_rms, recovered_in
 from dpm.science.completeness_curve import CompletenessCurve, fit_completeness
-from dpm.science.completeness_map import (
-    CompletenessMap,
-    TwoMagnitudeCompleteness,
-    completeness_of_two_magnitudes,
-    fit_completeness_map,
-)
+from dpm.science.completeness_map import CompletenessMap, fit_completeness_map
+from dpm.science.completeness_two_magnitudes import TwoMagnitudeCompleteness, completeness_of_two_magnitudes
 from dpm.science.error_model import ErrorModel, fit_error_model
 from dpm.science.migration import MigrationMatrix, correct_magnitudes, migration_correction, migration_matrix
+from dpm.science.quality_cuts import quality_cut, well_recovered
 from dpm.science.random_errors import filter_correlation, motion_errors, random_errors
 from dpm.science.selections import (
     Selection,
@@ -30,9 +27,7 @@ from dpm.science.selections import (
     count_selections,
     footprint,
     motion_radius,
-    quality_cut,
     read_selections,
-    well_recovered,
     write_selections,
 )
 

@@ -16,7 +16,7 @@ from astropy.table import Column, Table
 
 from dpm.io.errors import InputError
 from dpm.science.completeness import MAX_DIFFERENCE, recovered_in
-from dpm.science.table_access import artificial_bands, column_names, column_values, out_magnitudes, row_mask
+from dpm.science.table_access import artificial_bands, column_names, column_values, out_magnitudes, row_mask, table_column
 
 __all__ = ["map_columns", "read_dolphot_artificial_stars", "standard_artificial_stars"]
 
@@ -140,18 +140,9 @@ def map_columns(table: Any, columns: Mapping[str, str] | None = None) -> Table:
     names = {name: name for name in column_names(table)} if columns is None else dict(columns)
     out = Table(meta=dict(getattr(table, "meta", None) or {}))
     for name, source in names.items():
-        values = column_values(table, source) if _is_number(table, source) else np.asarray(_plain(table, source))
+        column = table_column(table, source)
+        values = column_values(table, source) if np.asarray(column).dtype.kind == "f" else np.asarray(column)
         if name.endswith("_mag") and values.dtype.kind == "f":
             values = np.where(values < DOLPHOT_LOST, values, np.nan)
         out[name] = Column(values)
     return out
-
-
-def _plain(table: Any, name: str) -> Any:
-    if name not in column_names(table):
-        column_values(table, name)
-    return table[name]
-
-
-def _is_number(table: Any, name: str) -> bool:
-    return np.asarray(_plain(table, name)).dtype.kind == "f"

@@ -1,4 +1,4 @@
-"""Completeness over the field and over two magnitudes, for every star of a catalogue.
+"""Completeness over the field, for every star of a catalogue.
 
 Over the field: c(magnitude, place) = A(place) F(magnitude - depth(place)).  `depth` is how much fainter the limit of a cell is
 (noise, sky) and A, its plateau, the share that crowding and bright neighbours leave there of stars far above the limit; both
@@ -7,9 +7,6 @@ is fitted to all stars at their distance from their cells' limits; a lost star c
 A that lost it (expectation and maximisation).  How much cells differ is estimated from the cells themselves (empirical Bayes):
 a cell with few stars keeps near the typical curve and one with many goes its own way, so that the map is as smooth as the
 counts want it.
-
-Over two magnitudes: shares in cells, since what one band loses the other may keep; cells of few stars borrow from those next to
-them.
 """
 
 from __future__ import annotations
@@ -18,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from astropy.stats import binom_conf_interval
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import chi2
@@ -26,7 +22,7 @@ from scipy.stats import chi2
 from dpm.science.completeness_curve import CompletenessCurve, fit_curve
 from dpm.science.table_access import column_values, in_magnitudes, row_mask
 
-__all__ = ["CompletenessMap", "TwoMagnitudeCompleteness", "fit_completeness_map", "completeness_of_two_magnitudes"]
+__all__ = ["CompletenessMap", "fit_completeness_map"]
 
 MAGNITUDE_STEP = 0.05  # magnitudes that agree to this are one term of a cell's likelihood
 FIRST_SPREAD = (0.3, 0.5)  # of depth (mag) and plateau (logit) over the cells, before they are estimated
@@ -36,8 +32,6 @@ FIRST_PLATEAU = 7.0  # where none is lost at the bright end
 CURVE_ROUNDS, SPREAD_ROUNDS, NEWTON_STEPS = 4, 10, 6  # of the curve at a typical place; of the spreads; of each cell
 LONGEST_STEP = (0.3, 1.0)  # of one Newton step in depth and plateau
 GROUPS_PER_CELL, MIN_EXPECTED = 6, 5.0  # of the goodness of fit, in magnitude; chi-square needs five expected of either kind
-MIN_STARS = 20  # of a cell of two magnitudes: 10 % at 50 %
-MAX_GROWTH = 2  # cells on each side that it may borrow from
 
 
 @dataclass(frozen=True)
@@ -92,8 +86,8 @@ class CompletenessMap:
 
     def _logit(self, magnitude: Any, x: Any, y: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         mag, x, y = np.broadcast_arrays(*(np.asarray(values, dtype=float) for values in (magnitude, x, y)))
-        column, inside_x = _cell(x, self.x_edges)
-        row, inside_y = _cell(y, self.y_edges)
+        column, inside_x = cell_of(x, self.x_edges)
+        row, inside_y = cell_of(y, self.y_edges)
         known = inside_x & inside_y & (mag >= self.curve.brightest) & (mag <= self.curve.faintest)
         known &= self.n_inserted[row, column] > 0
         mag, row, column = mag[known], row[known], column[known]
@@ -150,7 +144,7 @@ def fit_completeness_map(
     magnitude, x, y = magnitude[used], x[used], y[used]
     x_edges, y_edges = _square_cells(x, y, cells)
     shape = y_edges.size - 1, x_edges.size - 1
-    cell = np.ravel_multi_index((_cell(y, y_edges)[0], _cell(x, x_edges)[0]), shape)
+    cell = np.ravel_multi_index((cell_of(y, y_edges)[0], cell_of(x, x_edges)[0]), shape)
     steps, level = np.unique(np.round(magnitude / MAGNITUDE_STEP), return_inverse=True)
     levels = steps * MAGNITUDE_STEP
     place = cell * levels.size + level
@@ -283,126 +277,8 @@ def _square_cells(x: NDArray[np.float64], y: NDArray[np.float64], cells: int) ->
     return x_edges, y_edges
 
 
-@dataclass(frozen=True)
-class TwoMagnitudeCompleteness:
-    """Completeness in cells of two input magnitudes.
-
-    Parameters
-    ----------
-    bands : (str, str)
-        Of the two axes.
-    first_edges, second_edges : ndarray
-        Edges of the cells.
-    completeness, low, high : ndarray (n_first, n_second)
-        Share and its Jeffreys interval; NaN where there are too few artificial stars.
-    n_inserted : ndarray (n_first, n_second)
-        Artificial stars behind it.
-    """
-
-    bands: tuple[str, str]
-    first_edges: NDArray[np.float64]
-    second_edges: NDArray[np.float64]
-    completeness: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    n_inserted: NDArray[np.float64]
-
-    def __call__(self, first: Any, second: Any) -> NDArray[np.float64]:
-        """Completeness at these magnitudes, bilinear between the middles of cells; NaN in cells without stars."""
-        first, second = np.broadcast_arrays(np.asarray(first, dtype=float), np.asarray(second, dtype=float))
-        i, inside_i = _cell(first, self.first_edges)
-        j, inside_j = _cell(second, self.second_edges)
-        known = inside_i & inside_j & np.isfinite(self.completeness[i, j])
-        total, weights = np.zeros(first.shape), np.zeros(first.shape)
-        for row, share_row in _neighbors(first, self.first_edges):
-            for column, share_column in _neighbors(second, self.second_edges):
-                value, weight = self.completeness[row, column], share_row * share_column
-                good = np.isfinite(value) & np.isfinite(weight)
-                total[good] += (weight * value)[good]
-                weights[good] += weight[good]
-        return np.where(known & (weights > 0), total / np.where(weights > 0, weights, 1.0), np.nan)
-
-
-def completeness_of_two_magnitudes(
-    table: Any,
-    first: str,
-    second: str,
-    passed: Any = "recovered",
-    among: Any = None,
-    step: float = 0.5,
-    level: float = 0.6826894921370859,
-) -> TwoMagnitudeCompleteness:
-    """Completeness as a function of the input magnitudes in two bands.
-
-    Parameters
-    ----------
-    table : table
-        Artificial stars; where they lie along a fiducial line only cells along it are known.
-    first, second : str
-        Bands.
-    passed, among : str or array_like of bool (n,)
-        See `completeness_in_bins`.
-    step : float
-        Size of the cells, mag.
-    level : float
-        Content of the intervals.
-
-    Returns
-    -------
-    TwoMagnitudeCompleteness
-    """
-    a, b = in_magnitudes(table, first), in_magnitudes(table, second)
-    used = row_mask(table, among) & np.isfinite(a) & np.isfinite(b)
-    if not used.any():
-        raise ValueError(f"no artificial star has input magnitudes in both {first} and {second}")
-    flags = row_mask(table, passed)
-    edges = [step * np.arange(np.floor(m[used].min() / step), np.floor(m[used].max() / step) + 2) for m in (a, b)]
-    inserted = np.histogram2d(a[used], b[used], edges)[0]
-    found = np.histogram2d(a[used & flags], b[used & flags], edges)[0]
-    growth = _growth(inserted, MIN_STARS)
-    # A cell without a star of its own has nothing to grow from.
-    enough = (growth <= MAX_GROWTH) & (inserted > 0)
-    inserted, found = _grown(inserted, growth), _grown(found, growth)
-    low, high = binom_conf_interval(found, np.maximum(inserted, 1), confidence_level=level, interval="jeffreys")
-    share, low, high = (np.where(enough, values, np.nan) for values in (found / np.maximum(inserted, 1), low, high))
-    return TwoMagnitudeCompleteness((first, second), edges[0], edges[1], share, low, high, inserted)
-
-
-def _cell(values: NDArray[np.float64], edges: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+def cell_of(values: NDArray[np.float64], edges: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Cell of each value, the last one closed, and which values lie in one at all."""
     inside = (values >= edges[0]) & (values <= edges[-1])
     place = np.searchsorted(edges, np.where(inside, values, edges[0]), side="right") - 1
     return np.clip(place, 0, edges.size - 2), inside
-
-
-def _neighbors(values: NDArray[np.float64], edges: NDArray[np.float64]) -> list[tuple[NDArray[np.intp], NDArray[np.float64]]]:
-    """The two cells whose middles are next to each value, and their shares."""
-    last = edges.size - 2
-    place = (values - edges[0]) / (edges[1] - edges[0]) - 0.5
-    left = np.floor(np.where(np.isfinite(place), place, 0.0)).astype(int)
-    share = place - left
-    return [(np.clip(left, 0, last), 1.0 - share), (np.clip(left + 1, 0, last), share)]
-
-
-def _box_sums(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """Sums over squares of 2 reach + 1 cells in the first two axes."""
-    rest = [(0, 0)] * (values.ndim - 2)
-    total = np.pad(values, [(reach + 1, reach), (reach + 1, reach), *rest]).cumsum(axis=0).cumsum(axis=1)
-    width = 2 * reach + 1
-    return total[width:, width:] - total[:-width, width:] - total[width:, :-width] + total[:-width, :-width]
-
-
-def _growth(weights: NDArray[np.float64], minimum: float) -> NDArray[np.int64]:
-    """Cells on each side that every cell borrows from to have the minimum; above `MAX_GROWTH` where that is not enough."""
-    growth = np.full(weights.shape, MAX_GROWTH + 1)
-    for reach in range(MAX_GROWTH, -1, -1):
-        growth[_box_sums(weights, reach) >= minimum] = reach
-    return growth
-
-
-def _grown(values: NDArray[np.float64], growth: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sums of each cell and those that it borrows from; zero where they are not enough."""
-    out = np.zeros(values.shape)
-    for reach in range(MAX_GROWTH + 1):
-        out[growth == reach] = _box_sums(values, reach)[growth == reach]
-    return out

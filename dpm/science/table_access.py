@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["artificial_bands", "column_names", "column_values", "in_magnitudes", "measured_values", "out_magnitudes", "row_mask"]
+__all__ = [
+    "artificial_bands",
+    "column_names",
+    "column_values",
+    "in_magnitudes",
+    "measured_values",
+    "out_magnitudes",
+    "row_mask",
+    "stack_magnitudes",
+    "table_column",
+]
 
 
 def column_names(table: Any) -> list[str]:
@@ -57,10 +67,8 @@ def column_values(table: Any, name: str) -> NDArray[np.float64]:
     KeyError
         If there is no such column; the message names those that there are.
     """
-    column = _column(table, name)
-    if isinstance(column, np.ma.MaskedArray):
-        return np.ma.filled(column.astype(float), np.nan)
-    return np.asarray(getattr(column, "value", column), dtype=float)
+    values, mask = _values_and_mask(table_column(table, name))
+    return np.where(mask, np.nan, np.asarray(values, dtype=float))
 
 
 def row_mask(table: Any, condition: Any = None) -> NDArray[np.bool_]:
@@ -83,17 +91,14 @@ def row_mask(table: Any, condition: Any = None) -> NDArray[np.bool_]:
     KeyError, ValueError
         If there is no such column, or the condition is not one truth value a row.
     """
-    n_rows = len(_column(table, column_names(table)[0]))
+    n_rows = len(table_column(table, column_names(table)[0]))
     if condition is None:
         return np.ones(n_rows, dtype=bool)
     what = f"column {condition!r}" if isinstance(condition, str) else "the condition"
-    values = _column(table, condition) if isinstance(condition, str) else condition
-    if isinstance(values, np.ma.MaskedArray):
-        values = np.ma.filled(values, False)
-    values = np.asarray(getattr(values, "value", values))
+    values, mask = _values_and_mask(table_column(table, condition) if isinstance(condition, str) else condition)
     if values.dtype.kind != "b" or values.shape != (n_rows,):
         raise ValueError(f"{what} has to be one truth value for each of {n_rows} rows, not {values.dtype} of shape {values.shape}")
-    return values
+    return values & ~mask
 
 
 def artificial_bands(table: Any) -> tuple[str, ...]:
@@ -131,9 +136,25 @@ def stack_magnitudes(table: Any, bands: Sequence[str], prefix: str) -> NDArray[n
     return np.column_stack([column_values(table, f"{prefix}_{band}_mag") for band in bands])
 
 
-def _column(table: Any, name: str) -> Any:
+def table_column(table: Any, name: str) -> Any:
+    """One column as the table has it.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column; the message names those that there are.
+    """
     names = column_names(table)
     if name not in names:
         shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
         raise KeyError(f"no column {name!r}; the table has {shown}")
     return table[name]
+
+
+def _values_and_mask(column: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Plain values and where they are masked, of numpy's and astropy's masked arrays, quantities and anything else."""
+    mask = np.asarray(getattr(column, "mask", False)) if not callable(getattr(column, "mask", False)) else np.False_
+    column = getattr(column, "unmasked", column)
+    column = column.data if isinstance(column, np.ma.MaskedArray) else column
+    values = np.asarray(getattr(column, "value", column))
+    return values, np.broadcast_to(mask, values.shape)
