@@ -208,7 +208,8 @@ def test_table_of_curves_goes_to_parquet_and_back(tmp_path):
     stars["out_f_mag"] = np.where(stars["recovered"], stars["in_f_mag"] + 0.1, np.nan)
     assert np.array_equal(recovered_in(stars, "f"), stars["recovered"])
     north = np.arange(20_000) % 2 == 0
-    curves = completeness_table(stars, {"": ("recovered", None), "good": ("recovered", north)}, ["f"], magnitudes={"f": (21, 28)})
+    samples = {"": ("recovered", None), "good": ("recovered", north), "bright": ("recovered", stars["in_f_mag"] > 27.9)}
+    curves = completeness_table(stars, samples, ["f"], magnitudes={"f": (21, 28)})
     assert curves.colnames[:3] == ["filter", "mag", "n_inserted"] and len(curves) == 16
     write_table(tmp_path / "completeness.parquet", curves)
     again = read_table(tmp_path / "completeness.parquet")
@@ -216,6 +217,7 @@ def test_table_of_curves_goes_to_parquet_and_back(tmp_path):
     for name in ("completeness", "completeness_good"):
         assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
         assert row[f"{name}_fit"] == pytest.approx(pritchet(25.75), abs=4 * row[f"{name}_fit_error"])
-    assert np.isnan(again["completeness_fit"][0])
+    assert np.isnan(again["completeness_fit"][0]) and np.isnan(again["completeness_bright_fit"]).all()
+    assert "a curve needs 20" in again.meta["limits"]["f:bright"]["absent"]
     limit = again.meta["limits"]["f:good"]
     assert abs(limit["mag_50"] - limit_of(pritchet, 0.5)) < 3 * limit["mag_50_error"]

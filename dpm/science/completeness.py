@@ -16,12 +16,11 @@ from astropy.table import Table, vstack
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from dpm.science.completeness_curve import fit_completeness
+from dpm.science.completeness_curve import ONE_SIGMA, fit_completeness
 from dpm.science.table_access import column_names, column_values, in_magnitudes, measured_values, out_magnitudes, row_mask
 
-__all__ = ["ONE_SIGMA", "completeness_in_bins", "completeness_table", "in_good_region", "local_sky_rms", "recovered_in"]
+__all__ = ["completeness_in_bins", "completeness_table", "in_good_region", "local_sky_rms", "recovered_in"]
 
-ONE_SIGMA = 0.6826894921370859  # content of a one-sigma interval
 MAX_DIFFERENCE = 1.0  # magnitudes between input and output of a recovered star (paper 1, section 3.2)
 SKY_NEIGHBORS = 9  # measured stars whose median sky scatter stands for a place: enough for a median, few enough to stay local
 
@@ -129,7 +128,7 @@ def completeness_table(
         One row a band and bin: ``filter, mag, n_inserted`` and for every sample ``completeness, _low, _high`` (Jeffreys, one sigma)
         and ``_fit, _fit_error`` (the smooth curve in the middle of the bin, NaN outside the fitted magnitudes), the sample's name
         behind ``completeness``.  ``meta["limits"]`` has the 50 % and 25 % magnitudes with errors, their curves' form and
-        goodness of fit.
+        goodness of fit; or, as ``absent``, why there is no curve.
     """
     parts, limits = [], {}
     for band in bands:
@@ -139,11 +138,16 @@ def completeness_table(
         part = Table({"filter": [band] * middle.size, "mag": middle})
         for name, (passed, among) in samples.items():
             binned = completeness_in_bins(table, band, passed, among, edges)
-            curve = fit_completeness(table, band, passed, among, magnitudes=(magnitudes or {}).get(band))
             prefix = "_".join(filter(None, ("completeness", name)))
             part["_".join(filter(None, ("n_inserted", name)))] = binned["n_inserted"]
             for end in ("", "_low", "_high"):
                 part[prefix + end] = binned[f"completeness{end}"]
+            part[f"{prefix}_fit"] = part[f"{prefix}_fit_error"] = np.full(middle.size, np.nan)
+            try:
+                curve = fit_completeness(table, band, passed, among, magnitudes=(magnitudes or {}).get(band))
+            except ValueError as error:
+                limits[f"{band}:{name or 'all'}"] = {"absent": str(error)}
+                continue
             part[f"{prefix}_fit"], part[f"{prefix}_fit_error"] = curve(middle), curve.error(middle)
             limits[f"{band}:{name or 'all'}"] = curve.summary()
         parts.append(part)

@@ -28,8 +28,9 @@ from scipy.stats import chi2, norm
 from dpm.science.completeness_fit import Flags, fit_pritchet, fit_spline, goodness, model
 from dpm.science.table_access import in_magnitudes, row_mask
 
-__all__ = ["CompletenessCurve", "fit_completeness", "fit_curve"]
+__all__ = ["ONE_SIGMA", "CompletenessCurve", "fit_completeness", "fit_curve"]
 
+ONE_SIGMA = 0.6826894921370859  # content of a one-sigma interval
 MIN_STARS, MIN_MAGNITUDES = 20, 5  # recovered and lost stars each, and different magnitudes: three parameters need more than a few
 DERIVATIVE_STEP = 1e-4  # mag
 MISFIT_ADVICE = (
@@ -88,7 +89,7 @@ class CompletenessCurve:
         value, error = self.logit(magnitude)
         return expit(value) * expit(-value) * error
 
-    def interval(self, magnitude: Any, level: float = 0.6826894921370859) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def interval(self, magnitude: Any, level: float = ONE_SIGMA) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Interval of the completeness; normal in its logit, so that it stays between 0 and 1.
 
         Returns

@@ -12,6 +12,7 @@ import numpy as np
 from astropy.stats import binom_conf_interval
 from numpy.typing import NDArray
 
+from dpm.science.completeness_curve import ONE_SIGMA
 from dpm.science.completeness_map import cell_of
 from dpm.science.table_access import in_magnitudes, row_mask
 
@@ -68,7 +69,7 @@ def completeness_of_two_magnitudes(
     passed: Any = "recovered",
     among: Any = None,
     step: float = 0.5,
-    level: float = 0.6826894921370859,
+    level: float = ONE_SIGMA,
 ) -> TwoMagnitudeCompleteness:
     """Completeness as a function of the input magnitudes in two bands.
 
