@@ -8,12 +8,12 @@ from dpm.kernels.jit import kernel, leaf_kernel
 
 CLIP_SIGMA = 2.5  # pixels further than this from the median leave the sky sample
 CLIP_ROUNDS = 4
-CUT_NORMAL_SIGMA = 0.9013  # standard deviation of a unit normal cut at 2.5 sigma
+CUT_NORMAL_SIGMA = 0.9546  # standard deviation of a unit normal cut at 2.5 sigma
 FIXED_POINT = 512  # parts of a standard deviation; the squares of 1024 clipped pixels add up to less than 2^31
 BINS = 64  # of the histogram that gives a first median and scatter
 BIN_REACH = 4.0  # standard deviations either side of the guess that it covers
 MIN_SKY_PIXELS = 20  # below this a sky from the annulus is not trusted
-WELL_SAMPLED = 64  # pixels of a cell from which its scatter is known to 9 %
+WELL_SAMPLED = 32  # pixels of a cell from which its scatter is known to an eighth
 
 
 @kernel
@@ -214,7 +214,7 @@ def mesh_sky(values, scene, good, cell, stride, most_light, known, level, scatte
             y0, x0 = j * cell, i * cell
             y1, x1 = min(y0 + cell, ny), min(x0 + cell, nx)
             n, total = sample_cell(values, scene, good, y0, y1, x0, x1, stride, most_light[j, i], sample)
-            if stride > 1 and 2 * n < WELL_SAMPLED:
+            if stride > 1 and n < WELL_SAMPLED:
                 n, total = sample_cell(values, scene, good, y0, y1, x0, x1, 1, most_light[j, i], sample)
             if n < MIN_SKY_PIXELS:
                 n, total = sample_cell(values, scene, good, y0, y1, x0, x1, 1, np.inf, sample)

@@ -34,7 +34,7 @@ MESH_CELL = 32  # pixels a side of a cell of the sky mesh
 LARGE_IMAGE = 1024 * 1024  # pixels; from here the mesh looks at every fourth pixel on both axes
 MIN_DISTANCE = 0.8  # pixels; closer pairs cannot be told from one star and its residual
 QUIET = 0.2  # photon noise of stars over the sky's noise, in variance: below, a pixel counts as sky
-NOISE_DEAD_ZONE = 1.3  # ratio of variances; the mesh's own scatter and the wings of unseen stars stay below
+NOISE_DEAD_ZONE = 1.15  # ratio of variances; the mesh's own scatter and the wings of unseen stars stay below
 
 
 class Scene:
@@ -109,7 +109,7 @@ class Scene:
         formal = self.sky_variance() + self.cell_noise[1] * np.maximum(self.sky_light, 0.0)
         ratio = ndimage.median_filter(self.sky.scatter**2 / formal, size=3, mode="nearest")
         self.noise_raised = ratio > NOISE_DEAD_ZONE
-        self.sky.excess[:] = np.where(self.noise_raised, (ratio - 1.0) * formal, 0.0)
+        self.sky.excess[:] = np.maximum(ratio - 1.0, 0.0) * formal
 
     def sky_at(self, y: NDArray, x: NDArray) -> NDArray[np.float64]:
         """Sky level at these pixels."""
