@@ -135,7 +135,8 @@ def test_the_same_pixels_give_the_same_bits() -> None:
     image = exposure(observe(render((256, 256), x, y, 10 ** rng.uniform(2.7, 5, 500)), 1))
     first = measure_exposure(image, gridded_epsf(), FindOptions())
     second = measure_exposure(image, gridded_epsf(), FindOptions())
-    assert np.array_equal(first.rows, second.rows)
+    # The quality of a star whose last fit failed is NaN.
+    assert np.array_equal(first.rows, second.rows, equal_nan=True)
     assert np.array_equal(first.residual, second.residual)
 
 

@@ -8,11 +8,12 @@ from dpm.kernels.jit import kernel, leaf_kernel
 
 CLIP_SIGMA = 2.5  # pixels further than this from the median leave the sky sample
 CLIP_ROUNDS = 4
-CUT_NORMAL_SIGMA = 0.9013  # standard deviation of a unit normal cut at 2.5 sigma
+CUT_NORMAL_SIGMA = 0.9546  # standard deviation of a unit normal cut at 2.5 sigma
 FIXED_POINT = 512  # parts of a standard deviation; the squares of 1024 clipped pixels add up to less than 2^31
 BINS = 64  # of the histogram that gives a first median and scatter
 BIN_REACH = 4.0  # standard deviations either side of the guess that it covers
 MIN_SKY_PIXELS = 20  # below this a sky from the annulus is not trusted
+WELL_SAMPLED = 32  # pixels of a cell from which its scatter is known to an eighth
 
 
 @kernel
@@ -161,24 +162,47 @@ def binned_quartiles(values, n, center, spread, counts):
     return low + middle / scale, (last - first) / (1.349 * scale)
 
 
+@leaf_kernel
+def sample_cell(values, scene, good, y0, y1, x0, x1, stride, most, sample):
+    """Good pixels of a cell that hold at most ``most`` of subtracted light; returns how many, and their light summed."""
+    n = 0
+    total = 0.0
+    for y in range(y0, y1, stride):
+        for x in range(x0, x1, stride):
+            light = scene[y, x] - values[y, x]
+            if good[y, x] and light <= most:
+                sample[n] = values[y, x]
+                total += light
+                n += 1
+    return n, total
+
+
 @kernel
-def mesh_sky(values, good, cell, stride, known, level, scatter):
+def mesh_sky(values, scene, good, cell, stride, most_light, known, level, scatter, light):
     """Clipped sky level and scatter in square cells.
+
+    Pixels that the photon noise of subtracted stars makes noisier than the sky are left out, as far as enough others remain.
 
     Parameters
     ----------
     values : ndarray (ny, nx), float32
-        Image.
+        Image, the stars known so far subtracted.
+    scene : ndarray (ny, nx), float32
+        Image with all stars.
     good : ndarray (ny, nx), bool
         Pixels with weight.
     cell : int
         Side of a cell in pixels.
     stride : int
-        Every stride-th pixel on both axes is looked at.
+        Every stride-th pixel on both axes is looked at; all where these are too few.
+    most_light : ndarray (my, mx), float32
+        Subtracted light up to which a pixel counts as sky.
     known : bool
         Whether ``level`` and ``scatter`` hold an earlier result, as a first guess; otherwise the cell before is the guess.
     level, scatter : ndarray (my, mx), float32
         Filled; a cell without enough good pixels gets NaN.
+    light : ndarray (my, mx), float32
+        Filled with the mean subtracted light of the pixels that counted.
     """
     ny, nx = values.shape
     my, mx = level.shape
@@ -187,12 +211,14 @@ def mesh_sky(values, good, cell, stride, known, level, scatter):
     mean = sigma = np.nan
     for j in range(my):
         for i in range(mx):
-            n = 0
-            for y in range(j * cell, min((j + 1) * cell, ny), stride):
-                for x in range(i * cell, min((i + 1) * cell, nx), stride):
-                    if good[y, x]:
-                        sample[n] = values[y, x]
-                        n += 1
+            y0, x0 = j * cell, i * cell
+            y1, x1 = min(y0 + cell, ny), min(x0 + cell, nx)
+            n, total = sample_cell(values, scene, good, y0, y1, x0, x1, stride, most_light[j, i], sample)
+            if stride > 1 and n < WELL_SAMPLED:
+                n, total = sample_cell(values, scene, good, y0, y1, x0, x1, 1, most_light[j, i], sample)
+            if n < MIN_SKY_PIXELS:
+                n, total = sample_cell(values, scene, good, y0, y1, x0, x1, 1, np.inf, sample)
+            light[j, i] = total / max(n, 1)
             if n < MIN_SKY_PIXELS:
                 level[j, i] = np.nan
                 scatter[j, i] = np.nan

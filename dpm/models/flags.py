@@ -71,7 +71,7 @@ STAR_FLAG_MEANINGS: dict[StarFlag, str] = {
     StarFlag.SHARP: "sharper than the ePSF (RADXS): likely a cosmic ray or a hot pixel",
     StarFlag.NOISE_FALLBACK: "errors rest on a gain and read noise guess, since the file has no usable variances",
     StarFlag.FEW_EXPOSURES: "fewer exposures than asked for: the scatter over exposures says little",
-    StarFlag.NOISE_RAISED: "the sky about the star scatters more than the file's noise planes say: errors were raised to match",
+    StarFlag.NOISE_RAISED: "the sky about the star scatters clearly more than the file's noise planes: errors were raised to match",
     StarFlag.POSITION_RELATIVE: (
         "no reference catalogue measured the distortion that is left: position errors hold only what differs between exposures"
     ),

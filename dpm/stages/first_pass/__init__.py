@@ -22,7 +22,7 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
 
 NAME = "first_pass"
-REVISION = 5
+REVISION = 6
 PARTITIONED = True
 CONFIG = ("find",)
 UPSTREAM = ("ingest", "psf", "perturbation", "brightness")

@@ -55,7 +55,7 @@ class StarMeasurements:
         Half-width within which each star is subtracted from the residual image.
     near_saturated : ndarray (n,), bool
     noise_raised : ndarray (n,), bool
-        The sky about the star scatters more than the noise planes say, and they were raised to match.
+        The sky about the star scatters clearly more than the noise planes say, and they were raised to match.
     residual : ndarray (ny, nx), float32
         Image minus all stars, sky kept.
     """

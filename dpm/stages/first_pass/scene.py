@@ -33,7 +33,9 @@ BLOCK = 64  # pixels a side of the blocks in which stars are fitted one after th
 MESH_CELL = 32  # pixels a side of a cell of the sky mesh
 LARGE_IMAGE = 1024 * 1024  # pixels; from here the mesh looks at every fourth pixel on both axes
 MIN_DISTANCE = 0.8  # pixels; closer pairs cannot be told from one star and its residual
-NOISE_DEAD_ZONE = 1.3  # ratio of variances; the mesh's own scatter and the wings of unseen stars stay below
+QUIET = 0.2  # photon noise of stars over that of the sky and the read-out, in variance: up to here a pixel counts as sky
+TINY = 1e-30  # stands for a Poisson factor of 0: without photon noise all pixels are quiet
+NOISE_RAISED = 1.15  # ratio of variances from which rows say that their noise was raised; the mesh's own scatter stays below
 
 
 class Scene:
@@ -51,6 +53,7 @@ class Scene:
         self.sky = Sky(np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.float32), MESH_CELL)
         self.residual = self.scene.copy()
         self.noise_raised = np.zeros(shape, bool)
+        self.sky_light = np.zeros(shape, np.float32)
         self.cell_noise = (_cell_median(image.var_read, shape), _cell_median(image.poisson_factor, shape))
         self.update_sky(known=False)
         self.noise = float(np.median(self.sky.scatter))
@@ -86,20 +89,28 @@ class Scene:
     def update_sky(self, known: bool = True) -> None:
         """Sky meshes of the residual image, from the earlier ones where they are known."""
         stride = 4 if self.residual.size >= LARGE_IMAGE else 1
-        mesh_sky(self.residual, self.good, MESH_CELL, stride, known, self.sky.level, self.sky.scatter)
+        most_light = (QUIET * self.sky_variance() / np.maximum(self.cell_noise[1], TINY)).astype(np.float32)
+        mesh_sky(
+            self.residual, self.scene, self.good, MESH_CELL, stride, most_light, known, self.sky.level, self.sky.scatter,
+            self.sky_light,
+        )  # fmt: skip
         fill_empty_cells(self.sky.level, self.sky.scatter)
         self._raise_noise()
 
+    def sky_variance(self) -> NDArray[np.float64]:
+        """Variance that the noise planes say for a pixel of sky, in the cells of the mesh."""
+        return np.asarray(self.cell_noise[0] + self.cell_noise[1].astype(float) * np.maximum(self.sky.level, 0.0))
+
     def _raise_noise(self) -> None:
-        """Where the sky scatters clearly more than the noise planes say, the difference is to be added to them.
+        """Where the sky scatters more than the noise planes say, the difference is to be added to them.
 
         Flat residuals, charge-transfer corrections and unresolved stars are noise that no plane of the file holds; an error bar
-        without them would be too small.
+        without them would be too small.  Photon noise of stars is in the planes, and is expected of the pixels that counted.
         """
-        formal = self.cell_noise[0] + self.cell_noise[1] * np.maximum(self.sky.level, 0.0)
+        formal = self.sky_variance() + self.cell_noise[1] * np.maximum(self.sky_light, 0.0)
         ratio = ndimage.median_filter(self.sky.scatter**2 / formal, size=3, mode="nearest")
-        self.noise_raised = ratio > NOISE_DEAD_ZONE
-        self.sky.excess[:] = np.where(self.noise_raised, (ratio - 1.0) * formal, 0.0)
+        self.noise_raised = ratio > NOISE_RAISED
+        self.sky.excess[:] = np.maximum(ratio - 1.0, 0.0) * formal
 
     def sky_at(self, y: NDArray, x: NDArray) -> NDArray[np.float64]:
         """Sky level at these pixels."""
@@ -108,7 +119,7 @@ class Scene:
         return out
 
     def noise_raised_at(self, y: NDArray, x: NDArray) -> NDArray[np.bool_]:
-        """Whether the noise planes were raised at these pixels."""
+        """Whether the noise planes were clearly raised at these pixels."""
         rows = np.clip(y.astype(int) // MESH_CELL, 0, self.noise_raised.shape[0] - 1)
         cols = np.clip(x.astype(int) // MESH_CELL, 0, self.noise_raised.shape[1] - 1)
         return np.asarray(self.noise_raised[rows, cols])

@@ -146,8 +146,9 @@ def cut_stars(image: ExposureImage, epsf: GriddedEPSF, measured: StarMeasurement
     cut_stamps(planes, epsf.library(image.x_origin, image.y_origin), start, measured.render_half[keep], STAMP_HALF, stamps)
     ny, nx = image.shape
     level = np.empty((-(-ny // SKY_CELL), -(-nx // SKY_CELL)), np.float32)
-    scatter = np.empty_like(level)
-    mesh_sky(measured.residual, usable, SKY_CELL, 1, False, level, scatter)
+    scatter, light = np.empty_like(level), np.empty_like(level)
+    every = np.full_like(level, np.inf)
+    mesh_sky(measured.residual, measured.residual, usable, SKY_CELL, 1, every, False, level, scatter, light)
     fill_empty_cells(level, scatter)
     sky = np.empty(keep.size)
     iy, ix = np.floor(start[:, columns.Y] + 0.5), np.floor(start[:, columns.X] + 0.5)
