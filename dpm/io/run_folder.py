@@ -89,6 +89,11 @@ class RunFolder:
         return self.tables / "artificial_stars.parquet"
 
     @property
+    def completeness(self) -> Path:
+        """Completeness curves from the artificial stars."""
+        return self.tables / "completeness.parquet"
+
+    @property
     def measurements(self) -> Path:
         """Second pass, one row a star and exposure, one part an exposure."""
         return self.tables / "measurements"

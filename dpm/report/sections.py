@@ -17,6 +17,7 @@ from dpm.report import plots_photometry as photometry
 from dpm.report import plots_quality as quality
 from dpm.report import plots_second_pass as second_pass
 from dpm.report import summary
+from dpm.report.artificial import artificial_stars
 from dpm.report.calibration import load_builds, load_solutions
 from dpm.report.calibration_tables import build_table, solution_table
 from dpm.report.data import RunData, Sample, filter_label, read_json
@@ -63,6 +64,7 @@ def build_sections(data: RunData) -> list[Section]:
     makers: tuple[Callable[[RunData], Section], ...] = (
         _field,
         _second_pass,
+        _artificial_stars,
         _quality,
         _position_scatter,
         _residual_maps,
@@ -144,6 +146,20 @@ def _second_pass(data: RunData) -> Section:
             section.images += _some(second_pass.plot_methods(data, band, label))
     if section.empty:
         section.absent = "Absent: there is no table in tables/measurements; the second pass writes them."
+    return section
+
+
+def _artificial_stars(data: RunData) -> Section:
+    section = Section(
+        "artificial-stars",
+        "Artificial stars",
+        "Stars put into every exposure and found and measured by the second pass. Recovered: found, kept in the catalogue, within "
+        "half a pixel and a magnitude in every filter, and not on a real star as bright. Curves are fitted to single stars; points "
+        "are bins with one-sigma Jeffreys intervals.",
+    )
+    if data.folder.artificial_stars.is_file():
+        section.images, section.tables, missing = artificial_stars(data)
+        section.text += f" {missing}" if missing else ""
     return section
 
 
