@@ -40,10 +40,11 @@ STRAY = 0.05
 # Of the first sample: chance partners a star within reach, pairs that are enough to go by.
 FIRST_CHANCE = 0.2
 FEWEST_PAIRS = 12
-# Motions that make the distribution, most; and which nearest neighbour of each sets its kernel.
+# Motions that make the distribution, most; and which nearest neighbour of each sets its kernel.  Pairs compared with them at once.
 MOST_MOTIONS = 400
 KERNEL_NEIGHBOR = 5
 ROUNDS = 4
+CHUNK = 4000
 # Stars about each star that its surface density is counted from, and stars in a bin of magnitudes.
 DENSITY_NEIGHBORS = 20
 MAGNITUDE_BIN = 30
@@ -234,26 +235,28 @@ def _link(stars: EpochStars, known: _Known, fastest: float) -> tuple[Ints, Ints]
     predicted = np.isfinite(known.motion_error[j])
     crowd = _surface_density(stars, known, i)
     sample, sample_error = first
+    colours, sample_colour = _Colours.unknown(len(i)), np.full(len(sample), np.nan)
     expected = np.full(len(stars), 0.5)
-    colour = np.ones(len(i))
     probability = np.zeros(len(i))
     for _ in range(ROUNDS):
-        likely = _motion_density(sample, sample_error, motion, error, bulk, fastest)
+        likely = _pair_density(sample, sample_error, sample_colour, motion, error, colours, bulk, fastest)
         if predicted.any():
             sigma2 = error[predicted] ** 2 + known.motion_error[j[predicted]] ** 2
             off2 = np.sum((motion[predicted] - known.motion[j[predicted]]) ** 2, axis=1)
             own = np.exp(-0.5 * off2 / sigma2) / (2 * np.pi * sigma2)
             likely[predicted] = (1 - STRAY) * own + STRAY * likely[predicted]
-        odds = likely / dt**2 * colour / crowd
+        odds = likely / dt**2 / crowd
         odds *= (expected / (1 - expected))[i]
         here, there = (np.bincount(k, odds, n)[k] for k, n in ((i, len(stars)), (j, len(known.x))))
         probability = np.minimum(odds / (1 + here), odds / (1 + there))
         sure = np.flatnonzero(probability > BEYOND_DOUBT)
         if len(sure) < FEWEST_PAIRS:
             break
-        sample, sample_error = _thin(motion[sure], error[sure])
-        colour = _colour_odds(stars, known, i, j, sure)
-        expected = _expected(stars, i, probability)
+        colours = _pair_colours(stars, known, i, j, sure)
+        # Not of those beyond doubt alone: stars that move unlike most never are.
+        drawn = _resample(probability, error)
+        sample, sample_error, sample_colour = motion[drawn], error[drawn], colours.offset[drawn]
+        expected = _expected(stars, i, odds)
     linked = np.flatnonzero(probability > LINKED)
     return i[linked], j[linked]
 
@@ -313,17 +316,36 @@ def _surface_density(stars: EpochStars, known: _Known, i: Ints) -> Floats:
     return np.asarray((k / (np.pi * np.maximum(distance, 1.0) ** 2))[i])
 
 
-def _thin(motion: Floats, error: Floats) -> tuple[Floats, Floats]:
-    """The best measured motions, with the field's extremes among them."""
-    if len(motion) <= MOST_MOTIONS:
-        return motion, error
-    best = np.argsort(error, kind="stable")[: 4 * MOST_MOTIONS]
-    best = best[:: max(len(best) // MOST_MOTIONS, 1)]
-    return motion[best], error[best]
+def _resample(probability: Floats, error: Floats) -> Ints:
+    """Pairs in proportion to their probability, of the best measured ones."""
+    best = np.argsort(error, kind="stable")
+    total = np.cumsum(probability[best])
+    n = int(min(MOST_MOTIONS, total[-1]))
+    most = min(float(total[-1]), 4.0 * MOST_MOTIONS)
+    return np.asarray(best[np.searchsorted(total, (np.arange(n) + 0.5) * most / n)])
 
 
-def _motion_density(sample: Floats, sample_error: Floats, motion: Floats, error: Floats, bulk: Floats, fastest: float) -> Floats:
-    """Density of motions (a square pixel a year) at these, widened by their errors."""
+@dataclass(frozen=True)
+class _Colours:
+    """Colours of pairs: offset from the field's relation, its kernel, and the density of magnitudes there; NaN where unknown."""
+
+    offset: Floats
+    kernel: Floats
+    chance: Floats
+
+    @classmethod
+    def unknown(cls, n: int) -> _Colours:
+        return cls(*(np.full(n, np.nan) for _ in range(3)))
+
+
+def _pair_density(
+    sample: Floats, sample_error: Floats, sample_colour: Floats, motion: Floats, error: Floats, colours: _Colours, bulk: Floats,
+    fastest: float,
+) -> Floats:  # fmt: skip
+    """Density of these motions (a square pixel a year), times how much likelier their colours are than chance's.
+
+    Motions and colours go together: members differ from the field in both.
+    """
     out = np.full(len(motion), STRAY / (np.pi * fastest**2))
     if len(sample) < FEWEST_PAIRS:
         sigma2 = (0.25 * fastest) ** 2 + error**2
@@ -331,20 +353,21 @@ def _motion_density(sample: Floats, sample_error: Floats, motion: Floats, error:
         return out + (1 - STRAY) * np.exp(-0.5 * off2 / sigma2) / (2 * np.pi * sigma2)
     neighbor = cKDTree(sample).query(sample, k=[KERNEL_NEIGHBOR + 1])[0][:, 0]
     kernel2 = np.maximum(neighbor**2, sample_error**2)
-    for first in range(0, len(motion), 10_000):
-        part = slice(first, first + 10_000)
+    for first in range(0, len(motion), CHUNK):
+        part = slice(first, first + CHUNK)
         sigma2 = kernel2[None, :] + error[part, None] ** 2
         off2 = np.sum((motion[part, None, :] - sample[None, :, :]) ** 2, axis=2)
-        out[part] += (1 - STRAY) * np.mean(np.exp(-0.5 * off2 / sigma2) / (2 * np.pi * sigma2), axis=1)
+        near = np.exp(-0.5 * off2 / sigma2) / (2 * np.pi * sigma2)
+        off = (colours.offset[part, None] - sample_colour[None, :]) / colours.kernel[part, None]
+        colour = np.exp(-0.5 * off**2) / (np.sqrt(2 * np.pi) * colours.kernel[part, None] * colours.chance[part, None])
+        colour = np.where(np.isfinite(colour), (1 - STRAY) * colour + STRAY, 1.0)
+        out[part] += (1 - STRAY) * np.mean(near * colour, axis=1)
     return out
 
 
-def _colour_odds(stars: EpochStars, known: _Known, i: Ints, j: Ints, sure: Ints) -> Floats:
-    """How much more likely the pairs' magnitudes are for one star than for two of the field.
-
-    Of all pairs of filters the one that agrees best counts; a pair without both has odds of 1.
-    """
-    best: tuple[float, Floats, Floats] | None = None
+def _pair_colours(stars: EpochStars, known: _Known, i: Ints, j: Ints, sure: Ints) -> _Colours:
+    """Colours of pairs in the two filters, of all that both sides have, that agree best."""
+    best, typical = _Colours.unknown(len(i)), np.inf
     for mine in stars.mags.values():
         for theirs in known.mags.values():
             difference = theirs[j] - mine[i]
@@ -352,17 +375,11 @@ def _colour_odds(stars: EpochStars, known: _Known, i: Ints, j: Ints, sure: Ints)
             if len(use) < FEWEST_PAIRS:
                 continue
             middle, width = _relation(mine[i[use]], difference[use], mine[i])
-            typical = float(np.median(width[use]))
-            if best is None or typical < best[0]:
-                density = _magnitude_density(theirs)
-                chance = np.interp(theirs[j], *density, left=density[1][0], right=density[1][-1])
-                off = (difference - middle) / width
-                one = (1 - STRAY) * np.exp(-0.5 * off**2) / (np.sqrt(2 * np.pi) * width) + STRAY * chance
-                best = typical, one, chance
-    if best is None:
-        return np.ones(len(i))
-    odds = best[1] / best[2]
-    return np.where(np.isfinite(odds), odds, 1.0)
+            if np.median(width[use]) < typical:
+                typical = float(np.median(width[use]))
+                chance = np.interp(theirs[j], *_magnitude_density(theirs))
+                best = _Colours(difference - middle, np.maximum(width, SMALLEST_COLOUR), chance)
+    return best
 
 
 def _relation(mag: Floats, difference: Floats, at: Floats) -> tuple[Floats, Floats]:
@@ -387,15 +404,14 @@ def _magnitude_density(mag: Floats) -> tuple[Floats, Floats]:
     return 0.5 * (edges[1:] + edges[:-1]), np.maximum(share, 1e-6)
 
 
-def _expected(stars: EpochStars, i: Ints, probability: Floats) -> Floats:
+def _expected(stars: EpochStars, i: Ints, odds: Floats) -> Floats:
     """Share of stars like each that have a partner, by brightness, of those with a candidate."""
-    found = np.zeros(len(stars))
-    np.maximum.at(found, i, probability)
+    total = np.bincount(i, odds, len(stars))
     asked = np.unique(i)
     bright = _brightness(stars.mags, len(stars))
     bright = np.where(np.isfinite(bright), bright, 0.0)
     order = asked[np.argsort(bright[asked], kind="stable")]
     parts = np.array_split(order, max(len(order) // MAGNITUDE_BIN, 1))
     centre = np.array([np.median(bright[part]) for part in parts])
-    share = np.array([np.mean(found[part]) for part in parts])
+    share = np.array([np.mean(total[part] / (1 + total[part])) for part in parts])
     return np.clip(np.interp(bright, centre, share), 0.05, 0.98)
