@@ -7,7 +7,7 @@ the epochs of one detector: they are carried as draws through the same solution.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from dpm.models.master_frame import MasterFrame
 from dpm.stages.frame.average import error_growth
 from dpm.stages.frame.match import mutual_pairs
 
-__all__ = ["EpochPositions", "Solution", "ZeroPoint", "motion_zero_point", "solve_astrometry"]
+__all__ = ["EpochPositions", "Solution", "ZeroPoint", "motion_zero_point", "positions_at", "solve_astrometry"]
 
 Floats = NDArray[np.float64]
 
@@ -187,3 +187,20 @@ def motion_zero_point(
         offset.append(float(np.sum(weight * difference[keep]) / weight.sum()))
         error.append(float(1 / np.sqrt(weight.sum())))
     return ZeroPoint(True, (offset[0], offset[1]), (error[0], error[1]), n)
+
+
+def positions_at(catalog: Mapping[str, NDArray], frame: MasterFrame, years: float) -> tuple[Floats, Floats]:
+    """Master positions of a catalogue's stars ``years`` after its reference epoch; stars without motions stay.
+
+    Parameters
+    ----------
+    catalog : mapping
+        ``x, y`` and, where it has several epochs, ``pmra, pmdec``.
+    frame : MasterFrame
+    years : float
+    """
+    place = np.column_stack([np.asarray(catalog["x"], float), np.asarray(catalog["y"], float)])
+    motion = np.column_stack([np.asarray(catalog["pmra"], float), np.asarray(catalog["pmdec"], float)])
+    step = np.linalg.solve(frame.sky_steps(*place.T), motion[:, :, None])[:, :, 0]
+    x, y = (place + np.nan_to_num(step) * years).T
+    return x, y

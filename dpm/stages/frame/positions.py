@@ -12,7 +12,6 @@ from scipy.spatial import cKDTree
 
 from dpm.io.reference import ReferenceCatalog
 from dpm.models.master_frame import MasterFrame
-from dpm.models.statistics import robust_width
 from dpm.models.transform import LinearTransform
 from dpm.stages.frame.average import MEDIAN_CHI2, MeanPositions, mean_positions
 from dpm.stages.frame.field import reference_points
@@ -148,8 +147,9 @@ def age_positions(positions: Positions, links: Links, epochs: list[float]) -> No
         if not alone.any():
             continue
         if both.sum() >= 10:
+            # Not a robust width: where most stars are members, the few that move have to lie within their errors as well.
             shifts = np.concatenate([(latest.x - older.x)[both], (latest.y - older.y)[both]])
-            spread = robust_width(shifts, 0.0)
+            spread = float(np.sqrt(np.mean(shifts**2)))
         else:
             spread = UNKNOWN_SHIFT
         positions.xx[alone] += spread**2

@@ -11,6 +11,7 @@ from dpm.models.patches import PatchBounds
 from dpm.stages.second_pass.field import SecondPassField, Tile
 from dpm.stages.second_pass.measure import MEASURED, measure_patch
 from dpm.stages.second_pass.patches import PatchReader, StarList, context, fluxes, inside, read_neighbors, select
+from dpm.stages.second_pass.placement import group_seeds
 from dpm.stages.second_pass.scene import PatchScene
 from dpm.stages.second_pass.waves import FrozenStars, equivalent_threshold, find_stars, saturated_half
 
@@ -34,7 +35,7 @@ def find_tile(folder: RunFolder, number: int, threshold: float) -> dict[str, int
     field = SecondPassField.load(folder)
     tile = field.tiles[number]
     reader = PatchReader(field, tile.group)
-    seeds = field.seeds(tile.group)
+    seeds = group_seeds(field, tile.group)
     n_bands = len(reader.group.bands)
     limit = equivalent_threshold(threshold, n_bands)
     lists: list[StarList] = [_star_list(PatchBounds(0, 0), n_bands, None, np.zeros(0, np.int64))]
