@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from dpm.io.tables import read_table
-from dpm.models.master_frame import sky_to_tangent
+from dpm.models.master_frame import sky_to_tangent, tangent_to_sky
 from dpm.models.statistics import robust_width
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,10 +130,10 @@ def score_motions(run: Path, found: dict[float, dict[int, int]], stars: Table, m
     errors = {name: np.array(catalog[name], float)[k] for name in ("ra_error", "dec_error", "pmra_error", "pmdec_error")}
     off = 1000 * np.column_stack([xi - stars["xi"][star], eta - stars["eta"][star]])
     off -= years * np.column_stack([stars["pm_xi"][star], stars["pm_eta"][star]])
-    # North turns across the tangent plane.
-    turn = np.radians(np.array(catalog["ra"], float)[k] - ra0) * np.sin(np.radians(dec0))
-    east = stars["pm_xi"][star] * np.cos(turn) - stars["pm_eta"][star] * np.sin(turn)
-    north = stars["pm_xi"][star] * np.sin(turn) + stars["pm_eta"][star] * np.cos(turn)
+    # North turns across the tangent plane: motions on the sky by a step of a thousand years.
+    here = tangent_to_sky(stars["xi"][star], stars["eta"][star], ra0, dec0)
+    there = tangent_to_sky(stars["xi"][star] + stars["pm_xi"][star], stars["eta"][star] + stars["pm_eta"][star], ra0, dec0)
+    east, north = 3600 * (there[0] - here[0]) * np.cos(np.radians(here[1])), 3600 * (there[1] - here[1])
     step = np.column_stack([np.array(catalog["pmra"], float)[k] - east, np.array(catalog["pmdec"], float)[k] - north])
     latest = np.array([row in found[max(found)] for row in single])
     saturated = np.bitwise_and(np.array(catalog["flags"])[k], 1) != 0

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from dpm.kernels.matching import grouped_median
+from dpm.kernels.motions import pair_density
 from dpm.models.statistics import MEDIAN_TO_MEAN_ERROR, robust_width
 from dpm.stages.frame.match import mutual_pairs, vote_offset
 from dpm.stages.frame.units import Unit
@@ -33,18 +34,17 @@ LARGEST_MOTION = 20.0
 REACH_SIGMA = 4.0
 # Probability, seen from either star, from which two stars are taken for one, and from which a pair teaches the distributions.
 # Above one half no star can have two partners.
-LINKED = 0.8
+LINKED = 0.65
 BEYOND_DOUBT = 0.95
 # Share of pairs that follow neither distribution: unseen blends, variable stars.
 STRAY = 0.05
 # Of the first sample: chance partners a star within reach, pairs that are enough to go by.
 FIRST_CHANCE = 0.2
 FEWEST_PAIRS = 12
-# Motions that make the distribution, most; and which nearest neighbour of each sets its kernel.  Pairs compared with them at once.
+# Motions that make the distribution, most; and which nearest neighbour of each sets its kernel.
 MOST_MOTIONS = 400
 KERNEL_NEIGHBOR = 5
 ROUNDS = 4
-CHUNK = 4000
 # Stars about each star that its surface density is counted from, and stars in a bin of magnitudes.
 DENSITY_NEIGHBORS = 20
 MAGNITUDE_BIN = 30
@@ -353,16 +353,11 @@ def _pair_density(
         return out + (1 - STRAY) * np.exp(-0.5 * off2 / sigma2) / (2 * np.pi * sigma2)
     neighbor = cKDTree(sample).query(sample, k=[KERNEL_NEIGHBOR + 1])[0][:, 0]
     kernel2 = np.maximum(neighbor**2, sample_error**2)
-    for first in range(0, len(motion), CHUNK):
-        part = slice(first, first + CHUNK)
-        sigma2 = kernel2[None, :] + error[part, None] ** 2
-        off2 = np.sum((motion[part, None, :] - sample[None, :, :]) ** 2, axis=2)
-        near = np.exp(-0.5 * off2 / sigma2) / (2 * np.pi * sigma2)
-        off = (colours.offset[part, None] - sample_colour[None, :]) / colours.kernel[part, None]
-        colour = np.exp(-0.5 * off**2) / (np.sqrt(2 * np.pi) * colours.kernel[part, None] * colours.chance[part, None])
-        colour = np.where(np.isfinite(colour), (1 - STRAY) * colour + STRAY, 1.0)
-        out[part] += (1 - STRAY) * np.mean(near * colour, axis=1)
-    return out
+    density = np.empty(len(motion))
+    pair_density(
+        sample, kernel2, sample_colour, motion, error**2, colours.offset, colours.kernel, colours.chance, STRAY, density
+    )
+    return out + (1 - STRAY) * density
 
 
 def _pair_colours(stars: EpochStars, known: _Known, i: Ints, j: Ints, sure: Ints) -> _Colours:
