@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from dpm.io.tables import read_table
+from dpm.models.flags import StarFlag
 from dpm.models.master_frame import sky_to_tangent, tangent_to_sky
 from dpm.models.statistics import robust_width
 
@@ -136,7 +137,9 @@ def score_motions(run: Path, found: dict[float, dict[int, int]], stars: Table, m
     east, north = 3600 * (there[0] - here[0]) * np.cos(np.radians(here[1])), 3600 * (there[1] - here[1])
     step = np.column_stack([np.array(catalog["pmra"], float)[k] - east, np.array(catalog["pmdec"], float)[k] - north])
     latest = np.array([row in found[max(found)] for row in single])
-    saturated = np.bitwise_and(np.array(catalog["flags"])[k], 1) != 0
+    flags = np.array(catalog["flags"])[k]
+    saturated = (flags & int(StarFlag.SATURATED)) != 0
+    print(f"{np.mean((flags & int(StarFlag.HIDDEN_NEIGHBOR)) != 0):.4f} of the rows have a neighbour that one epoch hides")
     for title, value, sigma, chosen in (
         ("motions", step, np.column_stack([errors["pmra_error"], errors["pmdec_error"]]), np.isfinite(step).all(axis=1)),
         ("positions, seen at the latest epoch", off, np.column_stack([errors["ra_error"], errors["dec_error"]]), latest),

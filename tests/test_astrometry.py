@@ -14,6 +14,7 @@ from dpm.models.master_frame import MasterFrame
 from dpm.models.options import InputOptions
 from dpm.models.statistics import robust_width
 from dpm.stages.frame.astrometry import EpochPositions, positions_at, solve_astrometry
+from dpm.stages.frame.hidden import hidden_shifts
 
 TIMES = (2006.4, 2015.0, 2022.3)
 
@@ -97,6 +98,25 @@ def test_epochs_that_disagree_have_larger_errors():
     solution = solve_astrometry([epochs[0], replace(epochs[1], position=jumped), epochs[2]], TIMES[-1])
     error = np.sqrt(solution.covariance[:, 2, 2])
     assert np.median(error[:100]) > 5 * np.median(error[100:])
+
+
+def test_a_neighbour_that_one_epoch_hides_widens_the_error_towards_it():
+    """A sharp epoch shows a pair two pixels apart, of three to one; the other epoch one star between them."""
+    nan = np.nan
+    sharp = np.array([[100.0, 50.0], [102.0, 50.0], [200.0, 80.0], [203.0, 80.0], [300.0, 50.0], [nan, nan]])
+    coarse = np.array([[100.5, 50.0], [nan, nan], [200.0, 80.0], [nan, nan], [nan, nan], [301.0, 50.0]])
+    flux = np.array([[300.0], [100.0], [500.0], [10.0], [100.0], [100.0]])
+    shifts = hidden_shifts([sharp, coarse], [flux, flux], [2.5, 4.0])
+    assert not shifts[0].any(), "nothing is hidden where both are seen"
+    assert shifts[1][0, 0, 0] == pytest.approx(0.5**2) and shifts[1][0, 1, 1] == 0
+    assert shifts[1][2, 0, 0] == pytest.approx((3 * 10 / 510) ** 2)
+    # A star that was not linked has a row at each epoch, and is in nobody's light.
+    assert not shifts[1][4:].any() and not shifts[1][[1, 3]].any()
+    third, faint = np.array([[299.0, 50.0]]), np.array([[1.0]])
+    near = hidden_shifts([np.vstack([p, third]) for p in (sharp, coarse)], [np.vstack([flux, faint])] * 2, [2.5, 4.0])
+    assert not near[1][6].any()
+    blind = hidden_shifts([sharp, coarse], [np.full((6, 1), nan)] * 2, [2.5, 4.0])
+    assert not blind[1].any()
 
 
 def test_motions_turn_with_north_and_back():

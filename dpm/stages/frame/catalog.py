@@ -95,12 +95,13 @@ def build_catalog(
     for band in bands:
         discrepant[band.rows] = ~band.values.used
     positions = average_positions(units, links, rows, discrepant[rows], options.clip_sigma)
-    epochs = solve_epochs(units, links, rows, positions, frame, reference, options)
+    epochs = solve_epochs(units, links, rows, positions, bands, frame, reference, options)
     coverage = [_coverage(band, units, positions, links) for band in bands]
     often = _often_enough(bands, coverage, links, options.min_fraction) & np.isfinite(positions.x)
     order = np.lexsort((positions.x, np.round(-positions.y, 9)))
     keep = order[often[order]]
     catalog = _star_columns(units, links, rows, positions, discrepant, keep, frame, epochs, options)
+    catalog["flags"][epochs.hidden[keep]] |= np.int32(int(StarFlag.HIDDEN_NEIGHBOR))
     catalog["flags"][~epochs.measured[keep]] |= np.int32(int(StarFlag.POSITION_RELATIVE))
     for band, (count, _) in zip(bands, coverage):
         _band_columns(catalog, band, units, links, count, keep, exposures, medians)
