@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,8 +46,12 @@ def configure(folder: Path, scenes: list[Path], source: str, dithers: int) -> Pa
     library = folder / "library"
     if source == "truth":
         library.mkdir(exist_ok=True)
-        for scene in scenes:
-            write_true_libraries(scene, library)
+        for truth in truth_folders(scenes):
+            made = list((truth / "truth" / "stdpsf").glob("*.fits"))
+            for path in made:
+                shutil.copy(path, library)
+            if not made:
+                write_true_libraries(truth, library)
     files: dict[str, list[str]] = defaultdict(list)
     for scene in scenes:
         for path in sorted(scene.resolve().glob("*_cal.fits")):
