@@ -16,6 +16,8 @@ from dpm.io.run_folder import RunFolder
 from dpm.io.tables import read_table
 from dpm.models.master_frame import sky_to_tangent
 from dpm.models.statistics import robust_width
+from dpm.report.data import load_run
+from dpm.report.plots_motions import describe_zero_point, plot_motions
 from dpm.simulate import Effects, SimulationOptions, Visit, simulate_field
 from dpm.stages import STAGES
 from dpm.stages.residuals.exposure import RunScene
@@ -102,14 +104,20 @@ def test_residual_images_of_each_epoch_are_noise_where_stars_have_moved(run: Run
         result = scene.residual(names[0])
         assert result.band == band
         pull = (result.residual - result.local_sky()) / np.sqrt(result.variance())
-        group = next(group for group in scene.groups if any(exposure.name == names[0] for exposure in group.exposures))
-        x, y, _ = result.placement(*scene._epoch_positions(group))
+        x, y, _ = result.placement(*scene.epoch_positions(names[0]))
         ny, nx = result.residual.shape
         chosen = np.flatnonzero((x > 3) & (x < nx - 4) & (y > 3) & (y < ny - 4) & (np.array(scene.catalog[f"{band}_flux"]) > 20))
         assert len(chosen) > 60
         cores = [pull[int(y[k] + 0.5) - 1 : int(y[k] + 0.5) + 2, int(x[k] + 0.5) - 1 : int(x[k] + 0.5) + 2] for k in chosen]
         # A star subtracted half a pixel off leaves tens of sigmas.
         assert np.nanmedian(np.square(cores)) < 1.5
+
+
+def test_the_report_shows_the_motions(run: RunFolder) -> None:
+    data = load_run(run)
+    alts = [image.alt for image in plot_motions(data)]
+    assert alts[0] == "Vector-point diagram" and len(alts) == 2
+    assert re.search(r"^Zero point absolute.* to 0\.0\d+ and 0\.0\d+ mas/yr by \d+ of its stars\.$", describe_zero_point(data))
 
 
 def test_one_tile_runs_by_hand_after_a_complete_run(run: RunFolder) -> None:

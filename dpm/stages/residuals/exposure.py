@@ -23,7 +23,7 @@ from dpm.models.flags import PixelFlag
 from dpm.models.master_frame import MasterFrame, sky_to_tangent
 from dpm.models.patches import NODE_STEP
 from dpm.stages.frame.astrometry import positions_at
-from dpm.stages.second_pass.field import Group, SecondPassField
+from dpm.stages.second_pass.field import Exposure, Group, SecondPassField
 from dpm.stages.second_pass.geometry import ExposureGeometry
 from dpm.stages.second_pass.placement import PlacedExposure, group_years, place_exposure, subtract_halos
 
@@ -188,9 +188,16 @@ class RunScene:
                 out.setdefault(group.bands[exposure.band], []).append(exposure.name)
         return out
 
+    def epoch_positions(self, name: str) -> tuple[Floats, Floats]:
+        """Master positions of all stars at the epoch of an exposure."""
+        group, _ = self._find(name)
+        if len(self.groups) == 1 or not len(self.catalog):
+            return np.array(self.catalog["x"], float), np.array(self.catalog["y"], float)
+        return positions_at(self.catalog, self.frame, group_years(group, self.table, float(self.catalog["ref_epoch"][0])))
+
     def residual(self, name: str) -> ResidualImage:
         """One exposure minus the catalogue's stars."""
-        group, exposure = next((g, e) for g in self.groups for e in g.exposures if e.name == name)
+        group, exposure = self._find(name)
         row = self.table[exposure.row]
         image = read_exposure(self.folder.cubes / str(row["cube"]), int(row["index"]))
         placed = self._place(row, image)
@@ -199,9 +206,12 @@ class RunScene:
         epsf = read_epsf(exposure.library, exposure.brightness)
         same = sum(other.band == exposure.band for other in group.exposures)
         residual, _ = subtract_halos(self.folder, row, image, epsf, same, self.threshold)
-        x, y = self._epoch_positions(group)
+        x, y = self.epoch_positions(name)
         n = subtract_catalog(residual, image, epsf, placement, x, y, np.asarray(self.catalog[f"{band}_flux"], float))
         return ResidualImage(image, residual, placement, row, band, n)
+
+    def _find(self, name: str) -> tuple[Group, Exposure]:
+        return next((group, exposure) for group in self.groups for exposure in group.exposures if exposure.name == name)
 
     def wcs(self, result: ResidualImage) -> tuple[WCS, float]:
         """The exposure's own WCS on the catalogue's frame, and its largest error in raw pixels.
@@ -223,12 +233,6 @@ class RunScene:
 
     def _place(self, row: Row, image: ExposureImage) -> PlacedExposure:
         return place_exposure(self.folder, row, self.frame, image, self.distortion_source)
-
-    def _epoch_positions(self, group: Group) -> tuple[Floats, Floats]:
-        """Master positions of all stars at a group's epoch."""
-        if len(self.groups) == 1 or not len(self.catalog):
-            return np.array(self.catalog["x"], float), np.array(self.catalog["y"], float)
-        return positions_at(self.catalog, self.frame, group_years(group, self.table, float(self.catalog["ref_epoch"][0])))
 
 
 def _fit_sip(x: Floats, y: Floats, ra: Floats, dec: Floats, centre: tuple[float, float], tangent: tuple[float, float]) -> WCS:
