@@ -58,7 +58,7 @@ def join(seen: list[tuple[EpochStars, np.ndarray]]) -> list[np.ndarray]:
     return numbers
 
 
-@pytest.mark.parametrize("bulk", [(0.0, 0.0), (5.0, -3.0)])
+@pytest.mark.parametrize("bulk", [(0.0, 0.0), (5.0, -3.0), (-12.5, -19.0)])
 def test_members_and_field_are_linked_over_sixteen_years(bulk):
     """The field moves by up to three pixels, a fifth of the distance between stars; with a bulk motion the members do as well."""
     sky = Sky(2500, 1, bulk)

@@ -29,9 +29,11 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Largest motion (mas/yr) that epochs are linked over, and how many errors of the displacement come on top.
-LARGEST_MOTION = 20.0
+# Largest motion about the common one (mas/yr) that epochs are linked over, how many errors of the displacement come on top, and
+# the largest common motion over that: no star cluster moves by more than 25 mas/yr, nor do many stars of a field by 30.
+LARGEST_MOTION = 30.0
 REACH_SIGMA = 4.0
+COMMON = 1.3
 # Probability, seen from either star, from which two stars are taken for one, and from which a pair teaches the distributions.
 # Above one half no star can have two partners.
 LINKED = 0.65
@@ -277,8 +279,8 @@ def _first_motions(stars: EpochStars, known: _Known, fastest: float) -> tuple[Fl
     a, b = chosen
     if min(len(a), len(b)) < FEWEST_PAIRS:
         return nothing
-    cell = max(0.1 * reach, 3 * float(np.median(stars.error[a])))
-    vote = vote_offset(stars.x[a], stars.y[a], known.x[b], known.y[b], reach, cell)
+    cell = max(0.07 * reach, 3 * float(np.median(stars.error[a])))
+    vote = vote_offset(stars.x[a], stars.y[a], known.x[b], known.y[b], COMMON * reach, cell)
     bulk = np.array([-vote.dx, -vote.dy]) if vote is not None and vote.chance < 1e-3 else np.zeros(2)
     i, j = mutual_pairs(stars.x[a] - bulk[0], stars.y[a] - bulk[1], known.x[b], known.y[b], reach)
     i, j = a[i], b[j]
