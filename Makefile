@@ -34,6 +34,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_hst1pass_bulge.py
 	$(BIN)/python benchmarks/bench_sim.py --source truth
 	$(BIN)/python benchmarks/bench_sim.py --source build
+	$(BIN)/python benchmarks/bench_epochs.py
 	$(BIN)/python benchmarks/bench_calibration.py real limit
 
 clean:

@@ -123,6 +123,20 @@ def stage(
 
 
 @app.command()
+def debug(
+    run: RunPath,
+    tile: Annotated[
+        str,
+        typer.Option("--tile", help="The part as a failed run names it, such as find_12, or a number: measure that tile."),
+    ],
+) -> None:
+    """Run one tile of the second pass here, serially, with its log on the terminal."""
+    from dpm.cli.debug import debug_tile
+
+    debug_tile(run, tile)
+
+
+@app.command()
 def report(run: RunPath) -> None:
     """Write report/index.html again from the run folder alone."""
     from dpm.cli.products import make_report

@@ -95,6 +95,11 @@ class ReferenceCatalog:
     def __len__(self) -> int:
         return len(self.ra)
 
+    @property
+    def has_motions(self) -> bool:
+        """Whether the file has motions; without them all are zero."""
+        return bool(np.any(self.pmra != 0) or np.any(self.pmdec != 0))
+
     def at(self, epoch: float) -> tuple[Floats, Floats, Floats, Floats]:
         """Positions and errors at an epoch.
 

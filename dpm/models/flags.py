@@ -54,6 +54,7 @@ class StarFlag(IntFlag):
     POSITION_RELATIVE = 65536
     DISTORTION_EXTRAPOLATED = 131072
     GROUP_CUT = 262144
+    HIDDEN_NEIGHBOR = 524288
 
 
 STAR_FLAG_MEANINGS: dict[StarFlag, str] = {
@@ -81,6 +82,10 @@ STAR_FLAG_MEANINGS: dict[StarFlag, str] = {
     ),
     StarFlag.GROUP_CUT: (
         "more neighbours within three pixels than are fitted together: errors hold the covariance with the nearest ones alone"
+    ),
+    StarFlag.HIDDEN_NEIGHBOR: (
+        "a neighbour within two pixels was measured at another epoch alone: where it was not, its light is in the star's position "
+        "and flux; position errors hold the shift that this may be"
     ),
     StarFlag.CLIPPED: "at least one exposure was left out of the average as discrepant",
 }

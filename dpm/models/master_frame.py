@@ -115,6 +115,19 @@ class MasterFrame:
         xi = (self.x0 - np.asarray(x, dtype=float)) * self.scale
         return tangent_to_sky(xi, (np.asarray(y, dtype=float) - self.y0) * self.scale, self.ra0, self.dec0)
 
+    def sky_steps(self, x: ArrayLike, y: ArrayLike) -> Floats:
+        """Milliarcseconds to the East (with cos dec) and to the North for a pixel along x and y: (n, 2, 2), [sky axis, pixel axis].
+
+        North turns across a tangent plane, so that the steps differ from place to place.
+        """
+        x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+        out = np.empty((len(x), 2, 2))
+        for axis, (dx, dy) in enumerate(((0.5, 0.0), (0.0, 0.5))):
+            (ra1, dec1), (ra0, dec0) = self.pixel_to_sky(x + dx, y + dy), self.pixel_to_sky(x - dx, y - dy)
+            out[:, 0, axis] = ((ra1 - ra0 + 180.0) % 360.0 - 180.0) * np.cos(np.radians(0.5 * (dec0 + dec1)))
+            out[:, 1, axis] = dec1 - dec0
+        return out * (1000 * ARCSEC)
+
     @property
     def wcs(self) -> WCS:
         """The same frame as an astropy WCS (its ``pixel_to_world`` is 0-based as ours)."""

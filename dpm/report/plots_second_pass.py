@@ -47,9 +47,10 @@ def plot_residuals(data: RunData) -> list[Image]:
     try:
         scene = RunScene(data.folder, source, threshold)
         for band, names in scene.bands().items():
-            result = scene.residual(names[len(names) // 2])
+            name = names[len(names) // 2]
+            result = scene.residual(name)
             title = f"{result.row['exposure']}, {result.row['detector']}, {band_label(band)}"
-            x, y, _ = result.placement(scene.catalog["x"], scene.catalog["y"])
+            x, y, _ = result.placement(*scene.epoch_positions(name))
             box = _richest_box(x - result.image.x_origin, y - result.image.y_origin, result.image.shape)
             sci = np.where(result.good, result.image.sci, np.nan)
             out.append(_pair(sci, result.residual, box, title, "raw"))

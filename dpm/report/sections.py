@@ -22,6 +22,7 @@ from dpm.report.calibration import load_builds, load_solutions
 from dpm.report.calibration_tables import build_table, solution_table
 from dpm.report.data import RunData, Sample, filter_label, read_json
 from dpm.report.figures import Image
+from dpm.report.plots_motions import plot_motions
 from dpm.report.select import measured_residuals
 from dpm.report.summary import HtmlTable
 
@@ -135,7 +136,7 @@ def _second_pass(data: RunData) -> Section:
         wide=True,
     )
     if data.catalog is not None and data.folder.measurements.is_dir():
-        section.images = second_pass.plot_residuals(data)
+        section.images = plot_motions(data) + second_pass.plot_residuals(data)
         stacks, missing = second_pass.plot_stacks(data)
         section.images += stacks
         section.text += missing

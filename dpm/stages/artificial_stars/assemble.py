@@ -119,7 +119,7 @@ def _links(field: SecondPassField, units: list[Unit], rows: dict[int, Measured],
     group_of = np.full(len(units), -1, np.int64)
     for number, group in enumerate(field.groups):
         group_of[[exposure.row for exposure in group.exposures]] = number
-    return Links(starts, unit_of, np.maximum(group_of, 0)[unit_of], x, y, star, n, len(field.groups))
+    return Links(starts, unit_of, group_of[unit_of], x, y, star, n, len(field.groups))
 
 
 def _input_columns(plan: Measured, frame: MasterFrame) -> Table:

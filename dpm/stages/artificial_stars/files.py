@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm.io.run_folder import RunFolder
-from dpm.io.tables import read_columns
+from dpm.io.tables import read_columns, read_table
+from dpm.models.master_frame import MasterFrame
+from dpm.stages.frame.astrometry import positions_at
 from dpm.stages.second_pass.field import SecondPassField, files_folder
+from dpm.stages.second_pass.placement import group_years
 
 __all__ = ["SurroundingStars", "plan_file", "recovered_file", "surrounding_stars"]
 
@@ -45,9 +48,16 @@ def recovered_file(folder: RunFolder, step: str, tile: int, first: int) -> Path:
 
 
 def surrounding_stars(field: SecondPassField, group: int) -> SurroundingStars:
-    """Stars of the run's catalogue for one group of exposures."""
+    """Stars of the run's catalogue for one group of exposures, where they stood at its epoch."""
     folder, bands = field.folder, field.groups[group].bands
-    data = read_columns(folder.catalog, ["x", "y", *(f"{band}_{name}" for band in bands for name in ("flux", "saturated"))])
+    motions = ["pmra", "pmdec", "ref_epoch"] if len(field.groups) > 1 else []
+    names = ["x", "y", *motions, *(f"{band}_{name}" for band in bands for name in ("flux", "saturated"))]
+    data = read_columns(folder.catalog, names)
+    x, y = np.asarray(data["x"], float), np.asarray(data["y"], float)
+    if motions and len(x):
+        exposures = read_table(folder.exposures)
+        frame = MasterFrame.from_meta(exposures.meta["master_frame"])
+        x, y = positions_at(data, frame, group_years(field.groups[group], exposures, float(data["ref_epoch"][0])))
     flux = np.stack([np.nan_to_num(np.asarray(data[f"{band}_flux"], float)) for band in bands], -1)
     saturated = np.any([np.asarray(data[f"{band}_saturated"], bool) for band in bands], axis=0)
-    return SurroundingStars(np.asarray(data["x"], float), np.asarray(data["y"], float), flux, saturated)
+    return SurroundingStars(x, y, flux, saturated)

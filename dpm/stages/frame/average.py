@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dpm.kernels.matching import grouped_median
 from dpm.models.statistics import MAD_TO_SIGMA, MEDIAN_TO_MEAN_ERROR
 
-__all__ = ["MEDIAN_CHI2", "MeanPositions", "MeanValues", "mean_positions", "mean_values"]
+__all__ = ["MEDIAN_CHI2", "MeanPositions", "MeanValues", "error_growth", "mean_positions", "mean_values"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -162,7 +162,7 @@ def mean_positions(
     rx, ry = x - centre[0][star], y - centre[1][star]
     chi2 = groups.sum(np.where(used, wxx * rx**2 + 2 * wxy * rx * ry + wyy * ry**2, 0.0))
     n_used = groups.sum(used).astype(np.int64)
-    grow = _growth(chi2, 2 * np.maximum(n_used - 1, 0))
+    grow = error_growth(chi2, 2 * np.maximum(n_used - 1, 0))
     return MeanPositions(
         centre[0], centre[1], cov[0] * grow, cov[1] * grow, cov[2] * grow, n_used, used, np.sqrt(floor2), rms, n_bright
     )
@@ -235,7 +235,7 @@ def mean_values(
         total = groups.sum(weight)
         mean = middle + groups.sum(np.where(used, weight * (value - middle[star]), 0.0)) / total
         residual2 = np.where(used, (value - mean[star]) ** 2, 0.0)
-        grow = _growth(groups.sum(np.where(used, weight * residual2, 0.0)), np.maximum(n_used - 1, 0))
+        grow = error_growth(groups.sum(np.where(used, weight * residual2, 0.0)), np.maximum(n_used - 1, 0))
         rms = np.sqrt(groups.sum(residual2) / (n_used - 1))
         rms[n_used < 2] = np.nan
         error = np.sqrt(grow / total)
@@ -356,5 +356,6 @@ def _floor(rows: Ints, squares: tuple[Floats, ...], formal: Floats, share: Float
     return low, float(np.sqrt(np.median(residual2) / MEDIAN_CHI2))
 
 
-def _growth(chi2: Floats, degrees: NDArray) -> Floats:
+def error_growth(chi2: Floats, degrees: NDArray) -> Floats:
+    """Factor of variances where a star scatters by chi-square over these degrees of freedom; never below 1."""
     return np.maximum((PRIOR_DEGREES + chi2) / (PRIOR_DEGREES + degrees), 1.0)

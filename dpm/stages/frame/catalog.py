@@ -17,11 +17,12 @@ from dpm.models.master_frame import MasterFrame
 from dpm.models.options import FrameOptions, PhotometryOptions
 from dpm.models.statistics import MAG_PER_RELATIVE_FLUX
 from dpm.models.transform import LinearTransform
+from dpm.stages.frame.astrometry import Solution, ZeroPoint
+from dpm.stages.frame.epochs import Epochs, solve_epochs
 from dpm.stages.frame.link import Links
-from dpm.stages.frame.map_errors import has_map_errors, map_variance
 from dpm.stages.frame.photometry import WEIGHTLESS, Band, average_band, band_names
-from dpm.stages.frame.positions import Positions, age_positions, average_positions, systematic_variance
-from dpm.stages.frame.units import Unit, by_unit, epoch_groups, gather, match_radius
+from dpm.stages.frame.positions import Positions, average_positions
+from dpm.stages.frame.units import Unit, by_unit, gather
 
 __all__ = ["MEDIANS", "Result", "build_catalog"]
 
@@ -94,42 +95,33 @@ def build_catalog(
     for band in bands:
         discrepant[band.rows] = ~band.values.used
     positions = average_positions(units, links, rows, discrepant[rows], options.clip_sigma)
-    epochs = [float(np.mean([units[k].epoch for k in members])) for members in epoch_groups(units)]
-    age_positions(positions, links, epochs)
-    radius = match_radius([units[k] for k in epoch_groups(units)[-1]], options.match_radius, frame.scale)
-    solved = map_variance(units, links, rows, positions.used, positions.epoch, reference is not None)
-    positions.xx += solved[0]
-    positions.yy += solved[1]
-    known = has_map_errors(units)
-    learned = systematic_variance(positions, links, frame, reference, epochs[-1], radius, options.clip_sigma, known)
-    measured = known or bool(learned[0].any() or learned[1].any())
-    positions.xx += learned[0]
-    positions.yy += learned[1]
-    extra = solved[0] + learned[0], solved[1] + learned[1]
-    systematic = float(np.sqrt(np.median(0.5 * (extra[0] + extra[1])))) if links.n_stars else 0.0
+    epochs = solve_epochs(units, links, rows, positions, bands, frame, reference, options)
     coverage = [_coverage(band, units, positions, links) for band in bands]
     often = _often_enough(bands, coverage, links, options.min_fraction) & np.isfinite(positions.x)
     order = np.lexsort((positions.x, np.round(-positions.y, 9)))
     keep = order[often[order]]
     catalog = _star_columns(units, links, rows, positions, discrepant, keep, frame, epochs, options)
-    if not measured:
-        catalog["flags"] |= np.int32(int(StarFlag.POSITION_RELATIVE))
+    catalog["flags"][epochs.hidden[keep]] |= np.int32(int(StarFlag.HIDDEN_NEIGHBOR))
+    catalog["flags"][~epochs.measured[keep]] |= np.int32(int(StarFlag.POSITION_RELATIVE))
     for band, (count, _) in zip(bands, coverage):
         _band_columns(catalog, band, units, links, count, keep, exposures, medians)
+    systematic = epochs.systematic * frame.scale * 1000
     catalog.meta.update(
         {
             "master_frame": frame.to_meta(),
-            "ref_epoch": epochs[-1],
-            "epochs": epochs,
+            "ref_epoch": epochs.times[-1],
+            "epochs": epochs.times,
             "reference": reference.name if reference else "",
-            "position_systematic_mas": systematic * frame.scale * 1000,
+            "position_systematic_mas": systematic,
         }
     )
+    if links.n_epochs > 1:
+        catalog.meta.update(_motion_meta(epochs.zero_point, frame))
     matches = _matches(units, links, rows, positions, bands, keep)
     table = _exposure_columns(units, names, exposures, frame, [len(match) for match in matches])
     matched = sum(len(match) for match in matches)
-    summary = {"stars": len(catalog), "matched": matched, "position_systematic_mas": systematic * frame.scale * 1000}
-    summary["position_errors_relative"] = not measured
+    summary = {"stars": len(catalog), "matched": matched, "position_systematic_mas": systematic}
+    summary["position_errors_relative"] = not epochs.measured[keep].all()
     return Result(catalog, table, matches, summary)
 
 
@@ -141,21 +133,24 @@ def _star_columns(
     discrepant: NDArray[np.bool_],
     keep: Ints,
     frame: MasterFrame,
-    epochs: list[float],
+    epochs: Epochs,
     options: FrameOptions,
 ) -> Table:
     """Columns that do not belong to a band, sorted from North to South."""
-    mas = 1000 * frame.scale
     ra, dec = frame.pixel_to_sky(positions.x[keep], positions.y[keep])
     x_error, y_error = np.sqrt(positions.xx[keep]), np.sqrt(positions.yy[keep])
+    steps = frame.sky_steps(positions.x[keep], positions.y[keep])
+    on_frame = np.stack([positions.xx, positions.xy, positions.xy, positions.yy], -1)[keep].reshape(-1, 2, 2)
+    covariance = steps @ on_frame @ np.swapaxes(steps, 1, 2)
     table = Table()
     table["id"] = np.arange(1, len(keep) + 1, dtype=np.int64)
     table["ra"], table["dec"] = ra, dec
-    table["ra_error"], table["dec_error"] = x_error * mas, y_error * mas
-    # East is against x.
-    table["ra_dec_corr"] = -positions.xy[keep] / (x_error * y_error)
-    table["ref_epoch"] = np.full(len(keep), epochs[-1])
+    table["ra_error"], table["dec_error"] = np.sqrt(covariance[:, 0, 0]), np.sqrt(covariance[:, 1, 1])
+    table["ra_dec_corr"] = covariance[:, 0, 1] / (table["ra_error"] * table["dec_error"])
+    table["ref_epoch"] = np.full(len(keep), epochs.times[-1])
     table["x"], table["y"], table["x_error"], table["y_error"] = positions.x[keep], positions.y[keep], x_error, y_error
+    if links.n_epochs > 1:
+        _motion_columns(table, epochs.solution, keep, steps)
     table["n_epochs"] = positions.n_epochs[keep]
     when = np.array([unit.epoch for unit in units])[links.unit[rows]]
     first, last = np.full(links.n_stars, np.inf), np.full(links.n_stars, -np.inf)
@@ -171,6 +166,34 @@ def _star_columns(
     combined[positions.n_used < options.min_exposures] |= int(StarFlag.FEW_EXPOSURES)
     table["flags"] = combined[keep]
     return table
+
+
+def _motion_columns(table: Table, solution: Solution, keep: Ints, steps: Floats) -> None:
+    """Motions, their errors, and the correlations of all four (Gaia's names)."""
+    names = ("ra", "dec", "pmra", "pmdec")
+    motion = (steps @ solution.value[keep, 2:, None])[:, :, 0]
+    turn = np.zeros((len(keep), 4, 4))
+    turn[:, :2, :2] = turn[:, 2:, 2:] = steps
+    covariance = turn @ solution.covariance[keep] @ np.swapaxes(turn, 1, 2)
+    error = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    table["pmra"], table["pmdec"] = motion.T
+    table["pmra_error"], table["pmdec_error"] = error[:, 2], error[:, 3]
+    for i, j in ((0, 2), (0, 3), (1, 2), (1, 3), (2, 3)):
+        table[f"{names[i]}_{names[j]}_corr"] = covariance[:, i, j] / (error[:, i] * error[:, j])
+
+
+def _motion_meta(zero_point: ZeroPoint, frame: MasterFrame) -> dict[str, object]:
+    """What the motions count from, for the catalogue's metadata."""
+    if not zero_point.absolute:
+        text = "relative: mean motion, rotation and expansion of the stars that tie the epochs are zero"
+        return {"pm_zero_point": text}
+    mas = 1000 * frame.scale
+    return {
+        "pm_zero_point": "absolute: every epoch is tied to the reference at its own time",
+        "pm_reference_stars": zero_point.n_stars,
+        "pm_minus_reference": [-zero_point.offset[0] * mas, zero_point.offset[1] * mas],
+        "pm_zero_point_error": [zero_point.error[0] * mas, zero_point.error[1] * mas],
+    }
 
 
 def _band_columns(

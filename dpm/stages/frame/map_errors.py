@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dpm.stages.frame.link import Links
 from dpm.stages.frame.units import Unit, by_unit
 
-__all__ = ["has_map_errors", "map_variance"]
+__all__ = ["has_map_errors", "map_draws"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -20,14 +20,14 @@ MAP_FLOOR = 0.002
 
 
 def has_map_errors(units: Sequence[Unit]) -> bool:
-    """Whether every unit on the master frame has a solved map whose errors are known."""
+    """Whether every one of these units that is on the master frame has a solved map whose errors are known."""
     return all(unit.map_errors is not None for unit in units if unit.transform is not None)
 
 
-def map_variance(
-    units: Sequence[Unit], links: Links, rows: Ints, used: NDArray[np.bool_], epoch: Ints, registered: bool
-) -> tuple[Floats, Floats]:
-    """Variance that the maps' errors add to the mean positions.
+def map_draws(
+    units: Sequence[Unit], links: Links, rows: Ints, used: NDArray[np.bool_], epoch: int, registered: bool
+) -> Floats | None:
+    """Draws of how the maps' errors move the mean positions of one epoch.
 
     Every draw of the maps and transforms moves a star's measurements; their weighted mean moves the star.
 
@@ -39,19 +39,19 @@ def map_variance(
         Linked detections.
     used : ndarray (len(rows),), bool
         Those in the mean positions.
-    epoch : ndarray (n_stars,)
-        Epoch that each star's position belongs to.
+    epoch : int
+        Number of the epoch.
     registered : bool
         A reference fixes the frame.  Without one its six linear parameters are the headers', and their errors, common to
-        all stars, are left out.
+        all stars, are left out; those of older epochs tie them to the latest.
 
     Returns
     -------
-    x, y : ndarray (n_stars,)
-        Master pixels squared.
+    ndarray (n_draws, 2, n_stars) or None
+        Master pixels; None where no map has errors.
     """
     n = links.n_stars
-    good = used & (links.epoch[rows] == epoch[links.star[rows]])
+    good = used & (links.epoch[rows] == epoch)
     weight_all = np.zeros(n)
     moved: Floats | None = None
     for k, part in by_unit(rows[good], links.unit):
@@ -71,12 +71,9 @@ def map_variance(
         moved[:, :, star] += weight * draws
         weight_all[star] += weight
     if moved is None:
-        return np.zeros(n), np.zeros(n)
+        return None
     mean = moved / np.where(weight_all > 0, weight_all, 1.0)
-    if not registered:
-        mean = _without_linear(mean, links, rows[good], weight_all > 0)
-    variance = np.mean(mean**2, axis=0)
-    return variance[0], variance[1]
+    return mean if registered else _without_linear(mean, links, rows[good], weight_all > 0)
 
 
 def _without_linear(mean: Floats, links: Links, rows: Ints, known: NDArray[np.bool_]) -> Floats:

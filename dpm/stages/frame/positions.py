@@ -12,7 +12,6 @@ from scipy.spatial import cKDTree
 
 from dpm.io.reference import ReferenceCatalog
 from dpm.models.master_frame import MasterFrame
-from dpm.models.statistics import robust_width
 from dpm.models.transform import LinearTransform
 from dpm.stages.frame.average import MEDIAN_CHI2, MeanPositions, mean_positions
 from dpm.stages.frame.field import reference_points
@@ -54,6 +53,7 @@ class Positions:
     residual_x: Floats
     residual_y: Floats
     by_epoch: list[MeanPositions]
+    times: list[Floats]
 
 
 def average_positions(units: Sequence[Unit], links: Links, rows: Ints, discrepant: NDArray[np.bool_], clip: float) -> Positions:
@@ -74,6 +74,7 @@ def average_positions(units: Sequence[Unit], links: Links, rows: Ints, discrepan
         residual_x=np.full(len(rows), np.nan),
         residual_y=np.full(len(rows), np.nan),
         by_epoch=[],
+        times=[],
     )
     pool = np.unique([f"{unit.band} {unit.detector}" for unit in units], return_inverse=True)[1]
     default = 0.01 * float(np.min([u.transform.scale for u in units if u.transform is not None]))
@@ -98,6 +99,7 @@ def average_positions(units: Sequence[Unit], links: Links, rows: Ints, discrepan
             default,
         )
         out.by_epoch.append(mean)
+        out.times.append(_mean_times(star, np.array([u.epoch for u in units])[unit], mean, unit, 0.5 * (xx[k] + yy[k])))
         here = mean.n_used > 0
         for name in ("x", "y", "xx", "xy", "yy"):
             getattr(out, name)[here] = getattr(mean, name)[here]
@@ -110,6 +112,14 @@ def average_positions(units: Sequence[Unit], links: Links, rows: Ints, discrepan
             ratio = units[index].transform.scale if units[index].transform is not None else 1.0
             units[index].residual_rms = float(mean.rms[index]) / ratio
     return out
+
+
+def _mean_times(star: Ints, time: Floats, mean: MeanPositions, unit: Ints, variance: Floats) -> Floats:
+    """Times that the mean positions belong to: weighted as they are."""
+    weight = np.where(mean.used, 1 / (variance + mean.floor[unit] ** 2), 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        late = np.bincount(star, weight * (time - time[0]), len(mean.x)) / np.bincount(star, weight, len(mean.x))
+    return np.asarray(late + time[0]) if len(time) else np.full(len(mean.x), np.nan)
 
 
 def _covariance(rows: Ints, links: Links, units: Sequence[Unit]) -> tuple[Floats, Floats, Floats]:
@@ -128,17 +138,18 @@ def _covariance(rows: Ints, links: Links, units: Sequence[Unit]) -> tuple[Floats
 
 
 def age_positions(positions: Positions, links: Links, epochs: list[float]) -> None:
-    """Stars not seen at the latest epoch keep their position; their errors grow by the field's motions since then."""
+    """Stars seen at one older epoch alone keep their position; their errors grow by the field's motions since then."""
     latest = positions.by_epoch[-1]
     for number in range(links.n_epochs - 1):
         older = positions.by_epoch[number]
         both = (older.n_used > 0) & (latest.n_used > 0)
-        alone = positions.epoch == number
+        alone = (positions.epoch == number) & (positions.n_epochs == 1)
         if not alone.any():
             continue
         if both.sum() >= 10:
+            # Not a robust width: where most stars are members, the few that move have to lie within their errors as well.
             shifts = np.concatenate([(latest.x - older.x)[both], (latest.y - older.y)[both]])
-            spread = robust_width(shifts, 0.0)
+            spread = float(np.sqrt(np.mean(shifts**2)))
         else:
             spread = UNKNOWN_SHIFT
         positions.xx[alone] += spread**2
@@ -147,8 +158,7 @@ def age_positions(positions: Positions, links: Links, epochs: list[float]) -> No
 
 
 def systematic_variance(
-    positions: Positions,
-    links: Links,
+    mean: MeanPositions,
     frame: MasterFrame,
     reference: ReferenceCatalog | None,
     epoch: float,
@@ -165,26 +175,41 @@ def systematic_variance(
 
     Where the distortion is `solved` and its errors are in the formal ones already, a few neighbours would mostly show the
     reference's noise: then all stars are taken together, and only what stands out of that noise counts.
+
+    Parameters
+    ----------
+    mean : MeanPositions
+        Of one epoch, with all errors that are known.
+    frame : MasterFrame
+    reference : ReferenceCatalog, optional
+    epoch : float
+        Decimal year.
+    radius : float
+        Of the match, master pixels.
+    clip : float
+        Sigmas.
+    solved : bool
+        The errors hold those of the distortion.
     """
-    none = np.zeros(links.n_stars), np.zeros(links.n_stars)
+    none = np.zeros(len(mean.x)), np.zeros(len(mean.x))
     if reference is None:
         return none
     target = reference_points(reference, frame, epoch)
-    variance = 0.5 * (positions.xx + positions.yy)
-    chosen = np.flatnonzero((positions.epoch == links.n_epochs - 1) & (positions.n_used >= 2) & np.isfinite(variance))
+    variance = 0.5 * (mean.xx + mean.yy)
+    chosen = np.flatnonzero((mean.n_used >= 2) & np.isfinite(variance))
     chosen = chosen[variance[chosen] <= 4 * np.median(variance[chosen])] if len(chosen) else chosen
-    i, j = mutual_pairs(positions.x[chosen], positions.y[chosen], target.x, target.y, 2.0 * radius)
+    i, j = mutual_pairs(mean.x[chosen], mean.y[chosen], target.x, target.y, 2.0 * radius)
     i = chosen[i]
     if len(i) < NEIGHBORS:
         return none
     formal = variance[i] + target.error[j] ** 2
-    fit = fit_pairs(positions.x[i], positions.y[i], target.x[j], target.y[j], LinearTransform(), np.sqrt(formal), clip)
+    fit = fit_pairs(mean.x[i], mean.y[i], target.x[j], target.y[j], LinearTransform(), np.sqrt(formal), clip)
     if fit is None:
         return none
-    x, y = fit.transform(positions.x[i], positions.y[i])
-    tree = cKDTree(np.column_stack([positions.x[i], positions.y[i]]))
-    good = np.flatnonzero(np.isfinite(positions.x))
-    _, near = tree.query(np.column_stack([positions.x[good], positions.y[good]]), k=NEIGHBORS)
+    x, y = fit.transform(mean.x[i], mean.y[i])
+    tree = cKDTree(np.column_stack([mean.x[i], mean.y[i]]))
+    good = np.flatnonzero(np.isfinite(mean.x))
+    _, near = tree.query(np.column_stack([mean.x[good], mean.y[good]]), k=NEIGHBORS)
     out = none
     for square, extra in zip(((x - target.x[j]) ** 2, (y - target.y[j]) ** 2), out):
         if solved:

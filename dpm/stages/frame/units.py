@@ -12,7 +12,7 @@ from dpm.models.distortion_errors import DistortionErrors
 from dpm.models.flags import StarFlag
 from dpm.models.transform import LinearFit, LinearTransform
 
-__all__ = ["EPOCH_GAP", "NOT_CLEAN", "Unit", "by_unit", "epoch_groups", "gather", "match_radius", "stack"]
+__all__ = ["EPOCH_GAP", "NOT_CLEAN", "Unit", "by_unit", "epoch_groups", "gather", "match_radius", "placed_epochs", "stack"]
 
 Floats = NDArray[np.float64]
 
@@ -164,6 +164,12 @@ def epoch_groups(units: Sequence[Unit]) -> list[list[int]]:
         else:
             groups.append([k])
     return groups
+
+
+def placed_epochs(units: Sequence[Unit]) -> list[list[int]]:
+    """Indices by epoch of the units on the master frame, oldest first."""
+    placed = [k for k, unit in enumerate(units) if unit.transform is not None]
+    return [[placed[k] for k in members] for members in epoch_groups([units[k] for k in placed])]
 
 
 def match_radius(units: Sequence[Unit], pixels: float, scale: float) -> float:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from astropy.table import Row, Table
+from astropy.table import Row
 from astropy.wcs import WCS, Sip
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates, spline_filter
@@ -14,24 +13,21 @@ from scipy.ndimage import map_coordinates, spline_filter
 from dpm.io.brightness_file import read_epsf
 from dpm.io.cubes import read_exposure
 from dpm.io.run_folder import RunFolder
-from dpm.io.stdgdc import read_stdgdc
-from dpm.io.tables import read_columns, read_table
+from dpm.io.tables import read_table
 from dpm.kernels.bundles import MAX_HALF
 from dpm.kernels.render import subtract_stars
 from dpm.kernels.scene import render_half
-from dpm.models.detectors import find_detector
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag
 from dpm.models.master_frame import MasterFrame, sky_to_tangent
 from dpm.models.patches import NODE_STEP
-from dpm.models.transform import LinearTransform
-from dpm.stages.frame.geometry import find_map, unit_plane
+from dpm.stages.frame.astrometry import positions_at
 from dpm.stages.second_pass.field import Exposure, Group, SecondPassField
-from dpm.stages.second_pass.geometry import ExposureGeometry, make_geometry
-from dpm.stages.second_pass.halos import without_halos
+from dpm.stages.second_pass.geometry import ExposureGeometry
+from dpm.stages.second_pass.placement import PlacedExposure, group_years, place_exposure, subtract_halos
 
-__all__ = ["Placement", "ResidualImage", "RunScene", "catalog_band", "subtract_catalog"]
+__all__ = ["Placement", "ResidualImage", "RunScene", "subtract_catalog"]
 
 Floats = NDArray[np.float64]
 
@@ -123,11 +119,6 @@ class ResidualImage:
         return np.asarray(image.poisson_factor * light + image.var_read + image.flat_variance * light**2, np.float32)
 
 
-def catalog_band(catalog: Table, band: str, year: int) -> str:
-    """Prefix of a band's columns: with the year where the band comes back at another epoch."""
-    return band if f"{band}_flux" in catalog.colnames else f"{band}_{year}"
-
-
 def subtract_catalog(
     pixels: NDArray[np.float32], image: ExposureImage, epsf: GriddedEPSF, placement: Placement, x: Floats, y: Floats, flux: Floats
 ) -> int:
@@ -194,32 +185,41 @@ class RunScene:
         out: dict[str, list[str]] = {}
         for group in self.groups:
             for exposure in group.exposures:
-                out.setdefault(self._band(group, exposure), []).append(exposure.name)
+                out.setdefault(group.bands[exposure.band], []).append(exposure.name)
         return out
+
+    def epoch_positions(self, name: str) -> tuple[Floats, Floats]:
+        """Master positions of all stars at the epoch of an exposure."""
+        group, _ = self._find(name)
+        if len(self.groups) == 1 or not len(self.catalog):
+            return np.array(self.catalog["x"], float), np.array(self.catalog["y"], float)
+        return positions_at(self.catalog, self.frame, group_years(group, self.table, float(self.catalog["ref_epoch"][0])))
 
     def residual(self, name: str) -> ResidualImage:
         """One exposure minus the catalogue's stars."""
-        group, exposure = next((g, e) for g in self.groups for e in g.exposures if e.name == name)
+        group, exposure = self._find(name)
         row = self.table[exposure.row]
         image = read_exposure(self.folder.cubes / str(row["cube"]), int(row["index"]))
-        placement, forward = self._place(row, image)
-        band = self._band(group, exposure)
+        placed = self._place(row, image)
+        placement = Placement(placed.geometry)
+        band = group.bands[exposure.band]
         epsf = read_epsf(exposure.library, exposure.brightness)
         same = sum(other.band == exposure.band for other in group.exposures)
-        first_pass = self.folder.detections_file(str(row["exposure"]), str(row["detector"]))
-        detections = read_columns(first_pass, ["x", "y", "flux", "flags"])
-        residual, _, _ = without_halos(image, epsf, detections, self.threshold / np.sqrt(same))
-        x, y = self._epoch_positions(group)
+        residual, _, _ = subtract_halos(self.folder, row, image, epsf, same, self.threshold)
+        x, y = self.epoch_positions(name)
         n = subtract_catalog(residual, image, epsf, placement, x, y, np.asarray(self.catalog[f"{band}_flux"], float))
         return ResidualImage(image, residual, placement, row, band, n)
+
+    def _find(self, name: str) -> tuple[Group, Exposure]:
+        return next((group, exposure) for group in self.groups for exposure in group.exposures if exposure.name == name)
 
     def wcs(self, result: ResidualImage) -> tuple[WCS, float]:
         """The exposure's own WCS on the catalogue's frame, and its largest error in raw pixels.
 
         A tangent plane with SIP terms, fitted to the run's own solution; the header's pointing is not that of the catalogue.
         """
-        _, forward = self._place(result.row, result.image)
-        transform = _transform(result.row)
+        placed = self._place(result.row, result.image)
+        forward, transform = placed.plane.forward, placed.transform
         ny, nx = result.image.shape
         columns, rows = (v.ravel() for v in np.meshgrid(np.linspace(0, nx - 1, WCS_GRID), np.linspace(0, ny - 1, WCS_GRID)))
         x, y = transform(*forward(columns + result.image.x_origin, rows + result.image.y_origin))
@@ -231,50 +231,8 @@ class RunScene:
         again_x, again_y = wcs.all_world2pix(ra, dec, 0)
         return wcs, float(np.max(np.hypot(again_x - columns, again_y - rows)))
 
-    def _band(self, group: Group, exposure: Exposure) -> str:
-        year = int(np.floor(np.mean([float(self.table["epoch"][other.row]) for other in group.exposures])))
-        return catalog_band(self.catalog, group.bands[exposure.band], year)
-
-    def _place(self, row: Row, image: ExposureImage) -> tuple[Placement, Any]:
-        source, detector, filter_name = self.distortion_source, str(row["detector"]), str(row["filter"])
-        path = find_map(source, detector, filter_name, self.folder.distortion)
-        offset = 0 if source == "solve" else find_detector(detector).library_y_offset
-        distortion = read_stdgdc(path, y_offset=offset) if path else None
-        plane, _ = unit_plane(self.folder, row, self.frame, distortion)
-        (ny, nx), (x0, y0) = image.shape, (image.x_origin, image.y_origin)
-
-        def plane_area(x: Floats, y: Floats) -> Floats:
-            return np.asarray(image.area[np.rint(y - y0).astype(int), np.rint(x - x0).astype(int)], float)
-
-        zero_point = float(row["zero_point"])
-        geometry = make_geometry(
-            plane.forward, _transform(row), (x0, x0 + nx - 1.0, y0, y0 + ny - 1.0),
-            distortion.area if distortion is not None else plane_area, zero_point if np.isfinite(zero_point) else 0.0,
-        )  # fmt: skip
-        return Placement(geometry), plane.forward
-
-    def _epoch_positions(self, group: Group) -> tuple[Floats, Floats]:
-        """Master positions of all stars at a group's epoch: the catalogue's, or with more epochs the group's own median."""
-        x, y = (np.array(self.catalog[name], float) for name in ("x", "y"))
-        if len(self.groups) == 1:
-            return x, y
-        parts = []
-        for exposure in group.exposures:
-            row = self.table[exposure.row]
-            image = read_exposure(self.folder.cubes / str(row["cube"]), int(row["index"]))
-            _, forward = self._place(row, image)
-            measured = read_columns(self.folder.measurements_file(str(row["exposure"]), str(row["detector"])), ["id", "x", "y"])
-            at_x, at_y = _transform(row)(*forward(measured["x"], measured["y"]))
-            parts.append(np.column_stack([measured["id"], at_x, at_y]))
-        rows = np.concatenate(parts)
-        rows = rows[np.isfinite(rows).all(axis=1)]
-        rows = rows[np.argsort(rows[:, 0], kind="stable")]
-        ids, first = np.unique(rows[:, 0].astype(np.int64), return_index=True)
-        place = {int(number): k for k, number in enumerate(self.catalog["id"])}
-        for number, part in zip(ids, np.split(rows[:, 1:], first[1:])):
-            if int(number) in place:
-                x[place[int(number)]], y[place[int(number)]] = np.median(part, axis=0)
-        return x, y
+    def _place(self, row: Row, image: ExposureImage) -> PlacedExposure:
+        return place_exposure(self.folder, row, self.frame, image, self.distortion_source)
 
 
 def _fit_sip(x: Floats, y: Floats, ra: Floats, dec: Floats, centre: tuple[float, float], tangent: tuple[float, float]) -> WCS:
@@ -302,6 +260,3 @@ def _fit_sip(x: Floats, y: Floats, ra: Floats, dec: Floats, centre: tuple[float,
     wcs.wcs.set()
     return wcs
 
-
-def _transform(row: Row) -> LinearTransform:
-    return LinearTransform(*(float(row[key]) for key in ("a", "b", "c", "d", "x_shift", "y_shift")))

@@ -10,16 +10,32 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
 from dpm.stages.base import Task
 
-__all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "next_round", "plan", "work"]
+if TYPE_CHECKING:
+    from dpm.stages.second_pass.field import SecondPassField
+
+__all__ = [
+    "CONFIG",
+    "NAME",
+    "PARTITIONED",
+    "REVISION",
+    "UPSTREAM",
+    "finalise",
+    "gather_tasks",
+    "next_round",
+    "plan",
+    "save_tiles",
+    "tile_task",
+    "work",
+]
 
 NAME = "second_pass"
-REVISION = 3
+REVISION = 4
 PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "find", "frame", "photometry")
 UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame")
@@ -36,10 +52,14 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
     from dpm.stages.second_pass.field import SecondPassField, files_folder
 
     shutil.rmtree(files_folder(folder), ignore_errors=True)
-    field = SecondPassField.from_exposures(folder, read_table(folder.exposures))
+    return gather_tasks(SecondPassField.from_exposures(folder, read_table(folder.exposures)), options)
+
+
+def gather_tasks(field: SecondPassField, options: Options) -> list[Task]:
+    """One task for each exposure."""
     tasks = []
     for exposure in (exposure for group in field.groups for exposure in group.exposures):
-        arguments: dict[str, Any] = {"step": "gather", "root": str(folder.root), "exposure": exposure.name}
+        arguments: dict[str, Any] = {"step": "gather", "root": str(field.folder.root), "exposure": exposure.name}
         arguments["distortion"] = options.distortion.source
         arguments["threshold"] = options.find.threshold
         cost = 0.05 + GATHER_SECONDS_PER_MEGAPIXEL * exposure.shape[0] * exposure.shape[1] / 1e6
@@ -51,24 +71,35 @@ def next_round(folder: RunFolder, options: Options, rounds: list[list[dict[str, 
     """Finding, two rounds of joint fits with frozen surroundings (the second measures), and the catalogue."""
     if len(rounds) >= len(ROUNDS) or not rounds[0]:
         return []
-    from dpm.io.tables import read_table
-    from dpm.stages.second_pass.field import SecondPassField, plan_tiles
+    from dpm.stages.second_pass.field import SecondPassField
 
     step = ROUNDS[len(rounds)]
-    common: dict[str, Any] = {"step": step, "root": str(folder.root)}
     if step == "assemble":
         from dataclasses import asdict
 
+        common: dict[str, Any] = {"step": step, "root": str(folder.root), "reference": options.input.reference}
         tables = {name: asdict(getattr(options, name)) for name in ("find", "frame", "photometry", "distortion")}
         cost = 1.0 + 1e-5 * sum(result["stars"] for result in rounds[-1])
-        return [Task(NAME, "assemble", common | tables | {"reference": options.input.reference}, cost)]
-    if step == "find":
-        field = SecondPassField.from_exposures(folder, read_table(folder.exposures))
-        field = SecondPassField(folder, field.groups, plan_tiles(field, (field.geometries(k) for k in range(len(field.groups)))))
-        field.save()
-    field = SecondPassField.load(folder)
-    common["threshold"] = options.find.threshold
-    return [Task(NAME, f"{step}_{tile.number}", common | {"tile": tile.number}, tile.cost) for tile in field.tiles]
+        return [Task(NAME, "assemble", common | tables, cost)]
+    field = save_tiles(folder) if step == "find" else SecondPassField.load(folder)
+    return [tile_task(field, options, step, tile.number) for tile in field.tiles]
+
+
+def save_tiles(folder: RunFolder) -> SecondPassField:
+    """Plan the tiles, for which every exposure has to be gathered, and write the plan."""
+    from dpm.io.tables import read_table
+    from dpm.stages.second_pass.field import SecondPassField, plan_tiles
+
+    field = SecondPassField.from_exposures(folder, read_table(folder.exposures))
+    field = SecondPassField(folder, field.groups, plan_tiles(field, (field.geometries(k) for k in range(len(field.groups)))))
+    field.save()
+    return field
+
+
+def tile_task(field: SecondPassField, options: Options, step: str, number: int) -> Task:
+    """One step of one tile: ``find``, ``sweep`` or ``measure``."""
+    arguments = {"step": step, "root": str(field.folder.root), "threshold": options.find.threshold, "tile": number}
+    return Task(NAME, f"{step}_{number}", arguments, field.tiles[number].cost)
 
 
 def work(task: Task) -> dict[str, Any]:

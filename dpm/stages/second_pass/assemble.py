@@ -24,14 +24,16 @@ from dpm.io.star_lists import read_arrays
 from dpm.io.stdpsf import read_stdpsf
 from dpm.io.tables import catalog_columns, read_table, write_table
 from dpm.models.columns import MEASUREMENT_COLUMNS
+from dpm.models.detectors import band_name
 from dpm.models.flags import StarFlag
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import Options
 from dpm.models.transform import LinearTransform
 from dpm.stages.first_pass.place_flags import leans_on_guess
 from dpm.stages.frame.catalog import MEDIANS, build_catalog
+from dpm.stages.frame.epoch_link import join_epochs
 from dpm.stages.frame.geometry import load_units
-from dpm.stages.frame.link import Links, join_epochs
+from dpm.stages.frame.link import Links
 from dpm.stages.frame.photometry import band_names
 from dpm.stages.frame.units import Unit
 from dpm.stages.second_pass.field import SecondPassField
@@ -167,6 +169,8 @@ def measured_units(
     _flag_exposures(field, exposures, rows)
     destination.mkdir(parents=True, exist_ok=True)
     names = _write_measurements(folder, exposures, rows, destination)
+    # The configuration's zero points go by a band's own name, without the year.
+    exposures["band"] = [band_name(str(row["detector"]), str(row["filter"])) for row in exposures]
     units = load_units(folder, exposures, frame, options, destination)
     _set_solution(units, exposures)
     return names, units
@@ -249,4 +253,4 @@ def _link(field: SecondPassField, units: list[Unit], rows: dict[int, Measured], 
     for number, group in enumerate(field.groups):
         group_of[[exposure.row for exposure in group.exposures]] = number
     joined, n_stars = join_epochs(units, group_of, unit_of, star, x, y, scale)
-    return Links(starts, unit_of, np.maximum(group_of, 0)[unit_of], x, y, joined, n_stars, len(field.groups))
+    return Links(starts, unit_of, group_of[unit_of], x, y, joined, n_stars, len(field.groups))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,10 +13,13 @@ from dpm.models.patches import PatchBounds
 from dpm.stages.second_pass.field import SecondPassField, Tile
 from dpm.stages.second_pass.measure import MEASURED, measure_patch
 from dpm.stages.second_pass.patches import PatchReader, StarList, context, fluxes, inside, read_neighbors, select
+from dpm.stages.second_pass.placement import group_seeds
 from dpm.stages.second_pass.scene import PatchScene
 from dpm.stages.second_pass.waves import FrozenStars, equivalent_threshold, find_stars, saturated_half
 
 __all__ = ["begin_solving", "find_tile", "solve_tile", "star_list", "sweep_all"]
+
+log = logging.getLogger(__name__)
 
 SWEEPS = 2  # of a patch in one round
 SWEEP_ITERATIONS = 6
@@ -34,7 +39,7 @@ def find_tile(folder: RunFolder, number: int, threshold: float) -> dict[str, int
     field = SecondPassField.load(folder)
     tile = field.tiles[number]
     reader = PatchReader(field, tile.group)
-    seeds = field.seeds(tile.group)
+    seeds = group_seeds(field, tile.group)
     n_bands = len(reader.group.bands)
     limit = equivalent_threshold(threshold, n_bands)
     lists: list[StarList] = [star_list(PatchBounds(0, 0), n_bands, None, np.zeros(0, np.int64))]
@@ -43,7 +48,8 @@ def find_tile(folder: RunFolder, number: int, threshold: float) -> dict[str, int
         made = reader.scene(patch)
         if made is None:
             continue
-        scene, _ = made
+        scene, members = made
+        log.debug("patch %s: %d exposures", patch.name, len(members))
         near, beyond = context(seeds["x"], seeds["y"], patch)
         saturated = near & seeds["saturated"]
         half = saturated_half(scene, seeds["x"][saturated], seeds["y"][saturated])
@@ -52,6 +58,7 @@ def find_tile(folder: RunFolder, number: int, threshold: float) -> dict[str, int
         masked += find_stars(scene, limit, known, [frozen])
         stars, n = scene.stars, scene.count
         own = np.flatnonzero(inside(stars.x[:n], stars.y[:n], patch.bounds()))
+        log.debug("patch %s: %d stars found, %d of them its own", patch.name, n, own.size)
         lists.append(star_list(patch, n_bands, scene, own))
     return _write(field, "found", tile, lists) | {"masked": masked}
 
@@ -87,6 +94,7 @@ def solve_tile(folder: RunFolder, number: int, step: str, source: str, measure: 
         if made is None:
             continue
         scene, members = made
+        log.debug("patch %s: %d stars, %d of them its own, in %d exposures", patch.name, near.sum(), own.size, len(members))
         scene.subtract_frozen(known["x"][beyond], known["y"][beyond], fluxes(known, n_bands)[beyond])
         begin_solving(scene, select(known, np.flatnonzero(near)))
         before = np.column_stack([scene.stars.x[own], scene.stars.y[own]])

@@ -1,0 +1,155 @@
+"""Two epochs of one filter through `dpm run`: one row a star with motions, residual images of each epoch, one tile by hand."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from scipy.spatial import cKDTree
+from typer.testing import CliRunner
+
+from dpm.cli.main import app
+from dpm.io.run_folder import RunFolder
+from dpm.io.tables import read_table
+from dpm.models.master_frame import sky_to_tangent
+from dpm.models.statistics import robust_width
+from dpm.report.data import load_run
+from dpm.report.plots_motions import describe_zero_point, plot_motions
+from dpm.simulate import Effects, SimulationOptions, Visit, simulate_field
+from dpm.stages import STAGES
+from dpm.stages.residuals.exposure import RunScene
+
+OLD, NEW = "niriss_f090w_2010", "niriss_f090w_2022"
+ZERO_POINT = 25.0
+
+
+def command(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Four dithers at each epoch; the cluster moves by 3.5 and the field's stars by up to eight pixels in between."""
+    place = tmp_path_factory.mktemp("epochs")
+    visits = tuple(Visit(filters=("F090W",), epoch=epoch, n_dithers=4, dither=0.05) for epoch in (2010.5, 2022.33))
+    effects = Effects(galaxies=0, fine_distortion=False, filter_distortion=False)
+    options = SimulationOptions(
+        visits=visits, n_pixels=256, n_stars=900, magnitudes=(16.5, 25.5), cluster_radius=0.0, cluster_motion=(-19.0, 4.0),
+        field_motion=(-17.0, 4.0), seed=8, effects=effects,
+    )  # fmt: skip
+    simulate_field(place / "field", options)
+    (place / "field.toml").write_text(
+        f'[input]\nexposures = ["{place}/field/*_cal.fits"]\nreference = "{place}/field/reference.ecsv"\n'
+        f'[psf]\nsource = "{place}/field/truth/stdpsf"\n[run]\ndirectory = "{place / "run"}"\n'
+        f'[distortion]\nsource = "wcs"\n[photometry]\nzero_points = {{niriss_f090w = {ZERO_POINT}}}\n'
+    )
+    # Stage by stage: the report takes longer than they do.
+    for name in STAGES:
+        command("stage", name, place / "field.toml", "--cluster", "none")
+    return RunFolder(place / "run")
+
+
+def truth(run: RunFolder, epoch: float) -> tuple[Table, np.ndarray]:
+    stars = Table.read(run.root.parent / "field" / "truth" / "stars.ecsv")
+    years = (epoch - stars.meta["ref_epoch"]) / 1000
+    return stars, np.column_stack([stars["xi"] + stars["pm_xi"] * years, stars["eta"] + stars["pm_eta"] * years])
+
+
+def matched(run: RunFolder) -> tuple[Table, np.ndarray, Table, np.ndarray]:
+    """Catalogue, rows, truth and their stars: within 15 mas at the catalogue's epoch, a quarter of a pixel."""
+    catalog = read_table(run.catalog)
+    stars, place = truth(run, float(catalog["ref_epoch"][0]))
+    plane = np.column_stack(sky_to_tangent(catalog["ra"], catalog["dec"], stars.meta["ra0"], stars.meta["dec0"]))
+    distance, star = cKDTree(place).query(plane)
+    rows = np.flatnonzero(distance < 0.015)
+    return catalog, rows, stars, star[rows]
+
+
+def test_a_star_of_both_epochs_is_one_row_with_both_filters(run: RunFolder) -> None:
+    catalog, rows, stars, star = matched(run)
+    bright = np.array(stars["mag_F090W"])[star] < 24
+    both = np.isfinite(catalog[f"{OLD}_mag"][rows]) & np.isfinite(catalog[f"{NEW}_mag"][rows])
+    inside = np.array(catalog[f"{NEW}_n_exposures"])[rows] == 4
+    assert np.sum(bright & inside) > 120 and np.mean(both[bright & inside]) > 0.95
+    assert len(set(star[both])) == both.sum(), "no star has two rows"
+    assert np.array_equal(catalog["n_epochs"][rows] == 2, both)
+    assert catalog["baseline"][rows][both].min() == pytest.approx(11.83, abs=0.02)
+    assert np.ptp(catalog["ref_epoch"]) == 0 and catalog["ref_epoch"][0] == pytest.approx(2022.33, abs=1e-3)
+    assert catalog[f"{OLD}_mag"].info.meta["zero_point"] == catalog[f"{NEW}_mag"].info.meta["zero_point"] == ZERO_POINT
+    difference = np.array(catalog[f"{OLD}_mag"] - catalog[f"{NEW}_mag"])[rows][both & bright]
+    assert abs(np.median(difference)) < 0.01
+
+
+def test_motions_are_those_of_the_truth_with_honest_errors(run: RunFolder) -> None:
+    catalog, rows, stars, star = matched(run)
+    off = np.column_stack([catalog["pmra"][rows] - stars["pm_xi"][star], catalog["pmdec"][rows] - stars["pm_eta"][star]])
+    pull = off / np.column_stack([catalog["pmra_error"][rows], catalog["pmdec_error"][rows]])
+    known = np.isfinite(pull).all(axis=1)
+    assert known.sum() > 250 and np.all(np.abs(np.median(off[known], axis=0)) < 0.05)
+    assert 0.8 < robust_width(pull[known].ravel(), 0.0) < 1.2 and np.mean(np.abs(pull[known]) > 4) < 0.03
+    bright = np.array(stars["mag_F090W"])[star] < 21
+    assert robust_width(off[known & bright].ravel(), 0.0) < 0.12
+    assert catalog.meta["pm_zero_point"].startswith("absolute") and max(catalog.meta["pm_zero_point_error"]) < 0.05
+
+
+def test_residual_images_of_each_epoch_are_noise_where_stars_have_moved(run: RunFolder) -> None:
+    scene = RunScene(run, "wcs", 5.0)
+    assert sorted(scene.bands()) == [OLD, NEW]
+    for band, names in scene.bands().items():
+        result = scene.residual(names[0])
+        assert result.band == band
+        pull = (result.residual - result.local_sky()) / np.sqrt(result.variance())
+        x, y, _ = result.placement(*scene.epoch_positions(names[0]))
+        ny, nx = result.residual.shape
+        chosen = np.flatnonzero((x > 3) & (x < nx - 4) & (y > 3) & (y < ny - 4) & (np.array(scene.catalog[f"{band}_flux"]) > 20))
+        assert len(chosen) > 60
+        cores = [pull[int(y[k] + 0.5) - 1 : int(y[k] + 0.5) + 2, int(x[k] + 0.5) - 1 : int(x[k] + 0.5) + 2] for k in chosen]
+        # A star subtracted half a pixel off leaves tens of sigmas.
+        assert np.nanmedian(np.square(cores)) < 1.5
+
+
+def test_the_report_shows_the_motions(run: RunFolder) -> None:
+    data = load_run(run)
+    alts = [image.alt for image in plot_motions(data)]
+    assert alts[0] == "Vector-point diagram" and len(alts) == 2
+    assert re.search(r"^Zero point absolute.* to 0\.0\d+ and 0\.0\d+ mas/yr by \d+ of its stars\.$", describe_zero_point(data))
+
+
+def test_one_tile_runs_by_hand_after_a_complete_run(run: RunFolder) -> None:
+    before = run.catalog.read_bytes()
+    text = command("debug", run.root, "--tile", "find_0")
+    assert re.search(r"patch -?\d+_-?\d+: \d+ stars found", text) and re.search(r"^find_0: stars \d+", text, re.MULTILINE)
+    assert command("debug", run.root, "--tile", "1").count("measure_1") >= 3
+    assert run.catalog.read_bytes() == before and not (run.work / "second_pass_files").exists()
+    command("status", run.root)
+    for wrong, message in (("sweep_4711", "no tile 4711"), ("mend_1", "no part 'mend_1'")):
+        result = CliRunner().invoke(app, ["debug", str(run.root), "--tile", wrong])
+        assert result.exit_code == 2 and message in result.output and "Traceback" not in result.output
+
+
+def test_a_tile_that_fails_is_named_as_debug_wants_it(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dpm.stages.second_pass import tasks
+
+    def poison(*_: object) -> None:
+        raise RuntimeError("bad pixels")
+
+    before = run.catalog.read_bytes()
+    shutil.rmtree(run.work / "second_pass")
+    stage = ["stage", "second_pass", str(run.root), "--cluster", "none"]
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "find_stars", poison)
+        failed = CliRunner().invoke(app, stage)
+        name = re.search(r"(find_\d+): RuntimeError: bad pixels", failed.output)
+        assert failed.exit_code == 1 and name
+        looked = CliRunner().invoke(app, ["debug", str(run.root), "--tile", name[1]])
+        assert looked.exit_code == 1 and "in poison" in looked.output
+    # What the stopped run left stays for the run that goes on.
+    assert (run.work / "second_pass_files" / "pixels").is_dir()
+    command("debug", run.root, "--tile", name[1])
+    command(*stage)
+    assert run.catalog.read_bytes() == before
