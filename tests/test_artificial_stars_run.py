@@ -1,0 +1,145 @@
+"""A run with artificial stars: their completeness is that of the real stars, and nothing depends on who did the work."""
+
+import shutil
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+from astropy.table import Table
+from scipy.spatial import cKDTree
+from typer.testing import CliRunner
+
+from dpm.cli.main import app
+from dpm.config import load_options
+from dpm.execute import create_executor
+from dpm.io.run_folder import RunFolder
+from dpm.io.tables import read_table
+from dpm.models.options import ClusterOptions
+from dpm.run.single import run_stage
+from dpm.simulate import Effects, SimulationOptions, Visit, simulate_field
+from dpm.stages import artificial_stars
+from dpm.stages.second_pass import field as second_pass_field
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+N = 1200
+BANDS = ("niriss_f090w", "niriss_f150w")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Six exposures of 256 x 256 pixels with a star in 30 pixels, and artificial stars like the faint half of them."""
+    folder = tmp_path_factory.mktemp("artificial")
+    effects = Effects(galaxies=0, fine_distortion=False, filter_distortion=False)
+    options = SimulationOptions(
+        visits=(Visit(n_dithers=3, dither=0.05),), n_pixels=256, n_stars=2600, cluster_radius=0.0, seed=6, effects=effects
+    )
+    simulate_field(folder / "field", options)
+    config = folder / "field.toml"
+    config.write_text(
+        f'[input]\nexposures = ["{folder}/field/*_cal.fits"]\nreference = "{folder}/field/reference.ecsv"\n'
+        f'[psf]\nsource = "{folder}/field/truth/stdpsf"\n[run]\ndirectory = "{folder / "run"}"\n'
+        f'[distortion]\nsource = "wcs"\n[artificial_stars]\nn = {N}\nmagnitudes = {{niriss_f090w = [22.0, 28.5]}}\n'
+    )
+    result = CliRunner().invoke(app, ["run", str(config), "--cluster", "none"])
+    assert result.exit_code == 0, result.output
+    return load_options(config), RunFolder(folder / "run"), folder / "field"
+
+
+def again(run, executor):
+    """The table, made once more."""
+    options, folder, _ = run
+    shutil.rmtree(folder.work / "artificial_stars")
+    run_stage(folder, options, executor, "artificial_stars")
+    return read_table(folder.artificial_stars)
+
+
+def assert_same(one, other):
+    assert one.colnames == other.colnames
+    for name in one.colnames:
+        np.testing.assert_array_equal(np.asarray(one[name]), np.asarray(other[name]), err_msg=name)
+
+
+def test_completeness_is_that_of_the_real_stars(run):
+    _, folder, field = run
+    stars, catalog = read_table(folder.artificial_stars), read_table(folder.catalog)
+    truth = Table.read(field / "truth" / "stars.ecsv")
+    assert len(stars) == N and np.array_equal(stars["id"], np.arange(1, N + 1))
+    assert not np.any(stars["recovered"] & ~stars["found"])
+    assert np.all(np.isfinite(stars["out_x"][stars["recovered"]])) and np.all(np.isnan(stars["out_x"][~stars["found"]]))
+    # True stars, where and when the catalogue has them, and which of them it has.
+    years = float(catalog["ref_epoch"][0]) - 2016.0
+    ra = truth["ra"] + truth["pm_xi"] * years / 3.6e6 / np.cos(np.radians(truth["dec"]))
+    x, y = frame_of(folder).sky_to_pixel(ra, truth["dec"] + truth["pm_eta"] * years / 3.6e6)
+    inside = (x > np.min(stars["in_x"])) & (x < np.max(stars["in_x"])) & (y > np.min(stars["in_y"])) & (y < np.max(stars["in_y"]))
+    distance, row = cKDTree(np.column_stack([catalog["x"], catalog["y"]])).query(np.column_stack([x, y]))
+    got = inside & (distance < 0.5)
+    offset = {}
+    for band in BANDS:
+        true = np.asarray(truth[f"mag_{band[-5:].upper()}"])
+        difference = np.asarray(catalog[f"{band}_mag"])[row] - true
+        offset[band] = np.median(difference[got & (true < 22)])
+        got &= np.abs(difference - offset[band]) < 1.0
+    band = BANDS[0]
+    true = np.asarray(truth[f"mag_{band[-5:].upper()}"]) + offset[band]
+    pulls, inserted = [], np.asarray(stars[f"in_{band}_mag"])
+    for low in np.arange(22.0, 26.5, 1.0):
+        real, put_in = inside & (true >= low) & (true < low + 1), (inserted >= low) & (inserted < low + 1)
+        a, b = np.mean(got[real]), np.mean(stars["recovered"][put_in])
+        error = np.sqrt(a * (1 - a) / real.sum() + b * (1 - b) / put_in.sum() + 0.01**2)
+        pulls.append((a - b) / error)
+        assert a > 0.5
+    assert np.sum(np.square(pulls)) < 20.5  # chi-square of five bins, p = 0.001
+    table = read_table(folder.completeness)
+    assert set(np.unique(table["filter"])) == set(BANDS)
+    faint = table[(table["filter"] == band) & (table["mag"] > 28)]
+    assert np.all(faint["completeness"] < 0.3)
+
+
+def frame_of(folder):
+    from dpm.models.master_frame import MasterFrame
+
+    return MasterFrame.from_meta(read_table(folder.exposures).meta["master_frame"])
+
+
+def test_errors_of_recovered_stars_are_honest(run):
+    _, folder, _ = run
+    stars = read_table(folder.artificial_stars)
+    stars = stars[stars["recovered"]]
+    for band in BANDS:
+        clean = (stars[f"out_{band}_neighbor_ratio"] < 0.1) & (stars[f"in_{band}_mag"] < 26)
+        pull = (stars[f"out_{band}_mag"] - stars[f"in_{band}_mag"])[clean] / stars[f"out_{band}_mag_error"][clean]
+        assert clean.sum() > 200
+        assert 0.85 < 1.4826 * np.median(np.abs(pull)) < 1.15
+        assert abs(np.median(pull)) < 0.25
+
+
+def test_the_same_table_for_any_tiles_and_workers_and_after_a_kill(run, monkeypatch):
+    _, folder, _ = run
+    first = read_table(folder.artificial_stars)
+    monkeypatch.setattr(second_pass_field, "TILE_SECONDS", 1e-6)
+    monkeypatch.setattr(artificial_stars, "TASK_SECONDS", 1e-3)
+    assert_same(first, again(run, create_executor("none", ClusterOptions())))
+    monkeypatch.setattr(artificial_stars, "TASK_SECONDS", 0.5)
+    executor = create_executor("local", ClusterOptions(workers=2))
+    killed = []
+
+    def kill_one():
+        """Wait for the first part, then kill a worker that is at work."""
+        while not list(folder.work.glob("second_pass_files/artificial_found/*.arrow")):
+            time.sleep(0.02)
+        workers = [p for p in psutil.Process().children(recursive=True) if "spawn" in " ".join(p.cmdline())]
+        victim = max(workers, key=lambda process: process.cpu_times().user)
+        killed.append(victim.pid)
+        victim.kill()
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    try:
+        assert_same(first, again(run, executor))
+    finally:
+        executor.close()
+    killer.join(10)
+    assert len(killed) == 1
