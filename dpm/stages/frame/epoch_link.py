@@ -18,7 +18,8 @@ from scipy.spatial import cKDTree
 
 from dpm.kernels.matching import grouped_median
 from dpm.kernels.motions import pair_density
-from dpm.models.statistics import MEDIAN_TO_MEAN_ERROR, robust_width
+from dpm.models.statistics import MEDIAN_TO_MEAN_ERROR
+from dpm.stages.frame.epoch_colours import PairColours, pair_colours
 from dpm.stages.frame.match import mutual_pairs, vote_offset
 from dpm.stages.frame.units import Unit
 
@@ -50,9 +51,8 @@ ROUNDS = 4
 # Stars about each star that its surface density is counted from, and stars in a bin of magnitudes.
 DENSITY_NEIGHBORS = 20
 MAGNITUDE_BIN = 30
-# Errors that neither positions (master pixels) nor colours (mag) are believed to be below.
+# Error that no position is believed to be below, master pixels.
 SMALLEST_ERROR = 0.02
-SMALLEST_COLOUR = 0.05
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _link(stars: EpochStars, known: _Known, fastest: float) -> tuple[Ints, Ints]
     predicted = np.isfinite(known.motion_error[j])
     crowd = _surface_density(stars, known, i)
     sample, sample_error = first
-    colours, sample_colour = _Colours.unknown(len(i)), np.full(len(sample), np.nan)
+    colours, sample_colour = PairColours.unknown(len(i)), np.full(len(sample), np.nan)
     expected = np.full(len(stars), 0.5)
     probability = np.zeros(len(i))
     for _ in range(ROUNDS):
@@ -254,7 +254,7 @@ def _link(stars: EpochStars, known: _Known, fastest: float) -> tuple[Ints, Ints]
         sure = np.flatnonzero(probability > BEYOND_DOUBT)
         if len(sure) < FEWEST_PAIRS:
             break
-        colours = _pair_colours(stars, known, i, j, sure)
+        colours = pair_colours(stars.mags, known.mags, i, j, sure, FEWEST_PAIRS)
         # Not of those beyond doubt alone: stars that move unlike most never are.
         drawn = _resample(probability, error)
         sample, sample_error, sample_colour = motion[drawn], error[drawn], colours.offset[drawn]
@@ -327,21 +327,9 @@ def _resample(probability: Floats, error: Floats) -> Ints:
     return np.asarray(best[np.searchsorted(total, (np.arange(n) + 0.5) * most / n)])
 
 
-@dataclass(frozen=True)
-class _Colours:
-    """Colours of pairs: offset from the field's relation, its kernel, and the density of magnitudes there; NaN where unknown."""
-
-    offset: Floats
-    kernel: Floats
-    chance: Floats
-
-    @classmethod
-    def unknown(cls, n: int) -> _Colours:
-        return cls(*(np.full(n, np.nan) for _ in range(3)))
-
 
 def _pair_density(
-    sample: Floats, sample_error: Floats, sample_colour: Floats, motion: Floats, error: Floats, colours: _Colours, bulk: Floats,
+    sample: Floats, sample_error: Floats, sample_colour: Floats, motion: Floats, error: Floats, colours: PairColours, bulk: Floats,
     fastest: float,
 ) -> Floats:  # fmt: skip
     """Density of these motions (a square pixel a year), times how much likelier their colours are than chance's.
@@ -360,45 +348,6 @@ def _pair_density(
         sample, kernel2, sample_colour, motion, error**2, colours.offset, colours.kernel, colours.chance, STRAY, density
     )
     return out + (1 - STRAY) * density
-
-
-def _pair_colours(stars: EpochStars, known: _Known, i: Ints, j: Ints, sure: Ints) -> _Colours:
-    """Colours of pairs in the two filters, of all that both sides have, that agree best."""
-    best, typical = _Colours.unknown(len(i)), np.inf
-    for mine in stars.mags.values():
-        for theirs in known.mags.values():
-            difference = theirs[j] - mine[i]
-            use = sure[np.isfinite(difference[sure])]
-            if len(use) < FEWEST_PAIRS:
-                continue
-            middle, width = _relation(mine[i[use]], difference[use], mine[i])
-            if np.median(width[use]) < typical:
-                typical = float(np.median(width[use]))
-                chance = np.interp(theirs[j], *_magnitude_density(theirs))
-                best = _Colours(difference - middle, np.maximum(width, SMALLEST_COLOUR), chance)
-    return best
-
-
-def _relation(mag: Floats, difference: Floats, at: Floats) -> tuple[Floats, Floats]:
-    """Running median and width of colours over magnitude, at magnitudes ``at``."""
-    order = np.argsort(mag, kind="stable")
-    parts = np.array_split(order, max(len(order) // MAGNITUDE_BIN, 1))
-    centre = np.array([np.median(mag[part]) for part in parts])
-    middle = np.array([np.median(difference[part]) for part in parts])
-    width = np.array([max(robust_width(difference[part]), SMALLEST_COLOUR) for part in parts])
-    at = np.nan_to_num(at, nan=float(centre[-1]))
-    return np.interp(at, centre, middle), np.interp(at, centre, width)
-
-
-def _magnitude_density(mag: Floats) -> tuple[Floats, Floats]:
-    """Stars a magnitude, of one star, on points along the magnitudes."""
-    known = np.sort(mag[np.isfinite(mag)])
-    edges = known[np.unique(np.linspace(0, len(known) - 1, max(len(known) // MAGNITUDE_BIN, 1) + 1).astype(int))]
-    if len(edges) < 2 or edges[-1] <= edges[0]:
-        return np.array([known[0], known[0] + 1.0]), np.ones(2)
-    edges = edges[np.concatenate([[True], np.diff(edges) > 0])]
-    share = np.diff(np.searchsorted(known, edges, side="left")) / (len(known) * np.diff(edges))
-    return 0.5 * (edges[1:] + edges[:-1]), np.maximum(share, 1e-6)
 
 
 def _expected(stars: EpochStars, i: Ints, odds: Floats) -> Floats:
