@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
 from dpm.io.errors import InputError
+from dpm.io.quiet import ignored
 
 __all__ = [
     "checksum",
@@ -68,8 +68,7 @@ def open_exposure(path: str | Path) -> Iterator[fits.HDUList]:
     if not path.is_file():
         raise InputError(path, "input.exposures", "the file does not exist", "Check the path")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyWarning)
+        with ignored(AstropyWarning):
             hdulist = fits.open(path, memmap=False, lazy_load_hdus=False)
     except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

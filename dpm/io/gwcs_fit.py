@@ -6,7 +6,6 @@ The header's own SIP is good to a tenth of a pixel only (its SIPMXERR); the fit 
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from astropy.wcs import WCS, Sip
 from numpy.typing import NDArray
 
 from dpm.io.errors import InputError
+from dpm.io.quiet import ignored
 
 __all__ = ["fit_gwcs"]
 
@@ -65,8 +65,7 @@ def fit_gwcs(
             "pip install 'dpm-photometry[gwcs]', or set input.gwcs = false",
         ) from None
     content = np.asarray(hdulist["ASDF"].data)[0][0].tobytes()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with ignored(Warning):
         try:
             with asdf.open(io.BytesIO(content), memmap=False, lazy_load=False) as tree:
                 transform = tree["meta"]["wcs"]

@@ -8,7 +8,6 @@ file are obeyed; without them positions are degrees, errors mas, motions mas/yr 
 from __future__ import annotations
 
 import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
 from dpm.io.errors import InputError
+from dpm.io.quiet import ignored
 from dpm.io.tables import read_table
 from dpm.models.statistics import robust_width
 
@@ -192,8 +192,7 @@ def _read(path: Path) -> Table:
         raise InputError(path, "input.reference", "no such file", "Give the path of a reference catalogue, or none")
     suffix = path.suffix.lower()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyWarning)
+        with ignored(AstropyWarning):
             if suffix in (".parquet", ".pq"):
                 return read_table(path)
             kind = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable", ".csv": "ascii.csv"}.get(suffix)

@@ -11,7 +11,6 @@ The 1-based node positions become 0-based here, and nowhere else.
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from dpm.io.atomic import replacing
 from dpm.io.errors import InputError
+from dpm.io.quiet import ignored
 from dpm.kernels.epsf import OVERSAMPLING, SAMPLES
 from dpm.models.epsf import GriddedEPSF, centre_samples
 
@@ -157,8 +157,7 @@ def _read_primary(path: Path) -> tuple[dict[str, object], NDArray[np.float64]]:
         raise InputError(path, "SIMPLE", "is not a FITS file", "check [psf] source")
     cards, start = _cards(raw)
     header: dict[str, object] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", fits.verify.VerifyWarning)
+    with ignored(fits.verify.VerifyWarning):
         for text in cards:
             card = fits.Card.fromstring(text)
             if card.keyword not in ("COMMENT", "HISTORY", ""):

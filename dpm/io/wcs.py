@@ -7,7 +7,6 @@ origin is in its keywords DPMX0 and DPMY0.  All distortions of the header count:
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dpm.io.atomic import replacing
 from dpm.io.errors import InputError
+from dpm.io.quiet import ignored
 
 __all__ = ["ExposureWcs", "header_wcs", "pixel_area", "read_wcs", "write_wcs"]
 
@@ -136,8 +136,7 @@ def header_wcs(path: str | Path, header: fits.Header, hdulist: fits.HDUList | No
         for key in [key for key in header if key.startswith(("D2IM", "CPDIS", "CPERR", "DP1", "DP2"))]:
             del header[key]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyWarning)
+        with ignored(AstropyWarning):
             wcs = WCS(header, fobj=hdulist, naxis=2)
     except (ValueError, KeyError, TypeError, MemoryError, AssertionError) as error:
         raise InputError(
@@ -174,8 +173,7 @@ def write_wcs(path: str | Path, wcs: WCS, x_origin: int, y_origin: int, source: 
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings(), replacing(path) as temporary:
-        warnings.simplefilter("ignore", AstropyWarning)
+    with ignored(AstropyWarning), replacing(path) as temporary:
         hdulist = wcs.to_fits(relax=True)
         header = hdulist[0].header
         header["DPMX0"] = (int(x_origin), "raw column of the array's first pixel, 0-based")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
 from dpm.io.distortion_files import errors_file
+from dpm.io.quiet import ignored
 from dpm.report.data import RunData, read_json
 
 __all__ = ["TERMS", "Build", "Solution", "load_builds", "load_solutions"]
@@ -130,16 +130,15 @@ def _entries(value: Any) -> list[dict[str, Any]]:
 
 def _read_solution(path: Path) -> Solution:
     detector = path.stem.removeprefix("solution_")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)  # of cut files, which the report names itself
-        with fits.open(path, memmap=False) as hdus:
-            header = dict(hdus[0].header)
-            units = Table(hdus["UNITS"].data) if "UNITS" in hdus else None
-            images = {
-                hdu.name: np.asarray(hdu.data, dtype=float)
-                for hdu in hdus[1:]
-                if isinstance(hdu, fits.ImageHDU) and hdu.data is not None
-            }
+    # Warnings are of cut files, which the report names itself.
+    with ignored(AstropyWarning), fits.open(path, memmap=False) as hdus:
+        header = dict(hdus[0].header)
+        units = Table(hdus["UNITS"].data) if "UNITS" in hdus else None
+        images = {
+            hdu.name: np.asarray(hdu.data, dtype=float)
+            for hdu in hdus[1:]
+            if isinstance(hdu, fits.ImageHDU) and hdu.data is not None
+        }
     if not images:
         raise ValueError("it holds no map; run the distortion stage again")
     found = [match.group(1) for match in map(_EXTENSION.fullmatch, images) if match]

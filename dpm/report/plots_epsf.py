@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
+from dpm.io.quiet import ignored
 from dpm.report.calibration import Build
 from dpm.report.figures import COLORS, Image, add_legend, encode, new_figure, plain_log_axis
 
@@ -39,12 +39,11 @@ def plot_epsf(path: Path) -> list[Image]:
         One image for a single ePSF, two for a grid; empty where the file holds no such cube.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyWarning)  # of cut files, which are left out
-            with fits.open(path) as hdus:
-                values = np.atleast_3d(np.asarray(hdus[0].data, dtype=float))
-                columns = int(hdus[0].header.get("NXPSFS", 1))
-                weak = len(str(hdus[0].header.get("DPMWEAK", "")).split())
+        # Warnings are of cut files, which are left out.
+        with ignored(AstropyWarning), fits.open(path) as hdus:
+            values = np.atleast_3d(np.asarray(hdus[0].data, dtype=float))
+            columns = int(hdus[0].header.get("NXPSFS", 1))
+            weak = len(str(hdus[0].header.get("DPMWEAK", "")).split())
     except (OSError, ValueError, TypeError) as error:
         logger.warning("report: %s could not be read: %s", path, error)
         return []
