@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 from astropy.table import Table
-from scipy.spatial import cKDTree
+from scipy.spatial import Delaunay, cKDTree
 from typer.testing import CliRunner
 
 from dpm.cli.main import app
@@ -30,7 +30,7 @@ BANDS = ("niriss_f090w", "niriss_f150w")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Six exposures of 256 x 256 pixels with a star in 30 pixels, and artificial stars like the faint half of them."""
+    """Six exposures of 256 x 256 pixels with a star in 30 pixels, and artificial stars to beyond the faintest."""
     folder = tmp_path_factory.mktemp("artificial")
     effects = Effects(galaxies=0, fine_distortion=False, filter_distortion=False)
     options = SimulationOptions(
@@ -41,7 +41,7 @@ def run(tmp_path_factory):
     config.write_text(
         f'[input]\nexposures = ["{folder}/field/*_cal.fits"]\nreference = "{folder}/field/reference.ecsv"\n'
         f'[psf]\nsource = "{folder}/field/truth/stdpsf"\n[run]\ndirectory = "{folder / "run"}"\n'
-        f'[distortion]\nsource = "wcs"\n[artificial_stars]\nn = {N}\nmagnitudes = {{niriss_f090w = [22.0, 28.5]}}\n'
+        f'[distortion]\nsource = "wcs"\n[artificial_stars]\nn = {N}\nmagnitudes = {{niriss_f090w = [22.0, 30.0]}}\n'
     )
     result = CliRunner().invoke(app, ["run", str(config), "--cluster", "none"])
     assert result.exit_code == 0, result.output
@@ -73,7 +73,7 @@ def test_completeness_is_that_of_the_real_stars(run):
     years = float(catalog["ref_epoch"][0]) - 2016.0
     ra = truth["ra"] + truth["pm_xi"] * years / 3.6e6 / np.cos(np.radians(truth["dec"]))
     x, y = frame_of(folder).sky_to_pixel(ra, truth["dec"] + truth["pm_eta"] * years / 3.6e6)
-    inside = (x > np.min(stars["in_x"])) & (x < np.max(stars["in_x"])) & (y > np.min(stars["in_y"])) & (y < np.max(stars["in_y"]))
+    inside = Delaunay(np.column_stack([stars["in_x"], stars["in_y"]])).find_simplex(np.column_stack([x, y])) >= 0
     distance, row = cKDTree(np.column_stack([catalog["x"], catalog["y"]])).query(np.column_stack([x, y]))
     got = inside & (distance < 0.5)
     offset = {}
@@ -94,8 +94,8 @@ def test_completeness_is_that_of_the_real_stars(run):
     assert np.sum(np.square(pulls)) < 20.5  # chi-square of five bins, p = 0.001
     table = read_table(folder.completeness)
     assert set(np.unique(table["filter"])) == set(BANDS)
-    faint = table[(table["filter"] == band) & (table["mag"] > 28)]
-    assert np.all(faint["completeness"] < 0.3)
+    faint = table[(table["filter"] == band) & (table["mag"] > 29.5)]
+    assert np.all(faint["completeness"] < 0.1)
 
 
 def frame_of(folder):
@@ -111,7 +111,7 @@ def test_errors_of_recovered_stars_are_honest(run):
     for band in BANDS:
         clean = (stars[f"out_{band}_neighbor_ratio"] < 0.1) & (stars[f"in_{band}_mag"] < 26)
         pull = (stars[f"out_{band}_mag"] - stars[f"in_{band}_mag"])[clean] / stars[f"out_{band}_mag_error"][clean]
-        assert clean.sum() > 200
+        assert clean.sum() > 150
         assert 0.85 < 1.4826 * np.median(np.abs(pull)) < 1.15
         assert abs(np.median(pull)) < 0.25
 
