@@ -158,6 +158,9 @@ def test_a_table_of_the_users_own_and_its_faults(tmp_path):
     assert np.allclose(stars["x"], x) and np.allclose(stars["y"], y) and stars["b_mag"].tolist() == [19.0, 20.5]
     with pytest.raises(ValueError, match="no column b_mag"):
         draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {"table": own[["ra", "dec", "a_mag"]]})
+    own["ra"][1] = np.nan
+    with pytest.raises(ValueError, match="not a number"):
+        draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {"table": own})
     with pytest.raises(ValueError, match="no band c"):
         draw_stars(ArtificialStarsOptions(n=5, magnitudes={"c": (1.0, 2.0)}), catalog(), ["a", "b"], covered, 3, FRAME, {})
     with pytest.raises(ValueError, match="held by 9 exposures"):

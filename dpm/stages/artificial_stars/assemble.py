@@ -67,8 +67,9 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
     _add_output(out, result.catalog, row_of)
     out["recovered"] = averaged & out["found"] & (np.hypot(out["out_x"] - out["in_x"], out["out_y"] - out["in_y"]) < MATCH)
     for band in bands:
+        inserted = np.asarray(out[f"in_{band}_mag"], float)
         with np.errstate(invalid="ignore"):
-            out["recovered"] &= np.abs(out[f"out_{band}_mag"] - out[f"in_{band}_mag"]) < SAME_MAGNITUDE
+            out["recovered"] &= (np.abs(out[f"out_{band}_mag"] - inserted) < SAME_MAGNITUDE) | ~np.isfinite(inserted)
     out["recovered"] &= ~_on_a_brighter_star(folder, out, bands[0])
     write_table(folder.artificial_stars, out, artificial_columns(bands))
     write_table(folder.completeness, _completeness(out, read_table(folder.catalog), bands))

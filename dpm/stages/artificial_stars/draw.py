@@ -195,6 +195,8 @@ def _from_table(table: Table, bands: Sequence[str], frame: MasterFrame) -> Table
         out["x"], out["y"] = frame.sky_to_pixel(np.asarray(given["ra"], float), np.asarray(given["dec"], float))
     else:
         raise ValueError(f"[artificial_stars] table: columns x, y or ra, dec are needed; it has {', '.join(table.colnames)}")
+    if not (np.isfinite(out["x"]) & np.isfinite(out["y"])).all():
+        raise ValueError("[artificial_stars] table: a position is not a number; leave such rows out")
     for band in bands:
         if f"{band}_mag" not in given:
             raise ValueError(f"[artificial_stars] table: no column {band}_mag; it has {', '.join(table.colnames)}")

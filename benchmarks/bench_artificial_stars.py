@@ -1,0 +1,81 @@
+"""Time and memory of artificial stars on simulated fields.
+
+usage: python benchmarks/bench_artificial_stars.py [--number 5000] [--exposures 18] [--stars 1300] [--area 210] [--keep FOLDER]
+
+The field is that of `bench_second_pass.py`: ``--area`` pixels of an exposure for each star.  The steps of the stage run in a process
+of their own, one after the other and on one core, with the kernels loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from bench_second_pass import ROOT, make_run
+
+from dpm.config import load_options
+from dpm.io.run_folder import RunFolder
+from dpm.models.options import ArtificialStarsOptions
+from dpm.stages import artificial_stars
+
+
+def time_steps(folder: Path, number: int) -> dict[str, float]:
+    """CPU seconds by step, stars and peak memory of the stage, run here."""
+    told = ArtificialStarsOptions(n=number)
+    options, run = replace(load_options(folder / "field.toml"), artificial_stars=told), RunFolder(folder / "run")
+    seconds: dict[str, float] = {}
+    rounds: list[list[dict]] = []
+    start = time.process_time()
+    tasks = artificial_stars.plan(run, options)
+    while tasks:
+        step = str(tasks[0].arguments["step"])
+        rounds.append([artificial_stars.work(task) for task in tasks])
+        now = time.process_time()
+        seconds[step], start = now - start, now
+        tasks = artificial_stars.next_round(run, options, rounds)
+    made = artificial_stars.finalise(run, options, [result for results in rounds for result in results])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return seconds | {"recovered": made["recovered"], "gib": peak}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print one line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--number", type=int, default=5000, help="artificial stars")
+    parser.add_argument("--exposures", type=int, default=18)
+    parser.add_argument("--stars", type=int, default=1300)
+    parser.add_argument("--area", type=float, default=210.0, help="pixels of an exposure for each star of the field")
+    parser.add_argument("--keep", type=Path, help="folder for the field and run, used again if they are there")
+    parser.add_argument("--time", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.time:
+        print(json.dumps(time_steps(options.time, options.number)))
+        return 0
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep.resolve() if options.keep else Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "run" / "tables" / "catalog.parquet").exists():
+            make_run(folder, options.exposures, options.stars, int(np.sqrt(options.stars * options.area)))
+        command = [sys.executable, __file__, "--time", str(folder), "--number", str(options.number)]
+        out = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    found = json.loads(out.splitlines()[-1])
+    total = sum(found[step] for step in artificial_stars.ROUNDS)
+    print(
+        f"{options.exposures} exposures, {options.stars} stars, {options.number} artificial stars: "
+        + ", ".join(f"{step} {found[step]:.1f} s" for step in artificial_stars.ROUNDS)
+        + f"; {1e3 * total / options.number:.1f} ms each, recovered {found['recovered']}, peak {found['gib']:.2f} GiB"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
