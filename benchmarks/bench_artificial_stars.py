@@ -2,7 +2,7 @@
 
 usage: python benchmarks/bench_artificial_stars.py [--number 5000] [--exposures 18] [--stars 1300] [--area 210] [--keep FOLDER]
 
-The field is that of `bench_second_pass.py`: ``--area`` pixels of an exposure for each star.  The steps of the stage run in a process
+The field is that of `bench_second_pass.py`: ``--area`` pixels of an exposure for each star.  The stage's steps run in a process
 of their own, one after the other and on one core, with the kernels loaded.
 """
 
