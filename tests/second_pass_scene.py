@@ -79,7 +79,9 @@ def make_scene(
     return Scene(x, y, flux, list(transforms), list(bands), pixels, [None] * len(pixels))
 
 
-def prepare(scene: Scene, root: Path, one_patch_a_tile: bool = False, term: BrightnessTerm | None = None) -> SecondPassField:
+def prepare(
+    scene: Scene, root: Path, one_patch_a_tile: bool = False, term: BrightnessTerm | None = None, stage: str = "second_pass"
+) -> SecondPassField:
     """The run folder as it is when the exposures are gathered."""
     folder = RunFolder(root)
     folder.create()
@@ -94,7 +96,7 @@ def prepare(scene: Scene, root: Path, one_patch_a_tile: bool = False, term: Brig
         exposures.append(Exposure(f"e{k}", k, band, str(root / "library.fits"), (side, side), (0, 0), brightness))
         bounds = (0.0, side - 1.0, 0.0, side - 1.0)
         geometries.append(make_geometry(lambda u, v: (u, v), transform, bounds, lambda u, v: np.ones_like(u), 0.0, 1.0))
-    field = SecondPassField(folder, [Group(names, exposures)], [])
+    field = SecondPassField(folder, [Group(names, exposures)], [], stage)
     seeds = Table({"x": np.zeros(0), "y": np.zeros(0)})
     for name in names:
         seeds[f"{name}_flux"], seeds[f"{name}_saturated"] = np.zeros(0), np.zeros(0, bool)
@@ -107,7 +109,7 @@ def prepare(scene: Scene, root: Path, one_patch_a_tile: bool = False, term: Brig
     if one_patch_a_tile:
         patches = [patch for tile in tiles for patch in tile.patches]
         tiles = [Tile(number, 0, [patch], 1.0) for number, patch in enumerate(reversed(patches))]
-    field = SecondPassField(folder, field.groups, tiles)
+    field = SecondPassField(folder, field.groups, tiles, stage)
     field.save()
     return field
 

@@ -17,7 +17,7 @@ from dpm.models.master_frame import MasterFrame
 from dpm.models.options import ArtificialStarsOptions
 from dpm.models.patches import PatchBounds
 from dpm.stages.artificial_stars.draw import SEPARATION, Coverage, draw_stars, passes
-from dpm.stages.artificial_stars.files import plan_file, recovered_file
+from dpm.stages.artificial_stars.files import STAGE, plan_file, recovered_file
 from dpm.stages.artificial_stars.recover import recover_tile
 from dpm.stages.second_pass.field import SecondPassField, Tile
 from dpm.stages.second_pass.patches import PatchReader
@@ -176,7 +176,8 @@ def crowd(root):
     n = 250
     x, y = rng.uniform(4, 156, (2, n))
     flux = np.column_stack([10 ** rng.uniform(1.8, 4.0, n), 10 ** rng.uniform(1.8, 4.0, n)])
-    field = prepare(make_scene(x, y, flux, dithers(8, 4), [0, 0, 0, 0, 1, 1, 1, 1], 23, side=160), root)
+    scene = make_scene(x, y, flux, dithers(8, 4), [0, 0, 0, 0, 1, 1, 1, 1], 23, side=160)
+    field = prepare(scene, root, stage=STAGE)
     table = Table({"x": x, "y": y})
     for b, band in enumerate(BANDS):
         table[f"{band}_flux"], table[f"{band}_saturated"] = flux[:, b], np.zeros(n, bool)
@@ -240,7 +241,7 @@ def test_the_same_bits_for_any_tiles_and_passes_a_task(tmp_path):
     other = crowd(tmp_path / "b")
     patches = [patch for tile in other.tiles for patch in tile.patches]
     tiles = [Tile(number, 0, [patch], 1.0) for number, patch in enumerate(reversed(patches))]
-    other = SecondPassField(other.folder, other.groups, tiles)
+    other = SecondPassField(other.folder, other.groups, tiles, STAGE)
     other.save()
     plan(other, 40)
     for tile in other.tiles:

@@ -128,7 +128,7 @@ def test_the_same_table_for_any_tiles_and_workers_and_after_a_kill(run, monkeypa
 
     def kill_one():
         """Wait for the first part, then kill a worker that is at work."""
-        while not list(folder.work.glob("second_pass_files/artificial_found/*.arrow")):
+        while not list(folder.work.glob("artificial_stars_files/found/*.arrow")):
             time.sleep(0.02)
         workers = [p for p in psutil.Process().children(recursive=True) if "spawn" in " ".join(p.cmdline())]
         victim = max(workers, key=lambda process: process.cpu_times().user)

@@ -8,6 +8,8 @@ from dpm.report.figures import Image, encode
 from dpm.report.plots_artificial import plot_completeness, plot_completeness_map, plot_recovered_minus_inserted
 from dpm.report.summary import HtmlTable
 from dpm.science.completeness_map import fit_completeness_map
+from dpm.science.random_errors import random_errors
+from dpm.science.table_access import artificial_bands
 
 __all__ = ["artificial_stars"]
 
@@ -23,9 +25,12 @@ def artificial_stars(data: RunData) -> tuple[list[Image], list[HtmlTable], str]:
     stars = read_table(data.folder.artificial_stars)
     images: list[Image] = []
     missing: list[str] = []
-    for band in data.bands:
+    for band in artificial_bands(stars):
         label = band_label(band)
-        images.append(encode(plot_recovered_minus_inserted(stars, band), f"Recovered minus inserted magnitude in {label}"))
+        if len(random_errors(stars, [band])):
+            images.append(encode(plot_recovered_minus_inserted(stars, band), f"Recovered minus inserted magnitude in {label}"))
+        else:
+            missing.append(f"{label}: too few recovered stars for errors.")
         try:
             images.append(encode(plot_completeness(stars, band), f"Completeness in {label} with its 50 % and 25 % limits"))
             field = fit_completeness_map(stars, band)

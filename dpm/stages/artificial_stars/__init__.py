@@ -18,7 +18,7 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "next_round", "plan", "work"]
 
 NAME = "artificial_stars"
-REVISION = 2
+REVISION = 1
 PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "find", "frame", "photometry", "artificial_stars")
 UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame", "second_pass")
@@ -38,8 +38,8 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
     from dpm.io.tables import read_table
     from dpm.stages.second_pass.field import SecondPassField, files_folder
 
-    shutil.rmtree(files_folder(folder), ignore_errors=True)
-    field = SecondPassField.from_exposures(folder, read_table(folder.exposures))
+    shutil.rmtree(files_folder(folder, NAME), ignore_errors=True)
+    field = SecondPassField.from_exposures(folder, read_table(folder.exposures), NAME)
     tasks = []
     for exposure in (exposure for group in field.groups for exposure in group.exposures):
         arguments: dict[str, Any] = {"step": "gather", "root": str(folder.root), "exposure": exposure.name}
@@ -83,7 +83,8 @@ def work(task: Task) -> dict[str, Any]:
     if step == "gather":
         from dpm.stages.second_pass.gather import gather_exposure
 
-        return out | gather_exposure(folder, arguments["exposure"], arguments["distortion"], arguments["threshold"])
+        exposure, distortion, threshold = (arguments[key] for key in ("exposure", "distortion", "threshold"))
+        return out | gather_exposure(folder, exposure, distortion, threshold, NAME)
     if step == "recover":
         from dpm.stages.artificial_stars.recover import recover_tile
 
@@ -104,7 +105,7 @@ def finalise(folder: RunFolder, options: Options, results: list[dict[str, Any]])
     from dpm.stages.second_pass.field import files_folder
 
     made = next((result for result in results if result["step"] == "assemble"), None)
+    shutil.rmtree(files_folder(folder, NAME), ignore_errors=True)
     if made is None:
         return {"stars": 0, "warnings": []}
-    shutil.rmtree(files_folder(folder), ignore_errors=True)
     return {name: made[name] for name in ("stars", "found", "recovered", "files", "warnings")}

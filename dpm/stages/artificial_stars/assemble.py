@@ -15,7 +15,7 @@ from dpm.io.tables import artificial_columns, read_columns, read_table, write_ta
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import Options
 from dpm.science.completeness import completeness_table, local_sky_rms
-from dpm.stages.artificial_stars.files import plan_file, recovered_file
+from dpm.stages.artificial_stars.files import STAGE, plan_file, recovered_file
 from dpm.stages.artificial_stars.recover import MATCH
 from dpm.stages.frame.catalog import MEDIANS, build_catalog
 from dpm.stages.frame.link import Links
@@ -39,7 +39,7 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
     options : Options
         ``[find]``, ``[frame]``, ``[photometry]`` and ``[distortion]`` count.
     """
-    field = SecondPassField.load(folder)
+    field = SecondPassField.load(folder, STAGE)
     exposures = read_table(folder.exposures)
     frame = MasterFrame.from_meta(exposures.meta["master_frame"])
     plan = read_arrays(plan_file(folder))
@@ -53,9 +53,11 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
         parts.append(kept)
     # An artificial star has one number in all groups.
     rows = by_exposure(field, [part | {"id": part["star"] - 1} for part in parts], [0] * len(parts))
-    _, units = measured_units(field, exposures, frame, options, rows, files_folder(folder) / "artificial_measurements")
+    _, units = measured_units(field, exposures, frame, options, rows, files_folder(folder, STAGE) / "tables")
     links = _links(field, units, rows, n)
-    result = build_catalog(units, links, exposures, frame, options.frame, options.photometry, None, (*MEDIANS, "neighbor_ratio"))
+    medians = (*MEDIANS, "neighbor_ratio")
+    # Artificial stars tell nothing of the exposures: the frame's zero points stand.
+    result = build_catalog(units, links, exposures, frame, options.frame, options.photometry, None, medians, solved=True)
     out = _input_columns(plan, frame)
     row_of = np.full(n, -1, np.int64)
     for k, match in enumerate(result.matches):
@@ -70,7 +72,7 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
         inserted = np.asarray(out[f"in_{band}_mag"], float)
         with np.errstate(invalid="ignore"):
             out["recovered"] &= (np.abs(out[f"out_{band}_mag"] - inserted) < SAME_MAGNITUDE) | ~np.isfinite(inserted)
-    out["recovered"] &= ~_on_a_brighter_star(folder, out, bands[0])
+    out["recovered"] &= ~_on_a_brighter_star(folder, out, bands)
     write_table(folder.artificial_stars, out, artificial_columns(bands))
     write_table(folder.completeness, _completeness(out, read_table(folder.catalog), bands))
     return {
@@ -86,6 +88,8 @@ def _completeness(out: Table, catalog: Table, bands: list[str]) -> Table:
     """Curves of every band: all stars, and those put in where the sky is quiet."""
     parts = []
     for band in bands:
+        if not np.isfinite(out[f"in_{band}_mag"]).any():
+            continue
         sky_rms = local_sky_rms(out, band, catalog)
         quiet = sky_rms < QUIET_SKY * np.nanmedian(sky_rms)
         parts.append(completeness_table(out, {"": ("recovered", None), "good": ("recovered", quiet)}, [band]))
@@ -147,10 +151,13 @@ def _add_output(out: Table, catalog: Table, row_of: NDArray[np.int64]) -> None:
         out[f"out_{name}"].unit = catalog[name].unit
 
 
-def _on_a_brighter_star(folder: RunFolder, out: Table, band: str) -> NDArray[np.bool_]:
-    """Artificial stars within MATCH of a star of the catalogue that is as bright or brighter."""
-    real = read_columns(folder.catalog, ["x", "y", f"{band}_mag"])
+def _on_a_brighter_star(folder: RunFolder, out: Table, bands: list[str]) -> NDArray[np.bool_]:
+    """Artificial stars within MATCH of a star of the catalogue that is as bright or brighter in a band."""
+    real = read_columns(folder.catalog, ["x", "y", *(f"{band}_mag" for band in bands)])
     tree = cKDTree(np.column_stack([real["x"], real["y"]]))
     near = tree.query_ball_point(np.column_stack([out["in_x"], out["in_y"]]), MATCH)
-    magnitude, mine = np.asarray(real[f"{band}_mag"], float), np.asarray(out[f"in_{band}_mag"])
-    return np.array([bool(np.any(magnitude[others] <= mine[k])) if others else False for k, others in enumerate(near)])
+    result = np.zeros(len(out), bool)
+    for band in bands:
+        magnitude, mine = np.asarray(real[f"{band}_mag"], float), np.asarray(out[f"in_{band}_mag"], float)
+        result |= np.array([bool(np.any(magnitude[others] <= mine[k])) for k, others in enumerate(near)], bool)
+    return result

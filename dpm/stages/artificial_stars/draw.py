@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import ArtificialStarsOptions
 from dpm.models.patches import NODE_STEP
+from dpm.science.table_access import column_values
 from dpm.stages.second_pass.geometry import ExposureGeometry
 
 __all__ = ["Coverage", "SEPARATION", "draw_stars", "passes"]
@@ -171,7 +172,7 @@ def _on_line(magnitude: Floats, first: str, band: str, line: Table | None, catal
         missing = [name for name in (first, band) if name not in line.colnames]
         if missing:
             raise ValueError(f"[artificial_stars] fiducial: no column {missing[0]}; it has {', '.join(line.colnames)}")
-        a, b = (np.asarray(line[name], float) for name in (first, band))
+        a, b = (column_values(line, name) for name in (first, band))
     else:
         one, two = (np.asarray(catalog[f"{name}_mag"], float) for name in (first, band))
         both = np.isfinite(one) & np.isfinite(two)
@@ -186,13 +187,15 @@ def _on_line(magnitude: Floats, first: str, band: str, line: Table | None, catal
 
 def _from_table(table: Table, bands: Sequence[str], frame: MasterFrame) -> Table:
     """The user's own stars."""
+    if not len(table):
+        raise ValueError("[artificial_stars] table: it has no row")
     names = [name.removeprefix("in_") for name in table.colnames]
     given = dict(zip(names, table.itercols(), strict=True))
     out = Table({"id": np.arange(1, len(table) + 1)})
     if {"x", "y"} <= given.keys():
-        out["x"], out["y"] = np.asarray(given["x"], float), np.asarray(given["y"], float)
+        out["x"], out["y"] = column_values(given, "x"), column_values(given, "y")
     elif {"ra", "dec"} <= given.keys():
-        out["x"], out["y"] = frame.sky_to_pixel(np.asarray(given["ra"], float), np.asarray(given["dec"], float))
+        out["x"], out["y"] = frame.sky_to_pixel(column_values(given, "ra"), column_values(given, "dec"))
     else:
         raise ValueError(f"[artificial_stars] table: columns x, y or ra, dec are needed; it has {', '.join(table.colnames)}")
     if not (np.isfinite(out["x"]) & np.isfinite(out["y"])).all():
@@ -200,5 +203,5 @@ def _from_table(table: Table, bands: Sequence[str], frame: MasterFrame) -> Table
     for band in bands:
         if f"{band}_mag" not in given:
             raise ValueError(f"[artificial_stars] table: no column {band}_mag; it has {', '.join(table.colnames)}")
-        out[f"{band}_mag"] = np.asarray(given[f"{band}_mag"], float)
+        out[f"{band}_mag"] = column_values(given, f"{band}_mag")
     return out

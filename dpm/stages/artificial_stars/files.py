@@ -15,7 +15,10 @@ from dpm.stages.frame.astrometry import positions_at
 from dpm.stages.second_pass.field import SecondPassField, files_folder
 from dpm.stages.second_pass.placement import group_years
 
-__all__ = ["SurroundingStars", "plan_file", "recovered_file", "surrounding_stars"]
+__all__ = ["STAGE", "SurroundingStars", "plan_file", "recovered_file", "surrounding_stars"]
+
+
+STAGE = "artificial_stars"  # whose files these are
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,12 @@ class SurroundingStars:
 
 def plan_file(folder: RunFolder) -> Path:
     """The stars to put in."""
-    return files_folder(folder) / "artificial.arrow"
+    return files_folder(folder, STAGE) / "stars.arrow"
 
 
 def recovered_file(folder: RunFolder, step: str, tile: int, first: int) -> Path:
     """What a task made of a tile and the passes from ``first`` on."""
-    return files_folder(folder) / f"artificial_{step}" / f"{tile}_{first}.arrow"
+    return files_folder(folder, STAGE) / step / f"{tile}_{first}.arrow"
 
 
 def surrounding_stars(field: SecondPassField, group: int) -> SurroundingStars:

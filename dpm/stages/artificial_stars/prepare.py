@@ -14,8 +14,8 @@ from dpm.models.master_frame import MasterFrame
 from dpm.models.options import Options
 from dpm.models.patches import PATCH
 from dpm.stages.artificial_stars.draw import Coverage, draw_stars, passes
-from dpm.stages.artificial_stars.files import plan_file
-from dpm.stages.second_pass.field import SecondPassField, plan_tiles
+from dpm.stages.artificial_stars.files import STAGE, plan_file
+from dpm.stages.second_pass.field import Exposure, SecondPassField, plan_tiles
 
 __all__ = ["prepare"]
 
@@ -40,26 +40,34 @@ def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, int]:
     told = options.artificial_stars
     exposures, catalog = read_table(folder.exposures), read_table(folder.catalog)
     frame = MasterFrame.from_meta(exposures.meta["master_frame"])
-    field = SecondPassField.from_exposures(folder, exposures)
+    field = SecondPassField.from_exposures(folder, exposures, STAGE)
     geometries = [field.geometries(number) for number in range(len(field.groups))]
-    field = SecondPassField(folder, field.groups, plan_tiles(field, geometries))
+    field = SecondPassField(folder, field.groups, plan_tiles(field, geometries), STAGE)
     field.save()
-    boxes = []
-    for exposure in (exposure for group in field.groups for exposure in group.exposures):
-        (ny, nx), (x0, y0) = exposure.shape, exposure.origin
-        boxes.append((x0, x0 + nx - 1.0, y0, y0 + ny - 1.0))
-    coverage = Coverage([geometry for group in geometries for geometry in group], boxes)
-    bands = sorted({band for group in field.groups for band in group.bands})
+    placed = [(group.bands[e.band], e, g) for group, maps in zip(field.groups, geometries) for e, g in zip(group.exposures, maps)]
+    bands = sorted({band for band, _, _ in placed})
+    coverage = Coverage([geometry for _, _, geometry in placed], [_box(exposure) for _, exposure, _ in placed])
     tables = {name: Table.read(getattr(told, name)) for name in ("table", "fiducial") if getattr(told, name)}
-    fewest = min(options.frame.min_exposures, len(boxes))
+    fewest = min(options.frame.min_exposures, len(placed))
     stars = draw_stars(told, catalog, bands, coverage, fewest, frame, tables)
     x, y = np.asarray(stars["x"], float), np.asarray(stars["y"], float)
     n_patches = len({(tile.group, *patch) for tile in field.tiles for patch in tile.patches}) / len(field.groups)
     plan = {name: np.asarray(stars[name]) for name in stars.colnames} | {"pass": passes(x, y, n_patches * PATCH**2)}
+    # A star is not put into a band whose exposures do not hold it: there it is neither found nor lost.
+    enough = coverage.count(x, y) >= fewest
     for band in bands:
+        mine = [(exposure, geometry) for name, exposure, geometry in placed if name == band]
+        held = Coverage([geometry for _, geometry in mine], [_box(exposure) for exposure, _ in mine]).count(x, y) > 0
+        plan[f"{band}_mag"] = np.where(held & enough, plan[f"{band}_mag"], np.nan)
         zero_point = float(catalog[f"{band}_mag"].info.meta["zero_point"])
-        plan[f"{band}_flux"] = 10.0 ** (-0.4 * (np.asarray(stars[f"{band}_mag"], float) - zero_point))
+        plan[f"{band}_flux"] = 10.0 ** (-0.4 * (plan[f"{band}_mag"] - zero_point))
     write_arrays(plan_file(folder), plan)
     n_passes = int(plan["pass"].max(initial=-1)) + 1
     log.info("artificial stars: %d in %d passes", len(stars), n_passes)
     return field, n_passes
+
+
+def _box(exposure: Exposure) -> tuple[float, float, float, float]:
+    """Raw x_low, x_high, y_low, y_high of an exposure's pixels."""
+    (ny, nx), (x0, y0) = exposure.shape, exposure.origin
+    return x0, x0 + nx - 1.0, y0, y0 + ny - 1.0

@@ -15,7 +15,7 @@ from dpm.kernels.inject import inject_stars
 from dpm.kernels.patch import place_stars
 from dpm.models.patches import PatchBounds
 from dpm.stages.artificial_stars.draw import SEPARATION
-from dpm.stages.artificial_stars.files import SurroundingStars, plan_file, recovered_file, surrounding_stars
+from dpm.stages.artificial_stars.files import STAGE, SurroundingStars, plan_file, recovered_file, surrounding_stars
 from dpm.stages.first_pass.saturated import LOST
 from dpm.stages.second_pass.field import SecondPassField
 from dpm.stages.second_pass.measure import MEASURED, measure_patch
@@ -64,7 +64,7 @@ def recover_tile(folder: RunFolder, number: int, first: int, last: int, seed: in
     threshold : float
         ``[find] threshold``.
     """
-    field = SecondPassField.load(folder)
+    field = SecondPassField.load(folder, STAGE)
     tile = field.tiles[number]
     reader = PatchReader(field, tile.group)
     names = [exposure.name for exposure in reader.group.exposures]
@@ -127,7 +127,7 @@ def _recover(
     own = _saturating(scene, stars, flux, lost)
     # The first pass finds a saturated star by its lost core: to a pixel, and its flux by the wings.
     x, y = np.concatenate([x, np.rint(stars["x"][own])]), np.concatenate([y, np.rint(stars["y"][own])])
-    seeds = np.concatenate([seeds, flux[own]])
+    seeds = np.concatenate([seeds, np.nan_to_num(flux[own])])
     find_stars(scene, limit, FrozenStars(x, y, seeds, saturated_half(scene, x, y)), near=(place, INTERACTION))
     for _ in range(2):
         around = star_list(patch.bounds, scene.n_bands, scene, np.arange(scene.count))

@@ -64,6 +64,7 @@ def build_catalog(
     photometry: PhotometryOptions,
     reference: ReferenceCatalog | None = None,
     medians: tuple[str, ...] = MEDIANS,
+    solved: bool = False,
 ) -> Result:
     """Average everything.
 
@@ -83,13 +84,15 @@ def build_catalog(
         If given, positions are compared with it, and what errors do not explain is added to them.
     medians : tuple of str
         Columns of the measurements whose medians over exposures enter the catalogue, band by band.
+    solved : bool
+        Whether the units' zero points stand as they are.
     """
     names = band_names(units)
     bands = []
     for name in sorted(set(names)):
         members = [k for k, unit in enumerate(units) if names[k] == name and unit.transform is not None]
         if members:
-            bands.append(average_band(name, members, units, links, photometry, exposures, options.clip_sigma))
+            bands.append(average_band(name, members, units, links, photometry, exposures, options.clip_sigma, solved))
     rows = np.flatnonzero(links.star >= 0)
     discrepant = np.zeros(len(links.star), dtype=bool)
     for band in bands:

@@ -83,8 +83,9 @@ def average_band(
     photometry: PhotometryOptions,
     exposures: Table,
     clip: float,
+    solved: bool = False,
 ) -> Band:
-    """Solve the zero points of one band's units and average its fluxes.
+    """Solve the zero points of one band's units, unless they are ``solved``, and average its fluxes.
 
     Sets ``zero_point`` and ``zero_point_error`` of the units.
     """
@@ -97,12 +98,16 @@ def average_band(
     flux_error = gather(rows, links.unit, links.starts, units, "flux_error")
     flags = gather(rows, links.unit, links.starts, units, "flags")
     clean = ((flags & NOT_CLEAN) == 0) & (flux > 0)
-    central = _central(members, units)
+    given = np.array([units[k].zero_point for k in members])
+    central = int(np.argmin(np.abs(np.nan_to_num(given, nan=np.inf)))) if solved else _central(members, units)
     with np.errstate(invalid="ignore", divide="ignore"):
         mag = -2.5 * np.log10(np.where(flux > 0, flux, np.nan))
         mag_error = MAG_PER_RELATIVE_FLUX * flux_error / flux
     prior = np.array([units[k].zero_point_prior for k in members])
-    zero_point, error = solve_zero_points(star[clean], unit[clean], mag[clean], mag_error[clean], len(members), central, prior)
+    if solved:
+        zero_point, error = np.nan_to_num(given), np.array([units[k].zero_point_error for k in members])
+    else:
+        zero_point, error = solve_zero_points(star[clean], unit[clean], mag[clean], mag_error[clean], len(members), central, prior)
     scale = 10 ** (-0.4 * zero_point)
     values = mean_values(
         star,

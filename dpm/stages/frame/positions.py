@@ -116,10 +116,12 @@ def average_positions(units: Sequence[Unit], links: Links, rows: Ints, discrepan
 
 def _mean_times(star: Ints, time: Floats, mean: MeanPositions, unit: Ints, variance: Floats) -> Floats:
     """Times that the mean positions belong to: weighted as they are."""
+    if not len(time):
+        return np.full(len(mean.x), np.nan)
     weight = np.where(mean.used, 1 / (variance + mean.floor[unit] ** 2), 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         late = np.bincount(star, weight * (time - time[0]), len(mean.x)) / np.bincount(star, weight, len(mean.x))
-    return np.asarray(late + time[0]) if len(time) else np.full(len(mean.x), np.nan)
+    return np.asarray(late + time[0])
 
 
 def _covariance(rows: Ints, links: Links, units: Sequence[Unit]) -> tuple[Floats, Floats, Floats]:

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 NAME = "second_pass"
-REVISION = 4
+REVISION = 5
 PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "find", "frame", "photometry")
 UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame")

@@ -98,9 +98,9 @@ class Tile:
     cost: float
 
 
-def files_folder(folder: RunFolder) -> Path:
-    """Where tasks leave files for each other until the stage is complete."""
-    return folder.work / "second_pass_files"
+def files_folder(folder: RunFolder, stage: str = "second_pass") -> Path:
+    """Where a stage's tasks leave files for each other until it is complete."""
+    return folder.work / f"{stage}_files"
 
 
 def write_geometry(path: Path, geometry: ExposureGeometry) -> None:
@@ -127,14 +127,17 @@ class SecondPassField:
     folder : RunFolder
     groups : list of Group
     tiles : list of Tile
+    stage : str
+        Name of the stage whose files these are.
     """
 
-    def __init__(self, folder: RunFolder, groups: list[Group], tiles: list[Tile]) -> None:
+    def __init__(self, folder: RunFolder, groups: list[Group], tiles: list[Tile], stage: str = "second_pass") -> None:
         self.folder, self.groups, self.tiles = folder, groups, tiles
+        self.files = files_folder(folder, stage)
         self.tile_of = {(tile.group, *patch): tile.number for tile in tiles for patch in tile.patches}
 
     @classmethod
-    def from_exposures(cls, folder: RunFolder, table: Table) -> SecondPassField:
+    def from_exposures(cls, folder: RunFolder, table: Table, stage: str = "second_pass") -> SecondPassField:
         """Groups of the exposures that the frame stage placed; no tiles yet.
 
         Parameters
@@ -142,6 +145,8 @@ class SecondPassField:
         folder : RunFolder
         table : Table
             ``tables/exposures.parquet``.
+        stage : str
+            Name of the stage whose files these are.
         """
         placed = [k for k in range(len(table)) if np.isfinite(table["a"][k])]
         placed.sort(key=lambda k: (float(table["epoch"][k]), k))
@@ -155,20 +160,20 @@ class SecondPassField:
         for members in sets:
             bands = sorted({str(table["band"][k]) for k in members})
             groups.append(Group(bands, [_exposure(folder, table, k, bands) for k in sorted(members)]))
-        return cls(folder, groups, [])
+        return cls(folder, groups, [], stage)
 
     def save(self) -> None:
         """Write the plan for the tasks."""
-        path = files_folder(self.folder) / "plan.json"
+        path = self.files / "plan.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"groups": [asdict(group) for group in self.groups], "tiles": [asdict(tile) for tile in self.tiles]}
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(content))
 
     @classmethod
-    def load(cls, folder: RunFolder) -> SecondPassField:
+    def load(cls, folder: RunFolder, stage: str = "second_pass") -> SecondPassField:
         """The plan that the driver saved."""
-        content = json.loads((files_folder(folder) / "plan.json").read_text())
+        content = json.loads((files_folder(folder, stage) / "plan.json").read_text())
         groups = [
             Group(
                 entry["bands"],
@@ -177,13 +182,13 @@ class SecondPassField:
             for entry in content["groups"]
         ]
         tiles = [Tile(t["number"], t["group"], [tuple(p) for p in t["patches"]], t["cost"]) for t in content["tiles"]]
-        return cls(folder, groups, tiles)
+        return cls(folder, groups, tiles, stage)
 
     def geometry_file(self, exposure: Exposure) -> Path:
-        return files_folder(self.folder) / "geometry" / f"{exposure.name}.npz"
+        return self.files / "geometry" / f"{exposure.name}.npz"
 
     def pixels_file(self, exposure: Exposure) -> Path:
-        return files_folder(self.folder) / "pixels" / f"{exposure.name}.bin"
+        return self.files / "pixels" / f"{exposure.name}.bin"
 
     def pixels(self, exposure: Exposure) -> GatheredPixels:
         """The gathered pixels of one exposure."""
@@ -191,7 +196,7 @@ class SecondPassField:
 
     def stars_file(self, step: str, tile: int) -> Path:
         """List of stars that a step made of a tile."""
-        return files_folder(self.folder) / step / f"{tile}.arrow"
+        return self.files / step / f"{tile}.arrow"
 
     def geometries(self, group: int) -> list[ExposureGeometry]:
         """Geometry of all exposures of a group."""

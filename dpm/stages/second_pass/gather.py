@@ -18,7 +18,9 @@ from dpm.stages.second_pass.placement import place_exposure, subtract_halos
 __all__ = ["gather_exposure"]
 
 
-def gather_exposure(folder: RunFolder, name: str, distortion_source: str, threshold: float) -> dict[str, Any]:
+def gather_exposure(
+    folder: RunFolder, name: str, distortion_source: str, threshold: float, stage: str = "second_pass"
+) -> dict[str, Any]:
     """Write the blocks and the nodes of one exposure.
 
     Parameters
@@ -30,10 +32,12 @@ def gather_exposure(folder: RunFolder, name: str, distortion_source: str, thresh
         ``[distortion] source``.
     threshold : float
         ``[find] threshold``.
+    stage : str
+        Name of the stage that wants them.
     """
     table = read_table(folder.exposures)
     frame = MasterFrame.from_meta(table.meta["master_frame"])
-    field = SecondPassField.from_exposures(folder, table)
+    field = SecondPassField.from_exposures(folder, table, stage)
     exposure = next(e for group in field.groups for e in group.exposures if e.name == name)
     row = table[exposure.row]
     image = read_exposure(folder.cubes / str(row["cube"]), int(row["index"]))

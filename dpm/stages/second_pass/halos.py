@@ -132,7 +132,7 @@ def learn_halo(residual: NDArray[np.float32], good: NDArray[np.bool_], stars: ND
         if edge.size:
             cuts.append((cut - np.median(edge)) / row[columns.FLUX])
             weights.append(row[columns.FLUX])
-    if not cuts:
+    if len(cuts) < FEWEST_STARS:
         return Halo(np.zeros((side, side)), np.zeros((side, side)))
     stack, flux = np.array(cuts), np.array(weights)
     whole = _weighted_median(stack, flux)

@@ -15,6 +15,7 @@ from dpm.io.tables import read_columns, read_table
 from dpm.models.detectors import find_detector
 from dpm.models.distortion import PlaneDistortion
 from dpm.models.exposure import ExposureImage
+from dpm.models.flags import PixelFlag
 from dpm.models.master_frame import MasterFrame
 from dpm.models.transform import LinearTransform
 from dpm.stages.frame.astrometry import positions_at
@@ -75,9 +76,15 @@ def place_exposure(folder: RunFolder, row: Row, frame: MasterFrame, image: Expos
     geometry = make_geometry(
         plane.forward, transform, (x0, x0 + nx - 1.0, y0, y0 + ny - 1.0),
         distortion.area if distortion is not None else plane_area, zero_point if np.isfinite(zero_point) else 0.0,
-        image.charge_per_flux, image.saturation,
+        image.charge_per_flux, _lost_beyond(image),
     )  # fmt: skip
     return PlacedExposure(geometry, plane, transform)
+
+
+def _lost_beyond(image: ExposureImage) -> float:
+    """Pixel value beyond which nothing is left of a pixel: ramps keep values of saturated pixels from the reads before."""
+    kept = ((image.dq & int(PixelFlag.SATURATED)) != 0) & ((image.dq & int(PixelFlag.BAD)) == 0)
+    return float(max(image.saturation, image.sci[kept].max())) if kept.any() else float(image.saturation)
 
 
 def subtract_halos(
