@@ -10,41 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from bench_second_pass import ROOT, make_run
+from bench_second_pass import ROOT, make_run, time_steps
 
 from dpm.config import load_options
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import ArtificialStarsOptions
 from dpm.stages import artificial_stars
-
-
-def time_steps(folder: Path, number: int) -> dict[str, float]:
-    """CPU seconds by step, stars and peak memory of the stage, run here."""
-    told = ArtificialStarsOptions(n=number)
-    options, run = replace(load_options(folder / "field.toml"), artificial_stars=told), RunFolder(folder / "run")
-    seconds: dict[str, float] = {}
-    rounds: list[list[dict]] = []
-    start = time.process_time()
-    tasks = artificial_stars.plan(run, options)
-    while tasks:
-        step = str(tasks[0].arguments["step"])
-        rounds.append([artificial_stars.work(task) for task in tasks])
-        now = time.process_time()
-        seconds[step], start = now - start, now
-        tasks = artificial_stars.next_round(run, options, rounds)
-    made = artificial_stars.finalise(run, options, [result for results in rounds for result in results])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return seconds | {"recovered": made["recovered"], "gib": peak}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--time", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.time:
-        print(json.dumps(time_steps(options.time, options.number)))
+        told = replace(load_options(options.time / "field.toml"), artificial_stars=ArtificialStarsOptions(n=options.number))
+        print(json.dumps(time_steps(artificial_stars, RunFolder(options.time / "run"), told)))
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep.resolve() if options.keep else Path(temporary)

@@ -20,6 +20,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -27,6 +29,7 @@ import numpy as np
 
 from dpm.config import load_options
 from dpm.io.run_folder import RunFolder
+from dpm.models.options import Options
 from dpm.simulate import Effects, SimulationOptions, Visit, simulate_field
 from dpm.stages import second_pass
 
@@ -49,23 +52,22 @@ def make_run(folder: Path, exposures: int, stars: int, size: int) -> None:
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
-def time_steps(folder: Path) -> dict[str, float]:
-    """CPU seconds by step, rows and peak memory of the second pass, run here."""
-    options, run = load_options(folder / "field.toml"), RunFolder(folder / "run")
+def time_steps(stage: ModuleType, run: RunFolder, options: Options) -> dict[str, Any]:
+    """Summary of a stage of rounds, run here, with CPU seconds by step and peak memory in GiB."""
     seconds: dict[str, float] = {}
     rounds: list[list[dict]] = []
     start = time.process_time()
-    tasks = second_pass.plan(run, options)
+    tasks = stage.plan(run, options)
     while tasks:
         step = str(tasks[0].arguments["step"])
-        rounds.append([second_pass.work(task) for task in tasks])
+        rounds.append([stage.work(task) for task in tasks])
         now = time.process_time()
         seconds[step] = now - start
         start = now
-        tasks = second_pass.next_round(run, options, rounds)
-    made = second_pass.finalise(run, options, [result for results in rounds for result in results])
+        tasks = stage.next_round(run, options, rounds)
+    made = stage.finalise(run, options, [result for results in rounds for result in results])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return seconds | {"stars": made["stars"], "rows": made["measurements"], "gib": peak}
+    return made | seconds | {"gib": peak}
 
 
 def bench(exposures: int, stars: int, size: int, keep: Path | None, repeat: int) -> None:
@@ -82,9 +84,10 @@ def bench(exposures: int, stars: int, size: int, keep: Path | None, repeat: int)
             found.append(json.loads(out.splitlines()[-1]))
     best = min(found, key=lambda one: sum(one[step] for step in second_pass.ROUNDS))
     total = sum(best[step] for step in second_pass.ROUNDS)
+    rows = best["measurements"]
     steps = " ".join(f"{best[step]:9.2f}" for step in second_pass.ROUNDS)
     print(
-        f"{exposures:9d} {stars:9d} {best['stars']:9.0f} {best['rows']:9.0f} {steps} {total:9.2f} {best['rows'] / total:9.0f} "
+        f"{exposures:9d} {stars:9d} {best['stars']:9.0f} {rows:9.0f} {steps} {total:9.2f} {rows / total:9.0f} "
         f"{best['gib']:6.2f}",
         flush=True,
     )
@@ -101,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--time", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.time:
-        print(json.dumps(time_steps(options.time)))
+        told = load_options(options.time / "field.toml")
+        print(json.dumps(time_steps(second_pass, RunFolder(options.time / "run"), told)))
         return 0
     steps = " ".join(f"{step:>9}" for step in second_pass.ROUNDS)
     print(f"exposures     stars     found      rows {steps}     total    rows/s    GiB")

@@ -1,15 +1,13 @@
 """A run with artificial stars: their completeness is that of the real stars, and nothing depends on who did the work."""
 
 import shutil
-import threading
-import time
 
 import numpy as np
-import psutil
 import pytest
 from astropy.table import Table
 from scipy.spatial import Delaunay, cKDTree
 from typer.testing import CliRunner
+from worker_killer import killing_one
 
 from dpm.cli.main import app
 from dpm.config import load_options
@@ -124,22 +122,8 @@ def test_the_same_table_for_any_tiles_and_workers_and_after_a_kill(run, monkeypa
     assert_same(first, again(run, create_executor("none", ClusterOptions())))
     monkeypatch.setattr(artificial_stars, "TASK_SECONDS", 0.5)
     executor = create_executor("local", ClusterOptions(workers=2))
-    killed = []
-
-    def kill_one():
-        """Wait for the first part, then kill a worker that is at work."""
-        while not list(folder.work.glob("artificial_stars_files/found/*.arrow")):
-            time.sleep(0.02)
-        workers = [p for p in psutil.Process().children(recursive=True) if "spawn" in " ".join(p.cmdline())]
-        victim = max(workers, key=lambda process: process.cpu_times().user)
-        killed.append(victim.pid)
-        victim.kill()
-
-    killer = threading.Thread(target=kill_one, daemon=True)
-    killer.start()
     try:
-        assert_same(first, again(run, executor))
+        with killing_one(folder.work, "artificial_stars_files/found/*.arrow"):
+            assert_same(first, again(run, executor))
     finally:
         executor.close()
-    killer.join(10)
-    assert len(killed) == 1

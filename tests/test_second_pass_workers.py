@@ -1,13 +1,11 @@
 """The second pass of a crowded field gives the same bits for any tiles, any number of workers, and after a worker was killed."""
 
 import shutil
-import threading
-import time
 
 import numpy as np
-import psutil
 import pytest
 from typer.testing import CliRunner
+from worker_killer import killing_one
 
 from dpm.cli.main import app
 from dpm.config import load_options
@@ -96,22 +94,8 @@ def test_same_bits_after_a_worker_was_killed(crowd, monkeypatch):
     first = products(folder)
     monkeypatch.setattr(second_pass_field, "TILE_SECONDS", 0.4)
     executor = create_executor("local", ClusterOptions(workers=2))
-    killed = []
-
-    def kill_one():
-        """Wait for the first list of found stars, then kill a worker that is at work."""
-        while not list(folder.work.glob("second_pass_files/found/*.arrow")):
-            time.sleep(0.02)
-        workers = [p for p in psutil.Process().children(recursive=True) if "spawn" in " ".join(p.cmdline())]
-        victim = max(workers, key=lambda process: process.cpu_times().user)
-        killed.append(victim.pid)
-        victim.kill()
-
-    killer = threading.Thread(target=kill_one, daemon=True)
-    killer.start()
     try:
-        assert_same(first, again(crowd, executor))
+        with killing_one(folder.work, "second_pass_files/found/*.arrow"):
+            assert_same(first, again(crowd, executor))
     finally:
         executor.close()
-    killer.join(10)
-    assert len(killed) == 1

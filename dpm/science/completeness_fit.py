@@ -43,6 +43,25 @@ class Flags:
 
 @dataclass(frozen=True)
 class Fit:
+    """A fitted curve.
+
+    Parameters
+    ----------
+    form : str
+        ``"pritchet"`` or ``"spline"``.
+    parameters : ndarray (p,)
+    information : ndarray (p, p)
+        Inverse of their covariance.
+    knots : ndarray
+        Of the spline, mag; empty for the other form.
+    value : ndarray (m,)
+        Logit of the completeness at the data's magnitudes.
+    freedom : float
+        Effective number of parameters.
+    aic : float
+        Akaike's criterion; the smaller fits better.
+    """
+
     form: str
     parameters: NDArray[np.float64]
     information: NDArray[np.float64]
@@ -84,6 +103,17 @@ def _penalised(data: Flags, value: NDArray[np.float64], gradient: NDArray[np.flo
 
 
 def fit_pritchet(data: Flags) -> Fit:
+    """The form of Fleming et al. (1995) with a free plateau, where likelihood times Jeffreys prior is largest.
+
+    Parameters
+    ----------
+    data : Flags
+
+    Returns
+    -------
+    Fit
+        Its parameters: logit of the plateau, magnitude of half the plateau, logarithm of the steepness.
+    """
     nothing = np.zeros(0)
 
     def cost(parameters: NDArray[np.float64]) -> float:

@@ -24,7 +24,6 @@ CONFIG = ("input.reference", "distortion", "find", "frame", "photometry", "artif
 UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame", "second_pass")
 
 ROUNDS = ("gather", "recover", "assemble")
-GATHER_SECONDS_PER_MEGAPIXEL = 0.15
 TASK_SECONDS = 20.0  # of one task: what a killed worker costs at most
 PASS_FACTOR = 2.0  # seconds of a pass over those that the plan of tiles gives for a tile: it is searched and solved twice
 
@@ -36,17 +35,11 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
     if not (options.artificial_stars.n or options.artificial_stars.table):
         return []
     from dpm.io.tables import read_table
+    from dpm.stages.second_pass import gather_tasks
     from dpm.stages.second_pass.field import SecondPassField, files_folder
 
     shutil.rmtree(files_folder(folder, NAME), ignore_errors=True)
-    field = SecondPassField.from_exposures(folder, read_table(folder.exposures), NAME)
-    tasks = []
-    for exposure in (exposure for group in field.groups for exposure in group.exposures):
-        arguments: dict[str, Any] = {"step": "gather", "root": str(folder.root), "exposure": exposure.name}
-        arguments |= {"distortion": options.distortion.source, "threshold": options.find.threshold}
-        cost = 0.05 + GATHER_SECONDS_PER_MEGAPIXEL * exposure.shape[0] * exposure.shape[1] / 1e6
-        tasks.append(Task(NAME, f"gather_{exposure.name}", arguments, cost))
-    return tasks
+    return gather_tasks(SecondPassField.from_exposures(folder, read_table(folder.exposures), NAME), options)
 
 
 def next_round(folder: RunFolder, options: Options, rounds: list[list[dict[str, Any]]]) -> list[Task]:

@@ -14,20 +14,17 @@ from dpm.io.star_lists import read_arrays
 from dpm.io.tables import artificial_columns, read_columns, read_table, write_table
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import Options
-from dpm.science.completeness import completeness_table, local_sky_rms
+from dpm.science.completeness import MAX_DIFFERENCE, completeness_table, local_sky_rms
 from dpm.stages.artificial_stars.files import STAGE, plan_file, recovered_file
 from dpm.stages.artificial_stars.recover import MATCH
 from dpm.stages.frame.catalog import MEDIANS, build_catalog
-from dpm.stages.frame.link import Links
-from dpm.stages.frame.units import Unit
-from dpm.stages.second_pass.assemble import Measured, by_exposure, keep_stars, measured_units
+from dpm.stages.second_pass.assemble import Measured, by_exposure, keep_stars, links_by_star, measured_units
 from dpm.stages.second_pass.field import SecondPassField, files_folder
 from dpm.stages.second_pass.waves import equivalent_threshold
 
 __all__ = ["assemble"]
 
 QUIET_SKY = 1.2  # times the median sky scatter: a region is good where it is less
-SAME_MAGNITUDE = 1.0  # between input and output of a star that was recovered, in every band (DESIGN section 5)
 
 
 def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
@@ -54,7 +51,7 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
     # An artificial star has one number in all groups.
     rows = by_exposure(field, [part | {"id": part["star"] - 1} for part in parts], [0] * len(parts))
     _, units = measured_units(field, exposures, frame, options, rows, files_folder(folder, STAGE) / "tables")
-    links = _links(field, units, rows, n)
+    links = links_by_star(field, units, rows, n)
     medians = (*MEDIANS, "neighbor_ratio")
     # Artificial stars tell nothing of the exposures: the frame's zero points stand.
     result = build_catalog(units, links, exposures, frame, options.frame, options.photometry, None, medians, solved=True)
@@ -71,7 +68,7 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
     for band in bands:
         inserted = np.asarray(out[f"in_{band}_mag"], float)
         with np.errstate(invalid="ignore"):
-            out["recovered"] &= (np.abs(out[f"out_{band}_mag"] - inserted) < SAME_MAGNITUDE) | ~np.isfinite(inserted)
+            out["recovered"] &= (np.abs(out[f"out_{band}_mag"] - inserted) < MAX_DIFFERENCE) | ~np.isfinite(inserted)
     out["recovered"] &= ~_on_a_brighter_star(folder, out, bands)
     write_table(folder.artificial_stars, out, artificial_columns(bands))
     write_table(folder.completeness, _completeness(out, read_table(folder.catalog), bands))
@@ -112,19 +109,6 @@ def _read_group(folder: RunFolder, field: SecondPassField, number: int) -> tuple
     measured = {name: values[order] for name, values in measured.items()}
     measured["id"] = np.unique(measured["star"], return_inverse=True)[1].reshape(-1)
     return measured, found
-
-
-def _links(field: SecondPassField, units: list[Unit], rows: dict[int, Measured], n: int) -> Links:
-    """Which artificial star each measurement is of."""
-    star = np.concatenate([rows[k]["star"][unit.row] if k in rows else np.zeros(0, np.int64) for k, unit in enumerate(units)])
-    starts = np.concatenate([[0], np.cumsum([len(unit) for unit in units])]).astype(np.int64)
-    unit_of = np.repeat(np.arange(len(units), dtype=np.int64), np.diff(starts))
-    placed = [unit.position() if unit.transform is not None else (unit.u * np.nan, unit.v * np.nan) for unit in units]
-    x, y = (np.concatenate([position[axis] for position in placed]) for axis in (0, 1))
-    group_of = np.full(len(units), -1, np.int64)
-    for number, group in enumerate(field.groups):
-        group_of[[exposure.row for exposure in group.exposures]] = number
-    return Links(starts, unit_of, group_of[unit_of], x, y, star, n, len(field.groups))
 
 
 def _input_columns(plan: Measured, frame: MasterFrame) -> Table:

@@ -15,7 +15,8 @@ from dpm.models.options import Options
 from dpm.models.patches import PATCH
 from dpm.stages.artificial_stars.draw import Coverage, draw_stars, passes
 from dpm.stages.artificial_stars.files import STAGE, plan_file
-from dpm.stages.second_pass.field import Exposure, SecondPassField, plan_tiles
+from dpm.stages.second_pass import save_tiles
+from dpm.stages.second_pass.field import Exposure, SecondPassField
 
 __all__ = ["prepare"]
 
@@ -40,10 +41,8 @@ def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, int]:
     told = options.artificial_stars
     exposures, catalog = read_table(folder.exposures), read_table(folder.catalog)
     frame = MasterFrame.from_meta(exposures.meta["master_frame"])
-    field = SecondPassField.from_exposures(folder, exposures, STAGE)
+    field = save_tiles(folder, STAGE)
     geometries = [field.geometries(number) for number in range(len(field.groups))]
-    field = SecondPassField(folder, field.groups, plan_tiles(field, geometries), STAGE)
-    field.save()
     placed = [(group.bands[e.band], e, g) for group, maps in zip(field.groups, geometries) for e, g in zip(group.exposures, maps)]
     bands = sorted({band for band, _, _ in placed})
     coverage = Coverage([geometry for _, _, geometry in placed], [_box(exposure) for _, exposure, _ in placed])

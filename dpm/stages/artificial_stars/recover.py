@@ -15,11 +15,12 @@ from dpm.kernels.inject import inject_stars
 from dpm.kernels.patch import place_stars
 from dpm.models.patches import PatchBounds
 from dpm.stages.artificial_stars.draw import SEPARATION
-from dpm.stages.artificial_stars.files import STAGE, SurroundingStars, plan_file, recovered_file, surrounding_stars
+from dpm.stages.artificial_stars.files import STAGE, plan_file, recovered_file
 from dpm.stages.first_pass.saturated import LOST
 from dpm.stages.second_pass.field import SecondPassField
 from dpm.stages.second_pass.measure import MEASURED, measure_patch
 from dpm.stages.second_pass.patches import PatchReader, StarList, context, inside, select
+from dpm.stages.second_pass.placement import group_seeds
 from dpm.stages.second_pass.scene import PatchScene
 from dpm.stages.second_pass.tasks import begin_solving, star_list, sweep_all
 from dpm.stages.second_pass.waves import FrozenStars, equivalent_threshold, find_stars, saturated_half
@@ -71,7 +72,7 @@ def recover_tile(folder: RunFolder, number: int, first: int, last: int, seed: in
     keys = np.array([_key(f"{seed} {name}") for name in names], np.uint64)
     plan = read_arrays(plan_file(folder))
     plan = select(plan, np.flatnonzero((plan["pass"] >= first) & (plan["pass"] < last)))
-    known = surrounding_stars(field, tile.group)
+    known = group_seeds(field, tile.group, folder.catalog)
     limit = equivalent_threshold(threshold, len(reader.group.bands))
     measured: list[StarList] = [{name: np.zeros(0, dtype) for name, dtype in MEASURED.items()}]
     found: list[StarList] = [{name: np.zeros(0, dtype) for name, dtype in FOUND.items()}]
@@ -101,7 +102,7 @@ def _key(text: str) -> int:
 
 
 def _recover(
-    patch: _Patch, stars: StarList, bands: list[str], known: SurroundingStars, limit: float, seed: int
+    patch: _Patch, stars: StarList, bands: list[str], known: StarList, limit: float, seed: int
 ) -> tuple[StarList, StarList]:
     """One pass over one patch: rows of MEASURED, whose ``star`` is the artificial star's id, and rows of FOUND."""
     base = patch.base
@@ -115,15 +116,15 @@ def _recover(
     dq[lost] |= np.uint8(LOST)
 
     place = np.column_stack([stars["x"], stars["y"]])
-    near, beyond = context(known.x, known.y, patch.bounds)
+    near, beyond = context(known["x"], known["y"], patch.bounds)
     # Within reach of a star that goes in, nothing is known of the others; elsewhere the catalogue's models stand.
-    reached = np.isfinite(cKDTree(place).query(np.column_stack([known.x, known.y]), distance_upper_bound=INTERACTION)[0])
-    saturated = near & known.saturated & reached
+    reached = np.isfinite(cKDTree(place).query(np.column_stack([known["x"], known["y"]]), distance_upper_bound=INTERACTION)[0])
+    saturated = near & known["saturated"] & reached
     standing = (near & ~reached) | beyond
     scene = base.fresh(pixels, pixels, variance, dq)
-    scene.subtract_frozen(known.x[standing], known.y[standing], known.flux[standing])
+    scene.subtract_frozen(known["x"][standing], known["y"][standing], known["flux"][standing])
     without = scene.patch.residual.copy()
-    x, y, seeds = known.x[saturated], known.y[saturated], known.flux[saturated]
+    x, y, seeds = known["x"][saturated], known["y"][saturated], known["flux"][saturated]
     own = _saturating(scene, stars, flux, lost)
     # The first pass finds a saturated star by its lost core: to a pixel, and its flux by the wings.
     x, y = np.concatenate([x, np.rint(stars["x"][own])]), np.concatenate([y, np.rint(stars["y"][own])])

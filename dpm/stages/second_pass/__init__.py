@@ -56,14 +56,14 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
 
 
 def gather_tasks(field: SecondPassField, options: Options) -> list[Task]:
-    """One task for each exposure."""
+    """One task for each exposure, of the field's stage."""
     tasks = []
     for exposure in (exposure for group in field.groups for exposure in group.exposures):
         arguments: dict[str, Any] = {"step": "gather", "root": str(field.folder.root), "exposure": exposure.name}
         arguments["distortion"] = options.distortion.source
         arguments["threshold"] = options.find.threshold
         cost = 0.05 + GATHER_SECONDS_PER_MEGAPIXEL * exposure.shape[0] * exposure.shape[1] / 1e6
-        tasks.append(Task(NAME, f"gather_{exposure.name}", arguments, cost))
+        tasks.append(Task(field.stage, f"gather_{exposure.name}", arguments, cost))
     return tasks
 
 
@@ -85,13 +85,13 @@ def next_round(folder: RunFolder, options: Options, rounds: list[list[dict[str, 
     return [tile_task(field, options, step, tile.number) for tile in field.tiles]
 
 
-def save_tiles(folder: RunFolder) -> SecondPassField:
-    """Plan the tiles, for which every exposure has to be gathered, and write the plan."""
+def save_tiles(folder: RunFolder, stage: str = NAME) -> SecondPassField:
+    """Plan the tiles of a stage, for which every exposure has to be gathered, and write the plan."""
     from dpm.io.tables import read_table
     from dpm.stages.second_pass.field import SecondPassField, plan_tiles
 
-    field = SecondPassField.from_exposures(folder, read_table(folder.exposures))
-    field = SecondPassField(folder, field.groups, plan_tiles(field, (field.geometries(k) for k in range(len(field.groups)))))
+    field = SecondPassField.from_exposures(folder, read_table(folder.exposures), stage)
+    field = SecondPassField(folder, field.groups, plan_tiles(field, (field.geometries(k) for k in range(len(field.groups)))), stage)
     field.save()
     return field
 

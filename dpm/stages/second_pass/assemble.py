@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from dpm.stages.frame.units import Unit
 from dpm.stages.second_pass.field import SecondPassField
 from dpm.stages.second_pass.waves import equivalent_threshold
 
-__all__ = ["Measured", "assemble", "by_exposure", "keep_stars", "measured_units"]
+__all__ = ["Measured", "assemble", "by_exposure", "keep_stars", "links_by_star", "measured_units"]
 
 log = logging.getLogger(__name__)
 
@@ -242,15 +243,37 @@ def _set_solution(units: list[Unit], exposures: Table) -> None:
         unit.residual_rms = float(row["residual_rms"])
 
 
-def _link(field: SecondPassField, units: list[Unit], rows: dict[int, Measured], scale: float) -> Links:
-    """The stars of every group, and which of different epochs are one."""
+def links_by_star(field: SecondPassField, units: list[Unit], rows: dict[int, Measured], n_stars: int) -> Links:
+    """Links by the ``star`` that each measurement has.
+
+    Parameters
+    ----------
+    field : SecondPassField
+    units : list of Unit
+        From `measured_units`.
+    rows : dict
+        As `by_exposure` has them.
+    n_stars : int
+        Stars, all groups.
+    """
     star = np.concatenate([rows[k]["star"][unit.row] if k in rows else np.zeros(0, np.int64) for k, unit in enumerate(units)])
     starts = np.concatenate([[0], np.cumsum([len(unit) for unit in units])]).astype(np.int64)
     unit_of = np.repeat(np.arange(len(units), dtype=np.int64), np.diff(starts))
     placed = [unit.position() if unit.transform is not None else (unit.u * np.nan, unit.v * np.nan) for unit in units]
     x, y = (np.concatenate([position[axis] for position in placed]) for axis in (0, 1))
-    group_of = np.full(len(units), -1, np.int64)
+    return Links(starts, unit_of, _group_of(field, len(units))[unit_of], x, y, star, n_stars, len(field.groups))
+
+
+def _group_of(field: SecondPassField, n_units: int) -> NDArray[np.int64]:
+    """Group of each row of the exposure table, -1 for none."""
+    out = np.full(n_units, -1, np.int64)
     for number, group in enumerate(field.groups):
-        group_of[[exposure.row for exposure in group.exposures]] = number
-    joined, n_stars = join_epochs(units, group_of, unit_of, star, x, y, scale)
-    return Links(starts, unit_of, group_of[unit_of], x, y, joined, n_stars, len(field.groups))
+        out[[exposure.row for exposure in group.exposures]] = number
+    return out
+
+
+def _link(field: SecondPassField, units: list[Unit], rows: dict[int, Measured], scale: float) -> Links:
+    """The stars of every group, and which of different epochs are one."""
+    links = links_by_star(field, units, rows, 0)
+    joined, n_stars = join_epochs(units, _group_of(field, len(units)), links.unit, links.star, links.x, links.y, scale)
+    return replace(links, star=joined, n_stars=n_stars)

@@ -133,7 +133,7 @@ class SecondPassField:
 
     def __init__(self, folder: RunFolder, groups: list[Group], tiles: list[Tile], stage: str = "second_pass") -> None:
         self.folder, self.groups, self.tiles = folder, groups, tiles
-        self.files = files_folder(folder, stage)
+        self.stage, self.files = stage, files_folder(folder, stage)
         self.tile_of = {(tile.group, *patch): tile.number for tile in tiles for patch in tile.patches}
 
     @classmethod
@@ -202,11 +202,11 @@ class SecondPassField:
         """Geometry of all exposures of a group."""
         return [read_geometry(self.geometry_file(exposure)) for exposure in self.groups[group].exposures]
 
-    def seeds(self, group: int) -> dict[str, NDArray[Any]]:
-        """Positions, fluxes by band (n, B; 0 where unknown) and saturation of the frame stage's stars."""
+    def seeds(self, group: int, table: Path | None = None) -> dict[str, NDArray[Any]]:
+        """Positions, fluxes by band (n, B; 0 where unknown) and saturation of the frame stage's stars, or of another table's."""
         bands = self.groups[group].bands
         wanted = ["x", "y", *(f"{band}_{name}" for band in bands for name in ("flux", "saturated"))]
-        data = read_columns(self.folder.frame_catalog, wanted)
+        data = read_columns(table or self.folder.frame_catalog, wanted)
         flux = np.stack([np.nan_to_num(data[f"{band}_flux"]) for band in bands], -1)
         saturated = np.any([data[f"{band}_saturated"] for band in bands], axis=0)
         return {"x": data["x"], "y": data["y"], "flux": flux, "saturated": saturated}

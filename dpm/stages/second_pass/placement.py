@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,12 +114,12 @@ def group_years(group: Group, exposures: Table, reference_epoch: float) -> float
     return float(np.mean([float(exposures["epoch"][exposure.row]) for exposure in group.exposures])) - reference_epoch
 
 
-def group_seeds(field: SecondPassField, number: int) -> dict[str, NDArray[Any]]:
-    """The frame stage's stars as `SecondPassField.seeds` has them, where they stood at the group's epoch."""
-    seeds = field.seeds(number)
+def group_seeds(field: SecondPassField, number: int, table: Path | None = None) -> dict[str, NDArray[Any]]:
+    """Stars as `SecondPassField.seeds` has them, where they stood at the group's epoch."""
+    seeds = field.seeds(number, table)
     if len(field.groups) == 1:
         return seeds
-    motions = read_columns(field.folder.frame_catalog, ["x", "y", "pmra", "pmdec", "ref_epoch"])
+    motions = read_columns(table or field.folder.frame_catalog, ["x", "y", "pmra", "pmdec", "ref_epoch"])
     if not len(motions["x"]):
         return seeds
     exposures = read_table(field.folder.exposures)
