@@ -24,6 +24,7 @@ def artificial_stars(data: RunData) -> tuple[list[Image], list[HtmlTable], str]:
     """
     stars = read_table(data.folder.artificial_stars)
     images: list[Image] = []
+    maps: list[Image] = []
     missing: list[str] = []
     for band in artificial_bands(stars):
         label = band_label(band)
@@ -38,8 +39,8 @@ def artificial_stars(data: RunData) -> tuple[list[Image], list[HtmlTable], str]:
             # Too few stars for a curve or a map: the bins are in the table.
             missing.append(f"{label}: {error}.")
         else:
-            images.append(encode(plot_completeness_map(field), f"Completeness over the field in {label}"))
-    return images, [_limits(data)], " ".join(missing)
+            maps.append(encode(plot_completeness_map(field), f"Completeness over the field in {label}"))
+    return images + maps, [_limits(data)], " ".join(missing)
 
 
 def _limits(data: RunData) -> HtmlTable:

@@ -157,6 +157,7 @@ def _artificial_stars(data: RunData) -> Section:
         "Stars put into every exposure and found and measured by the second pass. Recovered: found, kept in the catalogue, within "
         "half a pixel and a magnitude in every filter, and not on a real star as bright. Curves are fitted to single stars; points "
         "are bins with one-sigma Jeffreys intervals.",
+        wide=True,
     )
     if data.folder.artificial_stars.is_file():
         section.images, section.tables, missing = artificial_stars(data)
