@@ -30,13 +30,11 @@ class Patch(NamedTuple):
 
     residual, scene, variance_read, poisson_factor, flat_variance, halo: pixels of all cut-outs end to end (float32), row by row; a
     pixel without weight has infinite variance_read, halo is the exposure's flux below which halos explain a detection.  first,
-    ny, nx: where each cut-out begins and its size.  x_origin, y_origin: raw
-    full-detector pixel of its first pixel.  nodes (E, 3, n, n): raw x, raw y and brightness scale (exposure's flux of a star of
-    unit
-    flux) on the master lattice that starts at ``node_origin`` (x, y).  band, library: filter and ePSF of each exposure.  noise
-    (E,):
-    typical scatter of a sky pixel.  sky, scatter (E, m, m): meshes of the sky in cells of ``sky_cell`` pixels.  charge_share (E,):
-    share of the ePSF's largest change with brightness that a unit of the exposure's flux brings; 0 without one.
+    ny, nx: where each cut-out begins and its size.  x_origin, y_origin: raw full-detector pixel of its first pixel.  nodes (E, 3,
+    n, n): raw x, raw y and brightness scale (exposure's flux of a star of unit flux) on the master lattice that starts at
+    ``node_origin`` (x, y).  band, library: filter and ePSF of each exposure.  noise (E,): typical scatter of a sky pixel.  sky,
+    scatter, light (E, m, m): meshes of the sky, and of the stars' light in its pixels, in cells of ``sky_cell`` pixels.
+    charge_share (E,): share of the ePSF's largest change with brightness that a unit of the exposure's flux brings; 0 without one.
     """
 
     residual: Any
@@ -57,6 +55,7 @@ class Patch(NamedTuple):
     noise: Any
     sky: Any
     scatter: Any
+    light: Any
     sky_cell: int
     charge_share: Any
 

@@ -33,10 +33,8 @@ class PatchStars(NamedTuple):
     """Stars of a patch, S of them in B bands.
 
     x, y (S,): master pixels.  flux, flux_error (S, B).  xx, xy, yy (S,): covariance of the position.  half (S,): half-width of
-    its fit
-    box.  sky (S, B): local sky above the exposures' meshes.  status (S,): outcome of its last fit.  change (S,): largest move of
-    its
-    last fit over its error.
+    its fit box.  sky (S, B): local sky above the exposures' meshes.  status (S,): outcome of its last fit.  touch (S,): how far
+    the changes of other stars since its last fit moved its flux, at most, over its error.
     """
 
     x: Any
@@ -49,7 +47,7 @@ class PatchStars(NamedTuple):
     half: Any
     sky: Any
     status: Any
-    change: Any
+    touch: Any
 
 
 class GroupWork(NamedTuple):
@@ -285,19 +283,10 @@ def store_group(patch, libraries, box, group, stars, members, begin, n, width, s
     for k in range(n):
         m = members[begin + k]
         a = k * width
-        change = 0.0
-        for p in range(2):
-            variance = group.inverse[a + p, a + p]
-            moved = group.position[k, p] - group.start[k, p]
-            change = max(change, moved * moved / variance)
         stars.xx[m], stars.xy[m], stars.yy[m] = group.inverse[a, a], group.inverse[a, a + 1], group.inverse[a + 1, a + 1]
         for b in range(bands):
             known = group.normal[a + 2 + b, a + 2 + b] > 0.0
             stars.flux_error[m, b] = np.sqrt(group.inverse[a + 2 + b, a + 2 + b]) if known else np.nan
-            if known:
-                moved = group.position[k, 2 + b] - group.start[k, 2 + b]
-                change = max(change, moved * moved / group.inverse[a + 2 + b, a + 2 + b])
-        stars.change[m] = np.sqrt(change)
         stars.status[m] = status
         old_x, old_y = stars.x[m], stars.y[m]
         x, y = group.position[k, 0], group.position[k, 1]
@@ -318,8 +307,68 @@ def store_group(patch, libraries, box, group, stars, members, begin, n, width, s
             stars.flux[m, b] = group.position[k, 2 + b]
 
 
+@leaf_kernel
+def touch_others(stars, by_x, rank, fall, members, begin, n, before):
+    """Note on the stars about a group what its change from ``before`` (members, 2 + B) does to them.
+
+    ``by_x``: the stars in the order of x, ``rank`` their places in it, ``fall`` the share of a star's light that counts at each
+    whole distance.
+    """
+    bands = stars.flux.shape[1]
+    reach = fall.shape[0]
+    for k in range(n):
+        m = members[begin + k]
+        x, y = before[k, 0], before[k, 1]
+        moved = np.sqrt((stars.x[m] - x) ** 2 + (stars.y[m] - y) ** 2)
+        changed = moved != 0.0
+        for b in range(bands):
+            changed = changed or stars.flux[m, b] != before[k, 2 + b]
+        if not changed:
+            continue
+        for direction in (-1, 1):
+            at = rank[m] + direction
+            while 0 <= at < by_x.shape[0] and abs(stars.x[by_x[at]] - x) < reach:
+                other = by_x[at]
+                at += direction
+                distance = np.sqrt((stars.x[other] - x) ** 2 + (stars.y[other] - y) ** 2)
+                if distance >= reach:
+                    continue
+                share = fall[int(distance)]
+                largest = 0.0
+                for b in range(bands):
+                    light = abs(stars.flux[m, b] - before[k, 2 + b]) + 2.0 * moved * abs(stars.flux[m, b])
+                    if light > largest * stars.flux_error[other, b]:
+                        largest = light / stars.flux_error[other, b]
+                stars.touch[other] += share * largest
+
+
 @kernel
-def sweep(patch, libraries, stars, members, first, model_error, iterations, active):
+def touch_by_light(stars, fall, x, y, flux, until):
+    """Note what light that came or went does to stars.
+
+    Parameters
+    ----------
+    stars : PatchStars
+    fall : ndarray (reach,)
+        As `sweep` has it.
+    x, y, flux : ndarray (n,), (n,), (n, B)
+        Where in master pixels, and how much.
+    until : ndarray (n,), int
+        The stars before this one were fitted without knowing of it.
+    """
+    for k in range(x.shape[0]):
+        for other in range(until[k]):
+            distance = np.sqrt((stars.x[other] - x[k]) ** 2 + (stars.y[other] - y[k]) ** 2)
+            if distance < fall.shape[0]:
+                largest = 0.0
+                for b in range(flux.shape[1]):
+                    if abs(flux[k, b]) > largest * stars.flux_error[other, b]:
+                        largest = abs(flux[k, b]) / stars.flux_error[other, b]
+                stars.touch[other] += fall[int(distance)] * largest
+
+
+@kernel
+def sweep(patch, libraries, stars, members, first, model_error, iterations, least, fall):
     """Fit all groups in turn, each with all other stars subtracted.
 
     Parameters
@@ -331,29 +380,53 @@ def sweep(patch, libraries, stars, members, first, model_error, iterations, acti
     model_error : float
     iterations : int
         Most steps a fit.
-    active : ndarray of bool (n_groups,)
-        Which groups to fit.
+    least : float
+        Only groups of which a member was touched by more than this when its turn comes.
+    fall : ndarray (reach,)
+        Share of a star's light that counts for another at each whole distance, master pixels.
 
     Returns
     -------
     int
-        Groups that could not be fitted together; their members were fitted one by one.
+        Stars that were fitted.
     """
     box = box_workspace()
     group = group_workspace(patch.first.shape[0], stars.flux.shape[1])
-    failed = 0
+    by_x = np.argsort(stars.x[: members.shape[0]])
+    rank = np.empty(members.shape[0], np.int64)
+    for k in range(members.shape[0]):
+        rank[by_x[k]] = k
+    before = np.empty((MAX_GROUP, 2 + stars.flux.shape[1]))
+    fitted = 0
     for g in range(first.shape[0] - 1):
-        if not active[g]:
-            continue
         begin, n = first[g], first[g + 1] - first[g]
-        if fit_group(patch, libraries, box, group, stars, stars.flux, members, begin, n, model_error, iterations) != FAILED:
-            continue
-        failed += 1
+        touched = 0.0
         for k in range(n):
-            one = begin + k
-            if n > 1:
-                status = fit_group(patch, libraries, box, group, stars, stars.flux, members, one, 1, model_error, iterations)
-                if status != FAILED:
-                    continue
-            stars.status[members[one]] = FAILED
-    return failed
+            touched = max(touched, stars.touch[members[begin + k]])
+        if not touched > least:
+            continue
+        for k in range(n):
+            m = members[begin + k]
+            stars.touch[m] = 0.0
+            before[k, 0], before[k, 1] = stars.x[m], stars.y[m]
+            for b in range(stars.flux.shape[1]):
+                before[k, 2 + b] = stars.flux[m, b]
+        apart = fit_group(patch, libraries, box, group, stars, stars.flux, members, begin, n, model_error, iterations) == FAILED
+        fitted += n
+        if apart:
+            for k in range(n):
+                one = begin + k
+                status = FAILED
+                if n > 1:
+                    status = fit_group(patch, libraries, box, group, stars, stars.flux, members, one, 1, model_error, iterations)
+                if status == FAILED:
+                    stars.status[members[one]] = FAILED
+        touch_others(stars, by_x, rank, fall, members, begin, n, before)
+        for k in range(n):
+            m = members[begin + k]
+            if not apart:
+                # Its companions were fitted with it.
+                stars.touch[m] = 0.0
+            if stars.status[m] == NOT_CONVERGED:
+                stars.touch[m] = np.inf
+    return fitted

@@ -331,6 +331,39 @@ def measure_star(patch, libraries, box, group, n, stars, k, e, model_error, pixe
     row[columns.X], row[columns.Y], row[columns.FLUX] = held_x, held_y, flux
 
 
+@kernel
+def box_bits(patch, dq, e, y, x, together, half, bits, halo):
+    """Data quality and halos about stars.
+
+    Parameters
+    ----------
+    patch : Patch
+    dq : ndarray (pixels,), uint8
+    e, y, x : ndarray (n,)
+        Exposure, and cut-out position.
+    together : int
+        Bits that count where one pixel has all of them.
+    half : int
+        Half-width of the fit box.
+    bits : ndarray (2, n), uint8
+        Filled: ``together`` where one of the 3 x 3 pixels at the peak has all of these bits, else 0; and all bits in the fit box.
+    halo : ndarray (n,), float32
+        Filled: the halos' limit at the peak.
+    """
+    for k in range(e.shape[0]):
+        ny, nx, start = patch.ny[e[k]], patch.nx[e[k]], patch.first[e[k]]
+        iy = min(max(int(np.floor(y[k] + 0.5)), 0), ny - 1)
+        ix = min(max(int(np.floor(x[k] + 0.5)), 0), nx - 1)
+        halo[k] = patch.halo[start + iy * nx + ix]
+        bits[0, k] = bits[1, k] = 0
+        for v in range(max(iy - half, 0), min(iy + half, ny - 1) + 1):
+            for u in range(max(ix - half, 0), min(ix + half, nx - 1) + 1):
+                found = dq[start + v * nx + u]
+                bits[1, k] |= found
+                if abs(v - iy) <= 1 and abs(u - ix) <= 1 and found & together == together:
+                    bits[0, k] = together
+
+
 @leaf_kernel
 def small_flux(patch, e, iy, ix, raw_x, raw_y, own, sky, pixels, box, outer, information):
     """Flux from the 3 x 3 pixels at the peak with the position held and the sky from a ring close by (method 3)."""

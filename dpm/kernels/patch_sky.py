@@ -5,31 +5,43 @@ from __future__ import annotations
 import numpy as np
 
 from dpm.kernels.jit import kernel, leaf_kernel
-from dpm.kernels.patch import place, sky_at
+from dpm.kernels.patch import NODE_STEP, place, sky_at
 from dpm.kernels.sky import BINS, MIN_SKY_PIXELS, binned_quartiles, clipped_mean, clipped_statistics
 
-QUIET = 0.2  # photon noise of stars over the read noise, in variance: below, a pixel counts as sky
+QUIET = 0.2  # photon noise of stars over the noise of sky and reads, in variance: below, a pixel counts as sky
 ENOUGH = 4  # times MIN_SKY_PIXELS: below, a star's own sky is not measured
 
 
 @leaf_kernel
-def sample_cell(patch, start, ny, nx, y0, x0, cell, quiet, sample):
-    """Residuals of a cell's pixels whose stars' photon noise is below ``quiet`` times the read variance; returns how many."""
+def sample_cell(patch, start, ny, nx, y0, x0, cell, sky, quiet, sample):
+    """Residuals of a cell's pixels whose stars' photon noise is at most ``quiet`` times the variance of sky and reads.
+
+    Returns
+    -------
+    n : int
+        How many.
+    light : float
+        The light that was subtracted from them, summed.
+    """
     n = 0
+    total = 0.0
     for y in range(y0, min(y0 + cell, ny)):
         for x in range(x0, min(x0 + cell, nx)):
             at = start + y * nx + x
-            read = patch.variance_read[at]
+            read, poisson = patch.variance_read[at], patch.poisson_factor[at]
             value = patch.residual[at]
-            if read < np.inf and (patch.scene[at] - value) * patch.poisson_factor[at] < quiet * read:
+            light = patch.scene[at] - value
+            if read < np.inf and light * poisson <= quiet * (read + poisson * sky):
                 sample[n] = value
+                total += light
                 n += 1
-    return n
+    return n, total
 
 
 @kernel
 def update_sky(patch, known):
-    """Clipped level and scatter of the residuals in square cells of every exposure, into the patch's meshes.
+    """Clipped level and scatter of the residuals in square cells of every exposure, and the mean light of stars in the pixels that
+    counted, into the patch's meshes.
 
     Pixels that stars make noisier than the sky are left out, as far as enough others remain.
 
@@ -50,9 +62,11 @@ def update_sky(patch, known):
         filled = 0
         for j in range(my):
             for i in range(mx):
-                n = sample_cell(patch, start, ny, nx, j * cell, i * cell, cell, QUIET, sample)
+                level = np.float32(max(patch.sky[e, j, i], 0.0) if known else 0.0)
+                n, light = sample_cell(patch, start, ny, nx, j * cell, i * cell, cell, level, np.float32(QUIET), sample)
                 if n < MIN_SKY_PIXELS:
-                    n = sample_cell(patch, start, ny, nx, j * cell, i * cell, cell, np.inf, sample)
+                    n, light = sample_cell(patch, start, ny, nx, j * cell, i * cell, cell, level, np.float32(np.inf), sample)
+                patch.light[e, j, i] = light / max(n, 1)
                 if n < MIN_SKY_PIXELS:
                     patch.sky[e, j, i] = np.nan
                     continue
@@ -74,6 +88,77 @@ def update_sky(patch, known):
                 if not np.isfinite(patch.sky[e, j, i]):
                     patch.sky[e, j, i] = total / max(filled, 1)
                     patch.scatter[e, j, i] = spread / max(filled, 1)
+
+
+@kernel
+def plane_medians(patch, step, read, poisson):
+    """Medians of every ``step``-th pixel of the planes of each exposure.
+
+    Parameters
+    ----------
+    patch : Patch
+    step : int
+    read, poisson : ndarray (E,)
+        Filled: variance without light, and variance per unit of light; 1 and 0 where no pixel has weight.
+    """
+    for e in range(patch.first.shape[0]):
+        start, size = patch.first[e], patch.ny[e] * patch.nx[e]
+        values = np.empty((2, size // step + 1), np.float32)
+        n = 0
+        for k in range(0, size, step):
+            if patch.variance_read[start + k] < np.inf:
+                values[0, n] = patch.variance_read[start + k]
+                values[1, n] = patch.poisson_factor[start + k]
+                n += 1
+        read[e], poisson[e] = 1.0, 0.0
+        if n > 0:
+            read[e], poisson[e] = np.median(values[0, :n]), np.median(values[1, :n])
+
+
+@kernel
+def noise_ratios(patch, read, poisson, ratio, sky):
+    """Variance of the sky over what the noise planes say of it, the photon noise of stars included: the median over the cells.
+
+    Parameters
+    ----------
+    patch : Patch
+        With its meshes.
+    read, poisson : ndarray (E,)
+        From `plane_medians`.
+    ratio, sky : ndarray (E,)
+        Filled; ``sky`` with the median level.
+    """
+    cell = patch.sky_cell
+    for e in range(patch.first.shape[0]):
+        my, mx = max((patch.ny[e] + cell - 1) // cell, 1), max((patch.nx[e] + cell - 1) // cell, 1)
+        values, levels = np.empty(my * mx), np.empty(my * mx)
+        for j in range(my):
+            for i in range(mx):
+                level = np.float64(patch.sky[e, j, i])
+                light = max(level, 0.0) + max(np.float64(patch.light[e, j, i]), 0.0)
+                values[j * mx + i] = np.float64(patch.scatter[e, j, i]) ** 2 / (read[e] + poisson[e] * light)
+                levels[j * mx + i] = level
+        ratio[e], sky[e] = np.median(values), np.median(levels)
+
+
+@kernel
+def drop_outside(patch, x_low, x_high, y_low, y_high):
+    """Take the weight of pixels outside these master pixels, by each exposure's geometry in the middle of the patch."""
+    middle = patch.nodes.shape[2] // 2
+    for e in range(patch.first.shape[0]):
+        x0, y0 = patch.node_origin[0] + middle * NODE_STEP, patch.node_origin[1] + middle * NODE_STEP
+        raw_x, raw_y, _, xx, xy, yx, yy = place(patch, e, x0, y0)
+        determinant = xx * yy - xy * yx
+        if not np.isfinite(determinant):
+            continue
+        ny, nx, start = patch.ny[e], patch.nx[e], patch.first[e]
+        for j in range(ny):
+            v = j - raw_y
+            for i in range(nx):
+                u = i - raw_x
+                x, y = x0 + (yy * u - xy * v) / determinant, y0 + (xx * v - yx * u) / determinant
+                if x < x_low or x > x_high or y < y_low or y > y_high:
+                    patch.variance_read[start + j * nx + i] = np.inf
 
 
 @leaf_kernel

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dpm.kernels import quality as columns
+from dpm.kernels.halo import spline_box, subtract_halos, weighted_median
 from dpm.kernels.render import subtract_stars
 from dpm.kernels.scene import render_half
 from dpm.models.epsf import GriddedEPSF
@@ -26,6 +27,7 @@ from dpm.stages.first_pass.halos import (
 
 __all__ = ["Halo", "learn_halo", "without_halos"]
 
+PAD = 2  # entries about a box of a cubic spline that have to be there
 HALO_HALF = 80  # pixels; the spikes of saturated stars end about here
 INNER, FULL = 9.0, 11.5  # pixels: from here, and fully from there, the halo is subtracted; nearer the library holds the light
 WHOLE = 0.99  # of the weight of the pixels about a place: fewer good ones tell nothing
@@ -120,14 +122,17 @@ def learn_halo(residual: NDArray[np.float32], good: NDArray[np.bool_], stars: ND
     rows, cols = np.mgrid[:side, :side] - HALO_HALF
     radius = np.hypot(rows, cols)
     rim = (radius > HALO_HALF - RIM) & (radius <= HALO_HALF)
-    pad = HALO_HALF + 2
+    pad = HALO_HALF + PAD
     splines = np.pad(ndimage.spline_filter(np.where(good, residual, 0.0)), pad)
     whole_splines = np.pad(good.astype(float), pad)
     cuts, weights = [], []
+    whole_share = np.empty((side, side))
     for row in stars:
         place = (row[columns.Y] + pad - HALO_HALF, row[columns.X] + pad - HALO_HALF)
-        cut = _spline_box(splines, *place, side, side)
-        cut[_spline_box(whole_splines, *place, side, side) < WHOLE] = np.nan
+        cut = np.empty((side, side))
+        spline_box(splines, *place, cut)
+        spline_box(whole_splines, *place, whole_share)
+        cut[whole_share < WHOLE] = np.nan
         edge = cut[rim][np.isfinite(cut[rim])]
         if edge.size:
             cuts.append((cut - np.median(edge)) / row[columns.FLUX])
@@ -181,11 +186,9 @@ def _drawn_out(structure: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _weighted_median(stack: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weighted median over the first axis without the NaNs, and 0 where there is nothing else."""
-    order = np.argsort(stack, axis=0)
-    ordered = np.take_along_axis(stack, order, axis=0)
-    cumulative = np.cumsum(np.where(np.isfinite(ordered), weights[order], 0.0), axis=0)
-    at = np.argmax(cumulative >= 0.5 * cumulative[-1], axis=0)
-    return np.nan_to_num(np.take_along_axis(ordered, at[None], axis=0)[0])
+    out = np.empty(stack.shape[1:])
+    weighted_median(stack, weights, out)
+    return out
 
 
 def _sky(image: ExposureImage, good: NDArray[np.bool_]) -> float:
@@ -208,32 +211,9 @@ def _subtract(
     brightest = np.zeros(ring.max() + 1)
     np.maximum.at(brightest, ring.ravel(), np.abs(halo.light).ravel())
     outward = np.maximum.accumulate(brightest[::-1])[::-1]  # the brightest light at a radius or beyond
-    pad = 2
-    light_splines, error_splines = (np.pad(ndimage.spline_filter(plane), pad) for plane in halo)
-    for row in stars:
-        flux, yc, xc = row[columns.FLUX], int(np.floor(row[columns.Y] + 0.5)), int(np.floor(row[columns.X] + 0.5))
-        reach = min(int(np.count_nonzero(flux * outward > FAINTEST_LIGHT * noise)), HALO_HALF)
-        y0, y1, x0, x1 = max(yc - reach, 0), min(yc + reach + 1, ny), max(xc - reach, 0), min(xc + reach + 1, nx)
-        if reach == 0 or y0 >= y1 or x0 >= x1:
-            continue
-        place = (y0 - row[columns.Y] + HALO_HALF + pad, x0 - row[columns.X] + HALO_HALF + pad, y1 - y0, x1 - x0)
-        light, error = flux * _spline_box(light_splines, *place), flux * _spline_box(error_splines, *place)
-        box = np.s_[y0:y1, x0:x1]
-        sci[box] -= light.astype(np.float32)
-        variance[box] += (poisson_factor[box] * np.maximum(light, 0.0) + error**2).astype(np.float32)
-
-
-def _spline_box(coefficients: NDArray[np.float64], y: float, x: float, ny: int, nx: int) -> NDArray[np.float64]:
-    """Values (ny, nx) of a cubic spline one pixel apart from (y, x) on; two pixels about the box have to be there."""
-    iy, ix = int(np.floor(y)), int(np.floor(x))
-    part = coefficients[iy - 1 : iy + ny + 2, ix - 1 : ix + nx + 2]
-    along_y = np.sum([w * part[k : k + ny] for k, w in enumerate(_taps(y - iy))], axis=0)
-    return np.asarray(np.sum([w * along_y[:, k : k + nx] for k, w in enumerate(_taps(x - ix))], axis=0))
-
-
-def _taps(phase: float) -> tuple[float, float, float, float]:
-    """Weights of the four cubic B-splines about a place ``phase`` of a pixel after the second."""
-    back = 1.0 - phase
-    return (
-        back**3 / 6.0, (4.0 - 6.0 * phase**2 + 3.0 * phase**3) / 6.0, (4.0 - 6.0 * back**2 + 3.0 * back**3) / 6.0, phase**3 / 6.0,
-    )  # fmt: skip
+    light, error = (np.pad(ndimage.spline_filter(plane), PAD) for plane in halo)
+    flux = stars[:, columns.FLUX].copy()
+    # How many radii have light that shows: it falls outward, so that these are the first.
+    reach = np.minimum(np.searchsorted(-outward, -FAINTEST_LIGHT * noise / flux), HALO_HALF)
+    y, x = (stars[:, column].copy() for column in (columns.Y, columns.X))
+    subtract_halos(sci, variance, poisson_factor, light, error, y, x, flux, reach)

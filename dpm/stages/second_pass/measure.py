@@ -13,7 +13,6 @@ from dpm.kernels.patch_fit import MAX_GROUP
 from dpm.models.flags import PixelFlag, StarFlag
 from dpm.models.patches import PatchBounds
 from dpm.stages.first_pass.measure import NEAR_FRACTION
-from dpm.stages.first_pass.place_flags import any_in_box
 from dpm.stages.second_pass.patches import StarList
 from dpm.stages.second_pass.scene import PatchScene
 
@@ -145,17 +144,7 @@ def _places(
     scene: PatchScene, row: NDArray[np.float64], e: NDArray[np.int64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float32]]:
     """Whether a star's core lost pixels to saturation, whether its fit box has short ramps, and the halos' limit at its peak."""
-    patch = scene.patch
-    lost, short = np.zeros(len(row), bool), np.zeros(len(row), bool)
-    halo = np.zeros(len(row), np.float32)
-    for k in np.unique(e):
-        mine = np.flatnonzero(e == k)
-        ny, nx = int(patch.ny[k]), int(patch.nx[k])
-        pixels = slice(patch.first[k], patch.first[k] + ny * nx)
-        iy = np.clip(np.floor(row[mine, columns.Y] + 0.5).astype(int), 0, ny - 1)
-        ix = np.clip(np.floor(row[mine, columns.X] + 0.5).astype(int), 0, nx - 1)
-        dq = scene.dq[pixels].reshape(ny, nx)
-        lost[mine] = any_in_box(dq, int(PixelFlag.SATURATED | PixelFlag.BAD), 1, iy, ix, every_bit=True)
-        short[mine] = any_in_box(dq, int(PixelFlag.SHORT_RAMP), FIT_HALF, iy, ix)
-        halo[mine] = patch.halo[pixels].reshape(ny, nx)[iy, ix]
-    return lost, short, halo
+    bits, halo = np.zeros((2, len(row)), np.uint8), np.zeros(len(row), np.float32)
+    lost, short = int(PixelFlag.SATURATED | PixelFlag.BAD), int(PixelFlag.SHORT_RAMP)
+    kernels.box_bits(scene.patch, scene.dq, e, row[:, columns.Y], row[:, columns.X], lost, FIT_HALF, bits, halo)
+    return bits[0] != 0, (bits[1] & short) != 0, halo

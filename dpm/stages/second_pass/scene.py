@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from dpm.kernels.patch import FIT_HALF, Libraries, Patch, add_stars, halo_limits
 from dpm.kernels.patch_clean import mask_outliers
@@ -21,13 +20,14 @@ from dpm.kernels.patch_find import (
     lattice_significance,
     score_exposures,
 )
-from dpm.kernels.patch_fit import PatchStars, sweep
+from dpm.kernels.patch_fit import NOT_CONVERGED, PatchStars, sweep, touch_by_light
 from dpm.kernels.patch_groups import link_groups
 from dpm.kernels.patch_measure import fit_candidates
-from dpm.kernels.patch_sky import update_sky, update_star_skies
+from dpm.kernels.patch_sky import drop_outside, noise_ratios, plane_medians, update_sky, update_star_skies
 from dpm.kernels.sky import annulus_spans
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.patches import FRINGE, MARGIN, NODE_STEP, PatchBounds
+from dpm.stages.first_pass.scene import NOISE_RAISED
 from dpm.stages.second_pass.geometry import ExposureGeometry
 
 __all__ = ["Cutout", "PatchScene", "cutout_box", "pack_libraries"]
@@ -37,12 +37,11 @@ Floats = NDArray[np.float64]
 SKY_CELL = 32  # pixels a side of a cell of the sky meshes
 STATISTICS_STEP = 61  # every 61st pixel tells an exposure's noise (a prime number: no column is preferred)
 SKY_ANNULUS = (4.5, 8.5)  # pixels; neighbours and the star itself are subtracted there
-NOISE_DEAD_ZONE = 1.3  # ratio of variances; the meshes' own scatter and the wings of unseen stars stay below
 PEAK_REACH = 2  # lattice points: two peaks closer than a pixel are one until the brighter is subtracted
 LINK_RADIUS = 2.0  # pixels of the finest detector within which stars are fitted together
 MIN_DISTANCE = 0.6  # master pixels; closer pairs cannot be told from one star and its residual
-TOUCH_RADIUS = 8.0  # master pixels within which a changed star makes others be fitted again
-SETTLED_CHANGE = 0.1  # of the errors: a star that moved less changed nothing
+TOUCH_REACH = 8  # master pixels within which a changed star makes others be fitted again
+SETTLED_TOUCH = 0.1  # of a star's error, moved by others' changes: less needs no fit
 
 
 @dataclass(frozen=True)
@@ -136,6 +135,9 @@ class PatchScene:
     ) -> None:
         self.bounds, self.libraries, self.profiles = bounds, libraries, profiles
         self.n_bands, self.model_error = n_bands, model_error
+        # Another star's fit sees a star's light a pixel nearer than it stands.
+        nearer = np.maximum(np.arange(TOUCH_REACH) - 1, 0)
+        self._fall = np.max(libraries.envelope[:, nearer] / libraries.envelope[:, :1], axis=0)
         shapes = np.array([cut.planes.shape[1:] for cut in cutouts], np.int64)
         first = np.concatenate([[0], np.cumsum(shapes[:, 0] * shapes[:, 1])])
         planes = np.empty((len(cutouts[0].planes), first[-1]), np.float32)
@@ -144,6 +146,7 @@ class PatchScene:
         scene, read, poisson, flat, halo, quality = planes
         row, column = bounds.first_node
         cells = int(max(1, -(-shapes.max() // SKY_CELL)))
+        meshes = (len(cutouts), cells, cells)
         self.patch = Patch(
             scene.copy(), scene, read, poisson, flat, halo,
             first[:-1].copy(), shapes[:, 0].copy(), shapes[:, 1].copy(),
@@ -152,10 +155,14 @@ class PatchScene:
             np.array([column * NODE_STEP, row * NODE_STEP], float),
             np.array([cut.band for cut in cutouts], np.int64), np.array([cut.library for cut in cutouts], np.int64),
             np.ones(len(cutouts)),
-            np.zeros((len(cutouts), cells, cells), np.float32), np.zeros((len(cutouts), cells, cells), np.float32), SKY_CELL,
+            np.zeros(meshes, np.float32), np.zeros(meshes, np.float32), np.zeros(meshes, np.float32), SKY_CELL,
             np.array([cut.charge_share for cut in cutouts], float),
         )  # fmt: skip
-        self._drop_corners()
+        # Boxes of turned exposures reach beyond the patch and its margins, among unknown stars.
+        x_low, x_high, y_low, y_high = bounds.bounds(MARGIN + FRINGE + 1)
+        drop_outside(self.patch, x_low, x_high, y_low, y_high)
+        self.read_variance, self.poisson = np.empty((2, len(cutouts)))
+        plane_medians(self.patch, STATISTICS_STEP, self.read_variance, self.poisson)
         self.dq = quality.astype(np.uint8)
         self._begin()
 
@@ -178,7 +185,8 @@ class PatchScene:
         patch = self.patch
         out.patch = patch._replace(
             residual=residual.copy(), scene=pixels, variance_read=variance.copy(),
-            noise=np.ones_like(patch.noise), sky=np.zeros_like(patch.sky), scatter=np.zeros_like(patch.scatter),
+            noise=np.ones_like(patch.noise),
+            sky=np.zeros_like(patch.sky), scatter=np.zeros_like(patch.scatter), light=np.zeros_like(patch.light),
         )  # fmt: skip
         out.dq = dq
         out._begin()
@@ -192,65 +200,30 @@ class PatchScene:
         self.count = 0
         self.stars = _empty_stars(256, self.n_bands)
         update_sky(self.patch, False)
-        self.patch.noise[:] = np.sqrt(self._formal_variance())
+        _, sky = self._noise()
+        self.patch.noise[:] = np.sqrt(self.read_variance + self.poisson * np.maximum(sky, 0.0))
 
-    def _drop_corners(self) -> None:
-        """Take the weight of pixels outside the patch and its margins: boxes of turned exposures reach further, among unknown
-        stars."""
-        patch = self.patch
-        x_low, x_high, y_low, y_high = self.bounds.bounds(MARGIN + FRINGE)
-        middle = len(patch.nodes[0, 0]) // 2
-        for e, begin in enumerate(patch.first):
-            raw_x, raw_y = patch.nodes[e, 0], patch.nodes[e, 1]
-            jacobian = np.array(
-                [
-                    [raw_x[middle, middle + 1] - raw_x[middle, middle - 1], raw_x[middle + 1, middle] - raw_x[middle - 1, middle]],
-                    [raw_y[middle, middle + 1] - raw_y[middle, middle - 1], raw_y[middle + 1, middle] - raw_y[middle - 1, middle]],
-                ]
-            ) / (2.0 * NODE_STEP)
-            if not np.isfinite(jacobian).all():
-                continue
-            back = np.linalg.inv(jacobian)
-            ny, nx = int(patch.ny[e]), int(patch.nx[e])
-            u = (np.arange(nx) + (patch.x_origin[e] - raw_x[middle, middle]))[None, :]
-            v = (np.arange(ny) + (patch.y_origin[e] - raw_y[middle, middle]))[:, None]
-            x = back[0, 0] * u + back[0, 1] * v + (patch.node_origin[0] + middle * NODE_STEP)
-            y = back[1, 0] * u + back[1, 1] * v + (patch.node_origin[1] + middle * NODE_STEP)
-            outside = (x < x_low - 1) | (x > x_high + 1) | (y < y_low - 1) | (y > y_high + 1)
-            patch.variance_read[begin : begin + ny * nx][outside.ravel()] = np.inf
-
-    def _formal_variance(self) -> Floats:
-        """Variance of a sky pixel that the noise planes say, for every exposure."""
-        patch = self.patch
-        out = np.empty(len(patch.first))
-        for e, begin in enumerate(patch.first):
-            end = begin + patch.ny[e] * patch.nx[e]
-            read = patch.variance_read[begin:end:STATISTICS_STEP]
-            known = np.isfinite(read)
-            sky = max(float(np.median(patch.sky[e])), 0.0)
-            if not known.any():
-                out[e] = 1.0
-                continue
-            out[e] = np.median(read[known]) + np.median(patch.poisson_factor[begin:end:STATISTICS_STEP][known]) * sky
-        return out
+    def _noise(self) -> tuple[Floats, Floats]:
+        """Variance of the sky over what the noise planes say, and the level of the sky, of every exposure."""
+        ratio, sky = np.empty((2, self.n_exposures))
+        noise_ratios(self.patch, self.read_variance, self.poisson, ratio, sky)
+        return ratio, sky
 
     def raise_noise(self) -> None:
-        """Where the sky of an exposure scatters clearly more than its noise planes say, the difference is added to them.
+        """Where the sky of an exposure scatters more than its noise planes say, the difference is added to them.
 
         Flat residuals, charge-transfer corrections and unresolved stars are noise that no plane of the file holds.  The more stars
         are found and subtracted, the less scatters: each call takes back what the one before it added.
         """
         patch = self.patch
-        formal = self._formal_variance()
+        ratio, sky = self._noise()
+        self.noise_raised = ratio > NOISE_RAISED
+        added = np.maximum(ratio - 1.0, 0.0) * (self.read_variance + self.poisson * np.maximum(sky, 0.0))
+        change = (added - self.added_variance).astype(np.float32)
         for e, begin in enumerate(patch.first):
-            end = begin + patch.ny[e] * patch.nx[e]
-            cells = -(-patch.ny[e] // SKY_CELL), -(-patch.nx[e] // SKY_CELL)
-            before = self.added_variance[e]
-            ratio = float(np.median(patch.scatter[e, : cells[0], : cells[1]].astype(float) ** 2) / (formal[e] - before))
-            self.noise_raised[e] = ratio > NOISE_DEAD_ZONE
-            self.added_variance[e] = (ratio - 1.0) * (formal[e] - before) if self.noise_raised[e] else 0.0
-            if self.added_variance[e] != before:
-                patch.variance_read[begin:end] += np.float32(self.added_variance[e] - before)
+            if change[e] != 0.0:
+                patch.variance_read[begin : begin + patch.ny[e] * patch.nx[e]] += change[e]
+        self.added_variance = added
 
     @property
     def n_exposures(self) -> int:
@@ -281,7 +254,7 @@ class PatchScene:
         stars.x[rows], stars.y[rows], stars.flux[rows], stars.half[rows] = x, y, flux, half
         stars.sky[rows] = 0.0
         stars.flux_error[rows] = np.inf
-        stars.status[rows], stars.change[rows] = 0, np.inf
+        stars.status[rows], stars.touch[rows] = 0, np.inf
         add_stars(self.patch, self.libraries, stars.x[rows].copy(), stars.y[rows].copy(), stars.flux[rows].copy(), -1.0)
         self.count += n
 
@@ -321,7 +294,9 @@ class PatchScene:
         self.count = fit_candidates(
             self.patch, self.libraries, self.stars, self.count, x, y, flux, self.model_error, iterations, threshold, MIN_DISTANCE
         )
-        self.stars.change[before : self.count] = np.inf
+        stars, new = self.stars, np.arange(before, self.count)
+        stars.touch[new] = np.where(stars.status[new] == NOT_CONVERGED, np.inf, 0.0)
+        touch_by_light(stars, self._fall, stars.x[new], stars.y[new], stars.flux[new], new)
         return self.count - before
 
     def groups(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
@@ -343,30 +318,15 @@ class PatchScene:
                 noise[b] = np.median(self.patch.noise[mine])
         return noise
 
-    def sweep(self, iterations: int, everyone: bool = False, which: NDArray[np.bool_] | None = None) -> float:
-        """Fit all groups once, bright to faint; returns the largest change over its error.
-
-        Without ``everyone`` only groups near a star that changed in its last fit; ``which`` limits it to groups that hold one of
-        these.
-        """
+    def sweep(self, iterations: int, everyone: bool = False) -> None:
+        """Fit all groups once, bright to faint; without ``everyone`` only those whose surroundings changed since their last fit."""
         if self.count == 0:
-            return 0.0
+            return
         members, first, _ = self.groups()
-        n = self.count
-        active = np.ones(n, bool)
-        if not everyone:
-            moved = np.flatnonzero(~(self.stars.change[:n] <= SETTLED_CHANGE))
-            active[:] = False
-            if moved.size:
-                place = np.column_stack([self.stars.x[:n], self.stars.y[:n]])
-                distance, _ = cKDTree(place[moved]).query(place, distance_upper_bound=TOUCH_RADIUS)
-                active = np.isfinite(distance)
-        if which is not None:
-            active &= which
-        group_active = np.logical_or.reduceat(active[members], first[:-1])
-        sweep(self.patch, self.libraries, self.stars, members, first, self.model_error, iterations, group_active)
-        change = self.stars.change[:n][active]
-        return float(np.max(change[np.isfinite(change)], initial=0.0))
+        sweep(
+            self.patch, self.libraries, self.stars, members, first, self.model_error, iterations,
+            -1.0 if everyone else SETTLED_TOUCH, self._fall,
+        )  # fmt: skip
 
     def significance(self) -> Floats:
         """Significance of every star: positive fluxes over their errors, squared and summed, in the bands where halos of bright
@@ -385,13 +345,12 @@ class PatchScene:
             return
         stars, n = self.stars, self.count
         add_stars(self.patch, self.libraries, stars.x[gone], stars.y[gone], stars.flux[gone], 1.0)
-        place = np.column_stack([stars.x[:n], stars.y[:n]])
-        distance, _ = cKDTree(place[gone]).query(place, distance_upper_bound=TOUCH_RADIUS)
-        stars.change[:n][np.isfinite(distance)] = np.inf
+        light = stars.x[gone], stars.y[gone], stars.flux[gone]
         left = int(mask.sum())
         for array in stars:
             array[:left] = array[:n][mask]
         self.count = left
+        touch_by_light(stars, self._fall, *light, np.full(len(gone), left))
 
     def _make_room(self, more: int) -> None:
         if self.count + more > len(self.stars.x):
@@ -408,5 +367,5 @@ def _empty_stars(capacity: int, n_bands: int) -> PatchStars:
         flux=np.zeros((capacity, n_bands)), flux_error=np.full((capacity, n_bands), np.inf),
         xx=np.full(capacity, np.inf), xy=np.zeros(capacity), yy=np.full(capacity, np.inf),
         half=np.full(capacity, 2, np.int64), sky=np.zeros((capacity, n_bands)),
-        status=np.zeros(capacity, np.int64), change=np.full(capacity, np.inf),
+        status=np.zeros(capacity, np.int64), touch=np.full(capacity, np.inf),
     )  # fmt: skip
