@@ -16,6 +16,8 @@ from dpm.models.columns import (
     EXPOSURE_COLUMNS,
     MATCH_COLUMNS,
     MEASUREMENT_COLUMNS,
+    SELECTION_COLUMNS,
+    SELECTION_COUNT_COLUMNS,
     Column,
     markdown_table,
 )
@@ -57,6 +59,14 @@ def columns_page() -> str:
             (*ARTIFICIAL_INPUT_COLUMNS, *ARTIFICIAL_FATE_COLUMNS),
             "",
         ),
+        (
+            "`tables/selection/catalog.parquet`, `tables/selection/artificial_stars.parquet`",
+            "Which stars pass the selection; one row a star, in the order of its table. `tables/selection/cuts.ecsv` has the cuts, for "
+            "`dpm.science.read_selections`.",
+            SELECTION_COLUMNS,
+            "",
+        ),
+        ("`tables/selection/counts.parquet`", "Stars left after each step.", SELECTION_COUNT_COLUMNS, ""),
         ("`tables/exposures.parquet`", "One row an exposure of a detector.", EXPOSURE_COLUMNS, ""),
         ("`tables/detections/`", "First pass, one part an exposure of a detector.", DETECTION_COLUMNS, ""),
         (

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 __all__ = [
     "ArtificialStarsOptions",
@@ -23,6 +23,7 @@ __all__ = [
     "PhotometryOptions",
     "PsfOptions",
     "RunOptions",
+    "SelectionOptions",
 ]
 
 
@@ -146,6 +147,21 @@ class ArtificialStarsOptions:
 
 
 @dataclass(frozen=True)
+class SelectionOptions:
+    """``[selection]``: which stars count as well measured, real and artificial ones alike; needs ``[artificial_stars]``.
+
+    Each of the ``quantities`` (a band's columns without its prefix) is cut in each of the ``bands`` (all when empty) at every magnitude
+    so that ``keep`` of the well-recovered artificial stars pass.  ``regions`` names a file of `dpm.science.write_selections`
+    (footprints, parts of the colour-magnitude diagram, motions) that stars have to lie in as well; they come first.
+    """
+
+    keep: Annotated[float, Gt(0), Lt(1)] = 0.99
+    quantities: tuple[str, ...] = ("sky_rms", "radxs", "qfit", "mag_error", "neighbor_ratio")
+    bands: tuple[str, ...] = ()
+    regions: str = _file("")
+
+
+@dataclass(frozen=True)
 class ClusterOptions:
     """``[cluster]``: where the work is done and how a local cluster is sized; never part of a stage's key.
 
@@ -171,4 +187,5 @@ class Options:
     find: FindOptions = field(default_factory=FindOptions)
     photometry: PhotometryOptions = field(default_factory=PhotometryOptions)
     artificial_stars: ArtificialStarsOptions = field(default_factory=ArtificialStarsOptions)
+    selection: SelectionOptions = field(default_factory=SelectionOptions)
     cluster: ClusterOptions = field(default_factory=ClusterOptions)

@@ -257,6 +257,11 @@ def quantity(table: Any, text: str) -> NDArray[np.float64]:
     return _shifted(table, text)
 
 
+def quantity_columns(text: str) -> list[str]:
+    """Names of the columns that a quantity of a `Selection` is made of."""
+    return [name for name in re.findall(r"[A-Za-z_]\w*", text) if name != "hypot"]
+
+
 def _shifted(table: Any, text: str) -> NDArray[np.float64]:
     match = _SHIFTED.fullmatch(text)
     if not match:

@@ -1,11 +1,11 @@
-"""The table of artificial stars: what went in beside what came out, averaged as the real stars are; and its completeness curves."""
+"""The table of artificial stars: what went in beside what came out, averaged as the real stars are."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from astropy.table import Table, vstack
+from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
@@ -14,7 +14,7 @@ from dpm.io.star_lists import read_arrays
 from dpm.io.tables import artificial_columns, read_columns, read_table, write_table
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import Options
-from dpm.science.completeness import MAX_DIFFERENCE, completeness_table, local_sky_rms
+from dpm.science.completeness import MAX_DIFFERENCE
 from dpm.stages.artificial_stars.files import STAGE, plan_file, recovered_file
 from dpm.stages.artificial_stars.recover import MATCH
 from dpm.stages.frame.catalog import MEDIANS, build_catalog
@@ -24,11 +24,9 @@ from dpm.stages.second_pass.waves import equivalent_threshold
 
 __all__ = ["assemble"]
 
-QUIET_SKY = 1.2  # times the median sky scatter: a region is good where it is less
-
 
 def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
-    """Write ``tables/artificial_stars.parquet`` and ``tables/completeness.parquet``.
+    """Write ``tables/artificial_stars.parquet``.
 
     Parameters
     ----------
@@ -71,29 +69,13 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
             out["recovered"] &= (np.abs(out[f"out_{band}_mag"] - inserted) < MAX_DIFFERENCE) | ~np.isfinite(inserted)
     out["recovered"] &= ~_on_a_brighter_star(folder, out, bands)
     write_table(folder.artificial_stars, out, artificial_columns(bands))
-    write_table(folder.completeness, _completeness(out, read_table(folder.catalog), bands))
     return {
         "stars": n,
         "found": int(out["found"].sum()),
         "recovered": int(out["recovered"].sum()),
-        "files": [path.relative_to(folder.root).as_posix() for path in (folder.artificial_stars, folder.completeness)],
+        "files": [folder.artificial_stars.relative_to(folder.root).as_posix()],
         "warnings": [],
     }
-
-
-def _completeness(out: Table, catalog: Table, bands: list[str]) -> Table:
-    """Curves of every band: all stars, and those put in where the sky is quiet."""
-    parts = []
-    for band in bands:
-        if not np.isfinite(out[f"in_{band}_mag"]).any():
-            continue
-        sky_rms = local_sky_rms(out, band, catalog)
-        quiet = sky_rms < QUIET_SKY * np.nanmedian(sky_rms)
-        parts.append(completeness_table(out, {"": ("recovered", None), "good": ("recovered", quiet)}, [band]))
-    limits = {name: limit for part in parts for name, limit in part.meta["limits"].items()}
-    table = vstack(parts, metadata_conflicts="silent")
-    table.meta = {"limits": limits, "quiet_sky": QUIET_SKY}
-    return table
 
 
 def _read_group(folder: RunFolder, field: SecondPassField, number: int) -> tuple[Measured, Measured]:
