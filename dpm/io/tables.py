@@ -62,7 +62,10 @@ def artificial_columns(bands: Iterable[str]) -> tuple[Column, ...]:
     """
     bands = list(bands)
     magnitude = next(column for column in CATALOG_FILTER_COLUMNS if column.name == "mag")
+    scatter = next(column for column in CATALOG_FILTER_COLUMNS if column.name == "sky_rms")
     put_in = [replace(magnitude, name=f"in_{band}_mag", dtype="float64", description="magnitude put in") for band in bands]
+    text = "sky scatter at the place of the star, found or not: mean of the exposures that hold it"
+    put_in += [replace(scatter, name=f"in_{band}_sky_rms", description=text) for band in bands]
     came_out = [replace(column, name=f"out_{column.name}") for column in catalog_columns(bands) if column.name != "id"]
     return (*ARTIFICIAL_INPUT_COLUMNS, *put_in, *ARTIFICIAL_FATE_COLUMNS, *came_out)
 

@@ -168,6 +168,8 @@ ARTIFICIAL_INPUT_COLUMNS: tuple[Column, ...] = (
     Column("in_dec", "float64", "deg", "pos.eq.dec", "declination put in, ICRS, at the catalogue's ref_epoch"),
     Column("in_x", "float64", "pix", "pos.cartesian.x", "master frame position put in, 0-based"),
     Column("in_y", "float64", "pix", "pos.cartesian.y", "master frame position put in, 0-based"),
+    Column("in_pmra", "float64", "mas yr-1", "pos.pm;pos.eq.ra", "motion in ra * cos(dec) put in; where the catalogue has motions"),
+    Column("in_pmdec", "float64", "mas yr-1", "pos.pm;pos.eq.dec", "motion in dec put in; where the catalogue has motions"),
 )
 
 ARTIFICIAL_FATE_COLUMNS: tuple[Column, ...] = (

@@ -136,6 +136,11 @@ class ArtificialStarsOptions:
     unsaturated star to a magnitude below the faintest.  ``positions`` are ``"uniform"`` over what enough exposures cover, or
     follow the ``"stars"``.  ``table`` names a table of x, y (master pixels) or ra, dec, and a column of magnitudes a band,
     instead of all these.  The same ``seed`` gives the same stars.
+
+    Over several epochs stars move by ``motion``, [pmra, pmdec] in mas/yr, or as the table's columns of these names say; when not
+    set, as most stars of the catalogue do.  ``epsf_error`` (say 0.01) puts them in with ePSFs that are wider, narrower or longer
+    than those they are measured with, by this relative width (one sigma), another one for each star and exposure: with the same
+    ePSF, errors of bright artificial stars are a lower limit of the real ones'.
     """
 
     n: Annotated[int, Ge(0)] = 0
@@ -144,15 +149,18 @@ class ArtificialStarsOptions:
     positions: Literal["uniform", "stars"] = "uniform"
     table: str = _file("")
     seed: Annotated[int, Ge(0)] = 1
+    motion: tuple[float, float] | None = None
+    epsf_error: Annotated[float, Ge(0), Le(0.2)] = 0.0
 
 
 @dataclass(frozen=True)
 class SelectionOptions:
     """``[selection]``: which stars count as well measured, real and artificial ones alike; needs ``[artificial_stars]``.
 
-    Each of the ``quantities`` (a band's columns without its prefix) is cut in each of the ``bands`` (all when empty) at every magnitude
-    so that ``keep`` of the well-recovered artificial stars pass.  ``regions`` names a file of `dpm.science.write_selections`
-    (footprints, parts of the colour-magnitude diagram, motions) that stars have to lie in as well; they come first.
+    Each of the ``quantities`` (a band's columns without its prefix) is cut in each of the ``bands`` (all when empty) at every
+    magnitude so that ``keep`` of the well-recovered artificial stars pass.  ``regions`` names a file of
+    `dpm.science.write_selections` (footprints, parts of the colour-magnitude diagram, motions) that stars have to lie in as well;
+    they come first.
     """
 
     keep: Annotated[float, Gt(0), Lt(1)] = 0.99

@@ -85,7 +85,8 @@ def _selection_panels(data: RunData, stars: Any, cuts: Sequence[Selection]) -> l
     for band in bands:
         mine = [cut for cut in cuts if cut.x == f"{band}_mag"]
         if mine:
-            images.append(encode(plot_selection_planes(catalog, stars, mine), f"The cuts in {band_label(band)} alone, one after the other"))
+            caption = f"The cuts in {band_label(band)} alone, one after the other"
+            images.append(encode(plot_selection_planes(catalog, stars, mine), caption))
     return images
 
 

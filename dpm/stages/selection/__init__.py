@@ -1,4 +1,4 @@
-"""Selection of well-measured stars: cuts learnt from artificial stars, applied to real and artificial ones alike, and what they cost.
+"""Selection of well-measured stars: cuts learnt from artificial stars and applied to real ones alike, and what they cost.
 
 Reads ``tables/artificial_stars.parquet`` and ``tables/catalog.parquet``, which stay as they are; writes ``tables/selection`` and
 ``tables/completeness.parquet``.  A stage of its own, so that other cuts cost seconds and not the artificial stars again.  Does
@@ -37,7 +37,8 @@ def work(task: Task) -> dict[str, Any]:
     """Learn, apply, count."""
     from dpm.stages.selection.run import select_stars
 
-    told = {name: tuple(value) if isinstance(value, list) else value for name, value in task.arguments["selection"].items()}
+    told = task.arguments["selection"]
+    told = told | {name: tuple(told[name]) for name in ("quantities", "bands")}
     return select_stars(RunFolder(Path(task.arguments["root"])), SelectionOptions(**told))
 
 

@@ -39,7 +39,7 @@ def select_stars(folder: RunFolder, options: SelectionOptions) -> dict[str, Any]
     """
     regions = read_selections(options.regions) if options.regions else []
     names = table_names(folder.artificial_stars)
-    bands = list(artificial_bands({name: None for name in names}))
+    bands = list(artificial_bands(dict.fromkeys(names)))
     unknown = [band for band in options.bands if band not in bands]
     if unknown:
         raise ValueError(f"[selection] bands: no band {unknown[0]}; the artificial stars have {', '.join(bands)}")
@@ -48,7 +48,8 @@ def select_stars(folder: RunFolder, options: SelectionOptions) -> dict[str, Any]
     wanted |= {f"{band}_{name}" for band in chosen for name in options.quantities}
     wanted |= {name for region in regions for axis in (region.x, region.y) for name in quantity_columns(axis)}
     wanted |= {name.removesuffix("_relative") for name in wanted}  # artificial stars have no motion but the measured one
-    stars = read_table(folder.artificial_stars, [n for n in names if n == "recovered" or n.partition("_")[2] in wanted or n == "id"])
+    mine = [name for name in names if name in ("id", "recovered") or name.partition("_")[2] in wanted]
+    stars = read_table(folder.artificial_stars, mine)
     catalog = read_table(folder.catalog, [name for name in table_names(folder.catalog) if name in wanted])
     usable = [band for band in chosen if np.isfinite(stars[f"in_{band}_mag"]).any()]
     cuts, warnings = learn_cuts(stars, usable, options)
