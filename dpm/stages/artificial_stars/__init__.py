@@ -66,14 +66,14 @@ def next_round(folder: RunFolder, options: Options, rounds: list[list[dict[str, 
     told = options.artificial_stars
     learn = Task(NAME, "learn", common | tables | {"step": "learn"}, LEARN_SECONDS)
     common |= {"threshold": options.find.threshold, "seed": told.seed, "epsf_error": told.epsf_error}
-    tasks = [learn]
+    tasks = []
     for tile in field.tiles:
         seconds = max(PASS_FACTOR * tile.cost, 1e-3)
         step = max(int(TASK_SECONDS / seconds), 1)
         for first, last in ((k, min(k + step, end)) for begin, end in chunks for k in range(begin, end, step)):
             arguments = common | {"tile": tile.number, "first": first, "last": last}
             tasks.append(Task(NAME, f"recover_{tile.number}_{first}", arguments, seconds * (last - first)))
-    return tasks
+    return [*tasks, learn]
 
 
 def work(task: Task) -> dict[str, Any]:
