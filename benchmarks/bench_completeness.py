@@ -1,7 +1,7 @@
 """Artificial stars of a crowded simulated field against its truth: completeness, blends, errors, corrections, selection.
 
-usage: python benchmarks/bench_completeness.py [--seed 41] [--stars 6800] [--size 320] [--dithers 4] [--core 0] [--number 4000]
-       [--keep FOLDER] [--score]
+usage: python benchmarks/bench_completeness.py [--seed 41] [--stars 10500] [--size 256] [--dithers 4] [--exptime 40] [--core 0]
+       [--number 4000] [--keep FOLDER] [--score]
 
 A field of `dpm simulate` with stars to beyond the limit, one in some 18 pixels, is run with artificial stars; ``--core`` is the
 core radius (arcsec) of a clump that half of the stars are in, 0 for none.  Detections count for the brightest true star that they
@@ -41,7 +41,7 @@ FEWEST = 30  # true and artificial stars of a bin
 def make_run(folder: Path, options: argparse.Namespace) -> None:
     """Simulate and run; what is there is used again."""
     if not (folder / "field").exists():
-        visit = Visit(n_dithers=options.dithers, dither=0.05)
+        visit = Visit(n_dithers=options.dithers, dither=0.05, exptime=options.exptime)
         simulate_field(
             folder / "field",
             SimulationOptions(
@@ -150,13 +150,16 @@ def compare(truth: Truth, band: int, real: NDArray[np.bool_], put_in: NDArray[np
 
 def show_completeness(truth: Truth) -> None:
     """Tables and chi-squares, all stars and blends."""
+    # Beyond the faintest true star there is nothing to compare with, in any band: a star has to be measured in both.
+    first = np.asarray(truth.stars[f"in_{truth.bands[0]}_mag"], float)
+    possible = first < truth.mag[:, 0].max()
     blended = truth.blended(truth.place, truth.mag[:, 0], own=True)
     places = np.column_stack([truth.stars["in_x"], truth.stars["in_y"]])
-    blended_in = truth.blended(places, np.asarray(truth.stars[f"in_{truth.bands[0]}_mag"], float), own=False)
+    blended_in = truth.blended(places, first, own=False)
     for band, name in enumerate(truth.bands):
         for title, real, put_in in (
-            ("all stars", truth.held, np.ones(len(truth.stars), bool)),
-            (f"blends within {BLEND_RADIUS:g} pixels", truth.held & blended, blended_in),
+            ("all stars", truth.held, possible),
+            (f"blends within {BLEND_RADIUS:g} pixels", truth.held & blended, possible & blended_in),
         ):
             rows = compare(truth, band, real, put_in)
             print(f"\n{name}, {title}\n| mag | artificial | real | completeness, artificial | real | sigmas |")
@@ -187,7 +190,7 @@ def show_errors(truth: Truth) -> None:
         corrected = correct_magnitudes(measured[:, band], migration_correction(truth.stars, name, weights=weights))
         true, pull = truth.mag[seen, band], pulls[:, band]
         print(f"\n{name}\n| mag | stars | pull: bias, width | beyond 3 | measured - true by measured mag: before, corrected |")
-        for begin in np.arange(np.floor(true.min()), true.max(), 1.0):
+        for begin in np.arange(np.ceil(put_in.min()), true.max(), 1.0):
             k = (true >= begin) & (true < begin + 1)
             m = seen[(measured[seen, band] >= begin) & (measured[seen, band] < begin + 1)]
             if min(k.sum(), len(m)) < FEWEST:
@@ -218,9 +221,10 @@ def main() -> int:
     """Run and score; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=41)
-    parser.add_argument("--stars", type=int, default=6800)
-    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--stars", type=int, default=10_500)
+    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--dithers", type=int, default=4, help="exposures a filter")
+    parser.add_argument("--exptime", type=float, default=40.0, help="seconds")
     parser.add_argument("--core", type=float, default=0.0, help="arcsec")
     parser.add_argument("--number", type=int, default=4000, help="artificial stars")
     parser.add_argument("--keep", type=Path, help="folder for field and run; a temporary one otherwise")

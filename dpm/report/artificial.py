@@ -59,7 +59,7 @@ def artificial_stars(data: RunData) -> tuple[list[Image], list[HtmlTable], str]:
             missing.append(f"{label}: {error}.")
         else:
             maps.append(encode(plot_completeness_map(field), f"Completeness over the field in {label}"))
-    tables = [_limits(data)]
+    tables = [_limits(data)] if folder.completeness.is_file() else []
     if cuts:
         tables.append(_counts(data))
         maps += _selection_panels(data, stars, cuts)
