@@ -33,6 +33,7 @@ SPEED_PERIOD = 600.0  # seconds that the bar's speed is taken from: parts can ta
 # Lines that a round of parts gets on its way, and seconds before the first: a file is to be read by somebody.
 LINES = 10
 FIRST_LINE = 30.0
+FEWEST_PARTS = 4  # that a speed is taken from
 
 
 def time_left(seconds: float, finished: int, left: int) -> str:
@@ -45,8 +46,9 @@ class LineProgress(Observer):
     """A line when a stage begins, ends, or a part fails, and now and then how much is left."""
 
     def __init__(self) -> None:
-        self._parts = self._done = self._finished = 0
-        self._began = self._told = 0.0
+        self._parts = self._done = 0
+        self._times: list[float] = []
+        self._told = 0.0
 
     def stage_skipped(self, name: str, summary: dict[str, Any]) -> None:
         """See `Observer`."""
@@ -64,8 +66,8 @@ class LineProgress(Observer):
         self._begin(n_parts, n_done)
 
     def _begin(self, n_parts: int, n_done: int) -> None:
-        self._parts, self._done, self._finished = n_parts, n_done, 0
-        self._began = self._told = time.monotonic()
+        self._parts, self._done, self._times = n_parts, n_done, []
+        self._told = time.monotonic()
 
     def compiling(self) -> None:
         """See `Observer`."""
@@ -78,15 +80,18 @@ class LineProgress(Observer):
         self._advance(name)
 
     def _advance(self, name: str) -> None:
-        """Say how long the rest takes, from the parts that this process saw finished in this round."""
+        """Say how long the rest takes, from the later half of the parts that this process saw finished: the first ones compile."""
         self._done += 1
-        self._finished += 1
         now = time.monotonic()
-        left, seconds = self._parts - self._done, now - self._began
-        every = max(FIRST_LINE, (seconds + seconds / self._finished * left) / LINES)
-        if left > 0 and now - self._told > every:
+        self._times.append(now)
+        n = len(self._times)
+        left, half = self._parts - self._done, n // 2
+        if left <= 0 or n < FEWEST_PARTS:
+            return
+        seconds = now - self._times[half - 1]
+        if now - self._told > max(FIRST_LINE, seconds / (n - half) * (n + left) / LINES):
             self._told = now
-            say(f"{name:12s} {self._done} of {self._parts} parts, about {time_left(seconds, self._finished, left)} left")
+            say(f"{name:12s} {self._done} of {self._parts} parts, about {time_left(seconds, n - half, left)} left")
 
     def stage_finished(self, name: str, seconds: float, summary: dict[str, Any]) -> None:
         """See `Observer`."""
