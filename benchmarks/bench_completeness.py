@@ -1,11 +1,12 @@
 """Artificial stars of a crowded simulated field against its truth: completeness, blends, errors, corrections, selection.
 
 usage: python benchmarks/bench_completeness.py [--seed 41] [--stars 10500] [--size 256] [--dithers 4] [--exptime 40] [--core 0]
-       [--number 4000] [--keep FOLDER] [--score]
+       [--number 4000] [--line] [--keep FOLDER] [--score]
 
 A field of `dpm simulate` with stars to beyond the limit, one in some 18 pixels, is run with artificial stars; ``--core`` is the
 core radius (arcsec) of a clump that half of the stars are in, 0 for none.  Detections count for the brightest true star that they
-can be.  Real stars' densities over the field and within each bin weight the artificial stars.  ``--score`` uses the run in FOLDER
+can be.  Artificial stars have the true stars' colours, so that only their recovery is judged; with ``--line`` those of the
+catalogue's own sequence.  Real stars' densities over the field and within each bin weight them.  ``--score`` uses the run in FOLDER
 as it is.
 """
 
@@ -31,6 +32,8 @@ from dpm.science import correct_magnitudes, fit_completeness, fit_error_model, m
 from dpm.science.random_errors import bias_and_width
 from dpm.simulate import SimulationOptions, Visit, simulate_field
 
+BANDS = ("niriss_f090w", "niriss_f150w")
+BRIGHTEST, FAINTEST = 22.0, 29.0  # of the artificial stars in the first band, where nothing else limits them
 MATCH, DIFFERENCE = 0.5, 1.0  # pixels and magnitudes, as for artificial stars
 CELLS = 6  # a side, of the field, in which densities are compared
 STEP, FINE = 0.5, 0.1  # magnitudes of the bins, and within them
@@ -49,12 +52,52 @@ def make_run(folder: Path, options: argparse.Namespace) -> None:
                 seed=options.seed,
             ),
         )  # fmt: skip
-    (folder / "field.toml").write_text(
+    text = (
         f'[input]\nexposures = ["{folder}/field/*_cal.fits"]\nreference = "{folder}/field/reference.ecsv"\n'
         f'[psf]\nsource = "{folder}/field/truth/stdpsf"\n[run]\ndirectory = "{folder}/run"\n'
-        f"[artificial_stars]\nn = {options.number}\nmagnitudes = {{niriss_f090w = [22.5, 29.0]}}\n"
     )
-    run_options(RunFolder(folder / "run"), load_options(folder / "field.toml"), last=[])
+    config, run = folder / "field.toml", RunFolder(folder / "run")
+    told = f"n = {options.number}\nmagnitudes = {{{BANDS[0]} = [{BRIGHTEST}, {FAINTEST}]}}"
+    if not options.line:
+        config.write_text(text)
+        run_options(run, load_options(config), last=[])
+        like_the_field(folder, options.number).write(folder / "stars.ecsv", overwrite=True)
+        told = f'table = "{folder}/stars.ecsv"'
+    config.write_text(f"{text}[artificial_stars]\n{told}\n")
+    run_options(run, load_options(config), last=[])
+
+
+def true_stars(folder: Path) -> tuple[Table, NDArray, NDArray]:
+    """The true stars, where the catalogue has them (master pixels, n x 2), and how many exposures hold them."""
+    run = RunFolder(folder / "run")
+    exposures = read_table(run.exposures)
+    true = Table.read(folder / "field" / "truth" / "stars.ecsv")
+    years = (float(read_table(run.catalog, ["ref_epoch"])["ref_epoch"][0]) - true.meta["ref_epoch"]) / 1000
+    place = np.asarray(true["xi"] + true["pm_xi"] * years), np.asarray(true["eta"] + true["pm_eta"] * years)
+    frame = MasterFrame.from_meta(exposures.meta["master_frame"])
+    held = np.zeros(len(true), int)
+    for path in sorted((folder / "field" / "truth").glob("jw*.npz")):
+        data, last = np.load(path), int(exposures["nx"][0]) - 1
+        inside = (data["x"] >= 0) & (data["x"] <= last) & (data["y"] >= 0) & (data["y"] <= last)
+        held[data["id"][inside]] += 1
+    return true, np.column_stack(frame.sky_to_pixel(*tangent_to_sky(*place, true.meta["ra0"], true.meta["dec0"]))), held
+
+
+def like_the_field(folder: Path, n: int) -> Table:
+    """Stars uniform over the field and in the first band's magnitude, with the colours of true stars as bright."""
+    rng = np.random.default_rng(2)
+    true, place, held = true_stars(folder)
+    low, high = np.quantile(place[held >= 3], [0.0, 1.0], axis=0)
+    position = rng.uniform(low, high, (n, 2))
+    mags = np.column_stack([true[f"mag_{band.split('_')[1].upper()}"] for band in BANDS])
+    mags = mags[held >= 3]
+    first = rng.uniform(BRIGHTEST, mags[:, 0].max(), n)
+    order = np.argsort(mags[:, 0])
+    near = np.searchsorted(mags[order, 0], first) + rng.integers(-10, 11, n)
+    donor = mags[order][np.clip(near, 0, len(mags) - 1)]
+    out = Table({"x": position[:, 0], "y": position[:, 1], f"{BANDS[0]}_mag": first})
+    out[f"{BANDS[1]}_mag"] = first + donor[:, 1] - donor[:, 0]
+    return out
 
 
 class Truth:
@@ -69,28 +112,15 @@ class Truth:
     def __init__(self, folder: Path) -> None:
         run = RunFolder(folder / "run")
         self.stars, self.catalog = read_table(run.artificial_stars), read_table(run.catalog)
+        self.stars = self.stars[np.isfinite(self.stars[f"in_{BANDS[0]}_mag"])]
         self.bands = [name[3:-4] for name in self.stars.colnames if name.startswith("in_") and name.endswith("_mag")]
-        true = Table.read(folder / "field" / "truth" / "stars.ecsv")
-        years = (float(self.catalog["ref_epoch"][0]) - true.meta["ref_epoch"]) / 1000
-        place = np.asarray(true["xi"] + true["pm_xi"] * years), np.asarray(true["eta"] + true["pm_eta"] * years)
-        frame = MasterFrame.from_meta(read_table(run.exposures).meta["master_frame"])
-        self.place = np.column_stack(frame.sky_to_pixel(*tangent_to_sky(*place, true.meta["ra0"], true.meta["dec0"])))
+        true, self.place, held = true_stars(folder)
         self.mag = np.column_stack([true[f"mag_{band.split('_')[1].upper()}"] for band in self.bands])
-        held = np.zeros(len(true), int)
-        for path in sorted((folder / "field" / "truth").glob("jw*.npz")):
-            data = np.load(path)
-            last = data["n_pixels"] - 1 if "n_pixels" in data.files else self._side(folder) - 1
-            inside = (data["x"] >= 0) & (data["x"] <= last) & (data["y"] >= 0) & (data["y"] <= last)
-            held[data["id"][inside]] += 1
         self.held = held >= 3
         self.measured = np.column_stack([np.asarray(self.catalog[f"{band}_mag"], float) for band in self.bands])
         self.found = np.column_stack([self.catalog["x"], self.catalog["y"]])
         self._align()
         self.row = self._rows()
-
-    @staticmethod
-    def _side(folder: Path) -> int:
-        return int(read_table(RunFolder(folder / "run").exposures)["nx"][0])
 
     def _align(self) -> None:
         """Bring true magnitudes to the catalogue's zero points, from bright stars."""
@@ -227,6 +257,7 @@ def main() -> int:
     parser.add_argument("--exptime", type=float, default=40.0, help="seconds")
     parser.add_argument("--core", type=float, default=0.0, help="arcsec")
     parser.add_argument("--number", type=int, default=4000, help="artificial stars")
+    parser.add_argument("--line", action="store_true", help="colours of the catalogue's own sequence")
     parser.add_argument("--keep", type=Path, help="folder for field and run; a temporary one otherwise")
     parser.add_argument("--score", action="store_true", help="only score what is in the folder")
     options = parser.parse_args()

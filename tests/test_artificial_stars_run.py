@@ -21,6 +21,7 @@ from dpm.io.star_lists import write_arrays
 from dpm.io.tables import read_table
 from dpm.models.options import ClusterOptions
 from dpm.run.errors import DiskFullError
+from dpm.run.parts import Parts
 from dpm.run.single import finalise_stage, run_partition, run_stage
 from dpm.science import apply_selections, read_selections
 from dpm.simulate import Effects, SimulationOptions, Visit, simulate_field
@@ -178,13 +179,18 @@ def test_a_full_disk_says_what_to_do_and_loses_nothing(run, monkeypatch):
     assert_same(first, read_table(folder.artificial_stars))
 
 
-def test_partitions_make_the_same_table(run):
+def test_partitions_make_the_same_table_and_closing_can_be_killed(run, monkeypatch):
     options, folder, _ = run
     first = read_table(folder.artificial_stars)
     shutil.rmtree(folder.work / "artificial_stars")
     executor = create_executor("none", ClusterOptions())
     shares = [run_partition(folder, options, executor, "artificial_stars", index, 3) for index in (2, 0, 1)]
     assert min(shares) > 0
+    with monkeypatch.context() as patch:
+        # Killed after the files are removed and before the stage counts as complete.
+        patch.setattr(Parts, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            finalise_stage(folder, options, executor, "artificial_stars")
     finalise_stage(folder, options, executor, "artificial_stars")
     assert_same(first, read_table(folder.artificial_stars))
 

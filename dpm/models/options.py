@@ -130,12 +130,13 @@ class PhotometryOptions:
 class ArtificialStarsOptions:
     """``[artificial_stars]``: how many, and what they are like; 0 stars: the stage does nothing.
 
-    ``magnitudes`` gives [bright, faint] by band (``niriss_f090w``).  The first band's magnitudes are uniform between them; those
-    of the others are uniform as well where they are given, and else on the fiducial line: ``fiducial`` is a table with one column
-    of magnitudes a band, or empty for the catalogue's own sequence.  Without ``magnitudes`` the first band's go from the brightest
-    unsaturated star to a magnitude below the faintest.  ``positions`` are ``"uniform"`` over what enough exposures cover, or
-    follow the ``"stars"``.  ``table`` names a table of x, y (master pixels) or ra, dec, and a column of magnitudes a band,
-    instead of all these.  The same ``seed`` gives the same stars.
+    ``magnitudes`` gives [bright, faint] by band (``niriss_f090w``). The first band's magnitudes are uniform between them; those
+    of the others are uniform as well where they are given, and else on the fiducial line: ``fiducial`` is a table with one
+    column of magnitudes a band, or empty for the catalogue's own sequence (of stars good to 0.1 mag in both bands, then
+    straight on). Without ``magnitudes`` the first band's go from the brightest unsaturated star to a magnitude below the
+    faintest. ``positions`` are ``"uniform"`` over what enough exposures cover, or follow the ``"stars"``. ``table`` names a
+    table of x, y (master pixels) or ra, dec, and a column of magnitudes a band, instead of all these. The same ``seed`` gives
+    the same stars.
 
     Over several epochs stars move by ``motion``, [pmra, pmdec] in mas/yr, or as the table's columns of these names say; when not
     set, as most stars of the catalogue do.  ``epsf_error`` (say 0.01) puts them in with ePSFs that are wider, narrower or longer

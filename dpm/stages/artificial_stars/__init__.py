@@ -114,8 +114,8 @@ def work(task: Task) -> dict[str, Any]:
 
 def finalise(folder: RunFolder, options: Options, results: list[dict[str, Any]]) -> dict[str, Any]:
     """Remove what tasks left for each other, and say what came out."""
-    from dpm.stages.second_pass.field import files_folder
+    from dpm.stages.artificial_stars.files import remove_files
 
     made = [result for result in results if result["step"] == "assemble"]
-    shutil.rmtree(files_folder(folder, NAME), ignore_errors=True)
+    remove_files(folder)
     return {name: sum(result[name] for result in made) for name in ("stars", "found", "recovered")} | {"warnings": []}

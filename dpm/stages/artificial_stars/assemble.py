@@ -166,7 +166,8 @@ def _recovered(
     x, y = np.array(out["in_x"], float), np.array(out["in_y"], float)
     for k in range(latest.max(initial=-1)):
         x[latest == k], y[latest == k] = plan[f"x_{k}"][latest == k], plan[f"y_{k}"][latest == k]
-    good = averaged & np.asarray(out["found"]) & (np.hypot(out["out_x"] - x, out["out_y"] - y) < MATCH)
+    put_in = np.any([np.isfinite(out[f"in_{band}_mag"]) for band in bands], axis=0)
+    good = put_in & averaged & np.asarray(out["found"]) & (np.hypot(out["out_x"] - x, out["out_y"] - y) < MATCH)
     for band in bands:
         inserted = np.asarray(out[f"in_{band}_mag"], float)
         with np.errstate(invalid="ignore"):

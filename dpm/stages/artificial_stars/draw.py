@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,8 @@ from dpm.stages.second_pass.geometry import ExposureGeometry
 
 __all__ = ["Coverage", "SEPARATION", "common_motion", "draw_stars", "passes"]
 
+log = logging.getLogger(__name__)
+
 Floats = NDArray[np.float64]
 
 # Master pixels between artificial stars that go in together: a star that both could change would lie within 12 pixels of one, which
@@ -25,7 +28,10 @@ Floats = NDArray[np.float64]
 SEPARATION = 24.0
 CROWD = 80.0  # artificial stars a circle of SEPARATION that are sorted into passes at once
 FOLLOW = 10.0  # master pixels: artificial stars that follow the stars lie as far from one of them (one sigma)
-FIDUCIAL_BINS = 12  # of the catalogue's own sequence, with equal numbers of stars
+# The catalogue's own sequence: its bins, the stars that each needs, and the largest error in either band.  Stars found near the
+# limit of one band are those that are bright in the other: their median colour is off by half a magnitude.
+LINE_STEP, LINE_STARS, LINE_ERROR = 0.5, 10, 0.1
+LINE_END = 2.0  # magnitudes at its faint end whose slope continues it
 FAINTER = 1.0  # magnitudes below the faintest star
 COMMON_SHARE = 0.1  # of the well-measured motions, which the smallest circle in the vector-point diagram holds
 FEWEST_MOTIONS = 10
@@ -209,22 +215,43 @@ def _range(catalog: Table, band: str) -> tuple[float, float]:
 
 
 def _on_line(magnitude: Floats, first: str, band: str, line: Table | None, catalog: Table) -> Floats:
-    """Magnitudes of a band on the fiducial line, constant in colour beyond its ends."""
+    """Magnitudes of a band on the fiducial line, constant in colour beyond its ends, or on the catalogue's own sequence."""
     if line is not None:
         missing = [name for name in (first, band) if name not in line.colnames]
         if missing:
             raise ValueError(f"[artificial_stars] fiducial: no column {missing[0]}; it has {', '.join(line.colnames)}")
         a, b = (column_values(line, name) for name in (first, band))
     else:
-        one, two = (np.asarray(catalog[f"{name}_mag"], float) for name in (first, band))
-        both = np.isfinite(one) & np.isfinite(two)
-        if both.sum() < FIDUCIAL_BINS:
-            raise ValueError(f"[artificial_stars] fiducial: too few stars have both {first} and {band}; give a line or a range")
-        parts = np.array_split(np.argsort(one[both], kind="stable"), FIDUCIAL_BINS)
-        a = np.array([np.median(one[both][part]) for part in parts])
-        b = a + np.array([np.median((two - one)[both][part]) for part in parts])
+        a, b = _own_line(first, band, catalog, float(magnitude.max()))
     order = np.argsort(a, kind="stable")
     return np.asarray(magnitude + np.interp(magnitude, a[order], (b - a)[order]))
+
+
+def _own_line(first: str, band: str, catalog: Table, faintest: float) -> tuple[Floats, Floats]:
+    """The catalogue's sequence in two bands, from its well-measured stars, continued to ``faintest`` as it ends."""
+    one, two = (np.asarray(catalog[f"{name}_mag"], float) for name in (first, band))
+    with np.errstate(invalid="ignore"):
+        good = np.isfinite(one + two) & np.all([catalog[f"{name}_mag_error"] < LINE_ERROR for name in (first, band)], axis=0)
+    rows = np.flatnonzero(good)[np.argsort(one[good], kind="stable")]
+    parts, waiting = [], rows[:0]
+    for part in np.split(rows, np.flatnonzero(np.diff(np.floor(one[rows] / LINE_STEP))) + 1):
+        waiting = np.concatenate([waiting, part])
+        if len(waiting) >= LINE_STARS:
+            parts.append(waiting)
+            waiting = rows[:0]
+    if len(parts) < 2:
+        raise ValueError(f"[artificial_stars] fiducial: too few stars have both {first} and {band}; give a line or a range")
+    a = np.array([np.median(one[part]) for part in parts])
+    colour = np.array([np.median((two - one)[part]) for part in parts])
+    if faintest > a[-1]:
+        end = a >= min(a[-1] - LINE_END, a[-2])
+        slope = np.polyfit(a[end], colour[end], 1)[0]
+        a, colour = np.append(a, faintest), np.append(colour, colour[-1] + slope * (faintest - a[-1]))
+        log.info(
+            "artificial stars: fainter than %s = %.2f few stars are good to %.1f mag in both bands, and the sequence is continued "
+            "with the slope of its end; [artificial_stars] fiducial or table give another", first, a[-2], LINE_ERROR,
+        )  # fmt: skip
+    return a, a + colour
 
 
 def _from_table(table: Table, bands: Sequence[str], frame: MasterFrame) -> Table:

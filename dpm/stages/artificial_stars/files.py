@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from dpm.io.star_lists import read_arrays
 from dpm.stages.second_pass.field import files_folder
 
 __all__ = [
-    "STAGE", "chunk_file", "field_file", "measurements_folder", "plan_file", "read_chunks", "read_plan", "read_recovered",
-    "recovered_file", "write_plan",
+    "STAGE", "chunk_file", "field_file", "is_planned", "measurements_folder", "plan_file", "read_chunks", "read_plan",
+    "read_recovered", "recovered_file", "remove_files", "write_plan",
 ]  # fmt: skip
 
 STAGE = "artificial_stars"  # whose files these are
@@ -64,11 +65,11 @@ def write_plan(folder: RunFolder, plan: Mapping[str, NDArray]) -> None:
     ends = np.cumsum(counts)
     path = plan_file(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(_chunks_file(folder)) as temporary:
-        temporary.write_text(json.dumps(_chunks(counts)))
     with replacing(path) as temporary, pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         for end, count in zip(ends, counts):
             writer.write_batch(table.slice(end - count, count).combine_chunks().to_batches()[0])
+    with replacing(_chunks_file(folder)) as temporary:
+        temporary.write_text(json.dumps(_chunks(counts)))
 
 
 def read_plan(folder: RunFolder, first: int, last: int) -> dict[str, NDArray]:
@@ -82,6 +83,20 @@ def read_plan(folder: RunFolder, first: int, last: int) -> dict[str, NDArray]:
 def read_chunks(folder: RunFolder) -> list[tuple[int, int]]:
     """First and last pass (excluded) of every chunk."""
     return [(first, last) for first, last in json.loads(_chunks_file(folder).read_text())]
+
+
+def is_planned(folder: RunFolder) -> bool:
+    """Whether `write_plan` was done."""
+    return _chunks_file(folder).exists()
+
+
+def remove_files(folder: RunFolder) -> None:
+    """Remove all but the small files that say what tasks there were: a run killed before the stage is closed asks again."""
+    for path in files_folder(folder, STAGE).glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix != ".json":
+            path.unlink(missing_ok=True)
 
 
 def _chunks_file(folder: RunFolder) -> Path:

@@ -14,7 +14,7 @@ from dpm.models.master_frame import MasterFrame
 from dpm.models.options import Options
 from dpm.models.patches import PATCH
 from dpm.stages.artificial_stars.draw import Coverage, draw_stars, passes
-from dpm.stages.artificial_stars.files import STAGE, plan_file, read_chunks, write_plan
+from dpm.stages.artificial_stars.files import STAGE, is_planned, read_chunks, write_plan
 from dpm.stages.frame.astrometry import positions_at
 from dpm.stages.second_pass import save_tiles
 from dpm.stages.second_pass.field import Exposure, SecondPassField
@@ -41,7 +41,7 @@ def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, list[
     chunks : list of (int, int)
         First and last pass (excluded) of the stars that are averaged together.
     """
-    if plan_file(folder).exists():
+    if is_planned(folder):
         return SecondPassField.load(folder, STAGE), read_chunks(folder)
     told = options.artificial_stars
     exposures, catalog = read_table(folder.exposures), read_table(folder.catalog)
