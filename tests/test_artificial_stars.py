@@ -10,15 +10,23 @@ from scipy.spatial import cKDTree
 from scipy.stats import kstest
 from second_pass_scene import THRESHOLD, dithers, make_scene, prepare
 
-from dpm.io.star_lists import read_arrays, write_arrays
+from dpm.io.run_folder import RunFolder
+from dpm.io.star_lists import read_arrays
 from dpm.io.tables import read_columns, write_table
 from dpm.kernels.inject import inject_stars
+from dpm.models.epsf import GriddedEPSF
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import ArtificialStarsOptions
 from dpm.models.patches import PatchBounds
-from dpm.stages.artificial_stars.draw import SEPARATION, Coverage, draw_stars, passes
-from dpm.stages.artificial_stars.files import STAGE, plan_file, recovered_file
+from dpm.stages.artificial_stars import files
+from dpm.stages.artificial_stars.draw import SEPARATION, Coverage, common_motion, draw_stars, passes
+from dpm.stages.artificial_stars.files import STAGE, recovered_file, write_plan
+from dpm.stages.artificial_stars.link import keep_linked, linked_epochs
+from dpm.stages.artificial_stars.perturbed import VARIANTS, choose_variants, stretched
 from dpm.stages.artificial_stars.recover import recover_tile
+from dpm.stages.frame.epoch_link import EpochStars
+from dpm.stages.frame.field_errors import FieldErrors
+from dpm.stages.frame.link import Links
 from dpm.stages.second_pass.field import SecondPassField, Tile
 from dpm.stages.second_pass.patches import PatchReader
 
@@ -107,7 +115,7 @@ def test_pixels_beyond_saturation_are_lost(tmp_path):
 def test_stars_of_one_pass_are_apart_and_passes_are_few():
     rng = np.random.default_rng(1)
     x, y = rng.uniform(0, 600, 8000), rng.uniform(0, 600, 8000)
-    number = passes(x, y, 600.0 * 600.0)
+    number = passes([np.column_stack([x, y])], 600.0 * 600.0)
     for k in range(number.max() + 1):
         mine = np.column_stack([x, y])[number == k]
         assert len(mine) < 2 or cKDTree(mine).query(mine, k=2)[0][:, 1].min() > SEPARATION
@@ -121,6 +129,10 @@ def catalog(n: int = 600) -> Table:
     blue = rng.uniform(18, 26, n)
     out = Table({"x": rng.uniform(20, 140, n), "y": rng.uniform(20, 140, n), "a_mag": blue})
     out["b_mag"] = blue - 0.5 - 0.1 * (blue - 22)
+    out["a_mag_error"] = np.where(blue < 25.5, 0.02, 0.15)
+    out["b_mag_error"] = out["a_mag_error"]
+    # Close to the limit only red stars are found.
+    out["b_mag"][blue > 25.5] -= 0.5
     out["a_saturated"] = out["b_saturated"] = np.zeros(n, bool)
     return out
 
@@ -140,8 +152,8 @@ def test_stars_are_drawn_evenly_where_enough_exposures_are_and_on_the_line(tmp_p
     inside = (stars["x"] > 10) & (stars["x"] < 150) & (stars["y"] > 10) & (stars["y"] < 150)
     assert kstest((stars["x"][inside] - 10) / 140, "uniform").pvalue > 0.001
     colour = stars["b_mag"] - stars["a_mag"]
-    on_line = (stars["a_mag"] > 19) & (stars["a_mag"] < 25.5)
-    assert np.abs(colour + 0.5 + 0.1 * (stars["a_mag"] - 22))[on_line].max() < 0.08
+    # Beyond the well-measured stars as well.
+    assert np.abs(colour + 0.5 + 0.1 * (stars["a_mag"] - 22)).max() < 0.03
     again = draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {})
     assert np.array_equal(stars["x"], again["x"]) and np.array_equal(stars["b_mag"], again["b_mag"])
     reseeded = ArtificialStarsOptions(n=4000, magnitudes={"a": (19.0, 27.0)}, seed=2)
@@ -189,10 +201,11 @@ def plan(field, n: int = 120) -> dict[str, np.ndarray]:
     """Artificial stars of a few times and of a hundred times their noise."""
     rng = np.random.default_rng(3)
     x, y = rng.uniform(15, 145, (2, n))
-    stars = {"id": np.arange(1, n + 1), "x": x, "y": y, "pass": passes(x, y, 160.0**2)}
+    stars = {"id": np.arange(1, n + 1), "x": x, "y": y, "x_0": x, "y_0": y}
+    stars["pass"] = passes([np.column_stack([x, y])], 160.0**2)
     level = np.where(np.arange(n) % 3 == 0, 15.0, np.where(np.arange(n) % 3 == 1, 400.0, 6000.0))
     stars |= {f"{band}_flux": level * scale for band, scale in zip(BANDS, (1.0, 0.8))}
-    write_arrays(plan_file(field.folder), stars)
+    write_plan(field.folder, stars)
     return stars
 
 
@@ -218,6 +231,9 @@ def test_stars_put_in_come_out_as_they_were_or_not_at_all(tmp_path):
     found = out["found_distance"] < 0.5
     faint, bright = np.arange(120) % 3 == 0, np.arange(120) % 3 == 2
     assert found[bright].all()
+    for band in BANDS:
+        # The sky of a scene of this noise (5.5 a pixel), with what faint stars add to it.
+        assert np.all((out[f"found_{band}_sky_rms"] > 4.0) & (out[f"found_{band}_sky_rms"] < 12.0))
     assert found[faint].mean() < 0.35
     # Fluxes of the bright ones, each exposure's own, with the noise of their own light.
     real = read_columns(field.folder.catalog, ["x", "y"])
@@ -251,3 +267,103 @@ def test_the_same_bits_for_any_tiles_and_passes_a_task(tmp_path):
     assert one.keys() == two.keys()
     for name, values in one.items():
         np.testing.assert_array_equal(values, two[name], err_msg=name)
+
+
+def test_stretched_epsfs_keep_their_light_and_centre_and_change_in_width():
+    sigma = 0.9
+    offset = (np.arange(101) - 50) / 4
+    dx, dy = np.meshgrid(offset, offset)
+    samples = np.exp(-0.5 * (dx**2 + dy**2) / sigma**2) / (2 * np.pi * sigma**2)
+    epsf = GriddedEPSF(samples[None, None], np.array([500.0]), np.array([500.0]))
+    for xx, xy, yy in (0.02 * VARIANTS).tolist():
+        other = stretched(epsf, xx, xy, yy).samples[0, 0]
+        assert other.sum() / 16 == pytest.approx(1.0, abs=1e-4)
+        assert np.sum(other * dx) == pytest.approx(0.0, abs=1e-6) and np.sum(other * dy) == pytest.approx(0.0, abs=1e-6)
+        stretch = np.array([[1 + xx, xy], [xy, 1 + yy]])
+        moments = [[np.sum(other * a * b) / 16 for a in (dx, dy)] for b in (dx, dy)]
+        np.testing.assert_allclose(moments, sigma**2 * stretch @ stretch.T, atol=2e-3 * sigma**2)
+    # Each kind of stretch has the variance asked for, and no mean.
+    kinds = np.column_stack([VARIANTS[:, 0] + VARIANTS[:, 2], VARIANTS[:, 0] - VARIANTS[:, 2]]) / 2
+    np.testing.assert_allclose(np.mean(kinds**2, axis=0), 1.0)
+    np.testing.assert_allclose(np.mean(VARIANTS, axis=0), 0.0)
+    keys = np.random.default_rng(1).integers(0, 2**63, 3000).astype(np.uint64)
+    chosen = choose_variants(np.full(3000, 2), keys[0], keys)
+    assert chosen.min() == 12 and chosen.max() == 17 and np.bincount(chosen - 12).min() > 400
+
+
+def test_stars_put_in_with_another_epsf_scatter_more(tmp_path):
+    field = crowd(tmp_path)
+    stars = plan(field, 30)
+    stars |= {f"{band}_flux": np.full(30, 6000.0) for band in BANDS}
+    write_plan(field.folder, stars)
+    spread = []
+    for epsf_error in (0.0, 0.06):
+        for tile in field.tiles:
+            recover_tile(field.folder, tile.number, 0, int(stars["pass"].max()) + 1, 5, THRESHOLD, epsf_error)
+        out = recovered(field)
+        true = stars[f"{BANDS[0]}_flux"][out["measured_star"] - 1]
+        rows = out["measured_exposure"] < 4
+        pull = ((out["measured_flux"] - true) / out["measured_flux_error"])[rows]
+        spread.append(1.4826 * np.median(np.abs(pull - np.median(pull))))
+    # Six per cent in width are some per cent of the fitted flux, and its photon noise is one to two.
+    assert spread[1] > 2.0 * spread[0]
+
+
+def test_motions_of_the_members_are_the_densest():
+    rng = np.random.default_rng(6)
+    motion = np.concatenate([rng.normal([3.2, -17.6], 0.1, (150, 2)), rng.normal([0.0, -14.0], 4.0, (350, 2))])
+    table = Table({"pmra": motion[:, 0], "pmdec": motion[:, 1], "pmra_error": np.full(500, 0.1), "pmdec_error": np.full(500, 0.1)})
+    assert np.allclose(common_motion(table), (3.2, -17.6), atol=0.1)
+    assert common_motion(table[:4]) == (0.0, 0.0)
+
+
+def test_artificial_stars_are_linked_over_epochs_by_the_code_that_links_real_ones():
+    rng = np.random.default_rng(2)
+    n, m, years, scale = 500, 120, 12.0, 0.06
+    place, motion = rng.uniform(0, 400, (n, 2)), rng.normal(0.0, 0.02, (n, 2)) + [0.25, -0.1]
+    put_in = rng.uniform(20, 380, (m, 2))
+    mags = [rng.uniform(18, 24, size) for size in (n, m)]
+
+    def lists(time, positions, mag):
+        place = positions + rng.normal(0.0, 0.03, positions.shape)
+        return EpochStars(time, place[:, 0], place[:, 1], np.full(len(place), 0.03), {"F": mag + rng.normal(0, 0.02, len(mag))})
+
+    real = [lists(2010.0, place - years * motion, mags[0]), lists(2022.0, place, mags[0])]
+    old = put_in - years * np.array([0.25, -0.1])
+    old[:10] += 9.0  # where no motion of the field brings them
+    stars = [lists(2010.0, old, mags[1]), lists(2022.0, put_in, mags[1])]
+    number = linked_epochs(real, stars, [np.arange(m), np.arange(m)], m, scale)
+    together = number[:, 0] == number[:, 1]
+    assert not together[:10].any() and together[10:].mean() > 0.93
+    unit = np.repeat([0, 1], m)
+    both = np.tile(np.arange(m), 2)
+    links = keep_linked(Links(np.array([0, m, 2 * m]), unit, unit, np.zeros(2 * m), np.zeros(2 * m), both, m, 2), number)
+    assert np.array_equal(links.star[m:], np.arange(m)) and np.array_equal(links.star[:m] >= 0, together)
+
+
+def test_the_fields_errors_come_back_from_their_file(tmp_path):
+    nan = np.nan
+    places = [np.array([[1.0, 2.0], [nan, nan], [30.0, 4.0]])]
+    made = FieldErrors(
+        True, [np.array([0.01, 0.02])], {"f": np.array([0.003])}, places, [np.ones((3, 1))], [np.array([[1.0, 2], [0, 0], [3, 4]])],
+        [np.array([True, False, False])], [nan],
+    )  # fmt: skip
+    made.save(tmp_path / "field.npz")
+    back = FieldErrors.load(tmp_path / "field.npz")
+    variance, known = back.at(0, np.array([2.0, 28.0, nan]), np.array([2.0, 2.0, 1.0]))
+    assert variance.tolist() == [[1.0, 3.0, 0.0], [2.0, 4.0, 0.0]] and known.tolist() == [True, False, False]
+    assert back.registered and back.flux_floors["f"][0] == 0.003 and np.array_equal(back.position_floors[0], [0.01, 0.02])
+
+
+def test_the_plan_is_read_pass_by_pass_and_cut_into_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CHUNK_STARS", 250)
+    rng = np.random.default_rng(9)
+    number = np.concatenate([np.arange(7), rng.integers(0, 7, 1000)])
+    folder = RunFolder(tmp_path)
+    write_plan(folder, {"id": np.arange(1, 1008), "pass": number})
+    for first, last in ((0, 7), (2, 4)):
+        part = files.read_plan(folder, first, last)
+        assert np.array_equal(np.sort(part["id"]), 1 + np.flatnonzero((number >= first) & (number < last)))
+    chunks = files.read_chunks(folder)
+    assert [first for first, _ in chunks[1:]] == [last for _, last in chunks[:-1]] and chunks[-1][1] == 7
+    assert all(len(files.read_plan(folder, *ends)["id"]) >= 250 for ends in chunks[:-1])

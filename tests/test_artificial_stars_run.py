@@ -1,6 +1,10 @@
 """A run with artificial stars: their completeness is that of the real stars, and nothing depends on who did the work."""
 
+import errno
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,11 +17,16 @@ from dpm.cli.main import app
 from dpm.config import load_options
 from dpm.execute import create_executor
 from dpm.io.run_folder import RunFolder
+from dpm.io.star_lists import write_arrays
 from dpm.io.tables import read_table
 from dpm.models.options import ClusterOptions
-from dpm.run.single import run_stage
+from dpm.run.errors import DiskFullError
+from dpm.run.parts import Parts
+from dpm.run.single import finalise_stage, run_partition, run_stage
+from dpm.science import apply_selections, read_selections
 from dpm.simulate import Effects, SimulationOptions, Visit, simulate_field
 from dpm.stages import artificial_stars
+from dpm.stages.artificial_stars import recover
 from dpm.stages.second_pass import field as second_pass_field
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -112,6 +121,95 @@ def test_errors_of_recovered_stars_are_honest(run):
         assert clean.sum() > 150
         assert 0.85 < 1.4826 * np.median(np.abs(pull)) < 1.15
         assert abs(np.median(pull)) < 0.25
+
+
+def test_errors_and_skies_are_those_of_the_catalogue(run):
+    _, folder, _ = run
+    stars, catalog = read_table(folder.artificial_stars), read_table(folder.catalog)
+    for band in BANDS:
+        for low in (23.0, 25.0):
+            mags = stars[f"out_{band}_mag"], catalog[f"{band}_mag"]
+            alike = [(mag > low) & (mag < low + 1) for mag in mags]
+            for name in ("x_error", f"{band}_mag_error", f"{band}_sky_rms"):
+                mine, real = np.nanmedian(stars[f"out_{name}"][alike[0]]), np.nanmedian(catalog[name][alike[1]])
+                assert 0.85 < mine / real < 1.15
+        put_in = np.asarray(stars[f"in_{band}_sky_rms"])
+        known = np.isfinite(stars[f"in_{band}_mag"])
+        # Lost stars have a sky as well, of the same kind as those that were found.
+        assert np.all(np.isfinite(put_in[known])) and np.sum(known & ~stars["found"]) > 100
+        found = np.isfinite(stars[f"out_{band}_sky_rms"])
+        np.testing.assert_allclose(np.median(put_in[found] / stars[f"out_{band}_sky_rms"][found]), 1.0, atol=0.02)
+
+
+def test_the_selection_treats_real_and_artificial_stars_alike(run):
+    _, folder, _ = run
+    cuts = read_selections(folder.selection / "cuts.ecsv")
+    stars, catalog = read_table(folder.artificial_stars), read_table(folder.catalog)
+    mine, real = read_table(folder.selection / "artificial_stars.parquet"), read_table(folder.selection / "catalog.parquet")
+    assert np.array_equal(mine["selected"], apply_selections(stars, cuts, "recovered")) and np.array_equal(mine["id"], stars["id"])
+    assert np.array_equal(real["selected"], apply_selections(catalog, cuts)) and np.array_equal(real["id"], catalog["id"])
+    counts = read_table(folder.selection / "counts.parquet")
+    assert counts["n_real"][-1] == real["selected"].sum() and counts["n_artificial"][-1] == mine["selected"].sum()
+    assert 0.8 < mine["selected"].sum() / stars["recovered"].sum() < 0.99
+    table = read_table(folder.completeness)
+    # Another keep costs no artificial star: the stage before stays as it is.
+    assert np.all(table["completeness_selected"] <= table["completeness"]) and "selection" not in artificial_stars.CONFIG
+
+
+def test_a_full_disk_says_what_to_do_and_loses_nothing(run, monkeypatch):
+    options, folder, _ = run
+    first = read_table(folder.artificial_stars)
+    shutil.rmtree(folder.work / "artificial_stars")
+    monkeypatch.setattr(artificial_stars, "TASK_SECONDS", 1.0)
+    written = []
+
+    def write(path, arrays):
+        written.append(path)
+        if len(written) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_arrays(path, arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recover, "write_arrays", write)
+        with pytest.raises(DiskFullError, match="free some space and run the same command again"):
+            run_stage(folder, options, create_executor("none", ClusterOptions()), "artificial_stars")
+    done = set((folder.work / "artificial_stars").glob("*/recover_*.json"))
+    assert len(done) == 2  # two files each
+    run_stage(folder, options, create_executor("none", ClusterOptions()), "artificial_stars")
+    assert_same(first, read_table(folder.artificial_stars))
+
+
+def test_partitions_make_the_same_table_and_closing_can_be_killed(run, monkeypatch):
+    options, folder, _ = run
+    first = read_table(folder.artificial_stars)
+    shutil.rmtree(folder.work / "artificial_stars")
+    executor = create_executor("none", ClusterOptions())
+    shares = [run_partition(folder, options, executor, "artificial_stars", index, 3) for index in (2, 0, 1)]
+    assert min(shares) > 0
+    with monkeypatch.context() as patch:
+        # Killed after the files are removed and before the stage counts as complete.
+        patch.setattr(Parts, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            finalise_stage(folder, options, executor, "artificial_stars")
+    finalise_stage(folder, options, executor, "artificial_stars")
+    assert_same(first, read_table(folder.artificial_stars))
+
+
+def test_a_run_killed_with_its_scheduler_goes_on(run):
+    _, folder, _ = run
+    first = read_table(folder.artificial_stars)
+    shutil.rmtree(folder.work / "artificial_stars")
+    command = [sys.executable, "-m", "dpm", "stage", "artificial_stars", str(folder.root), "--cluster"]
+    process = subprocess.Popen([*command, "local", "--workers", "2"], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(folder.work.glob("artificial_stars/*/recover_*.json")):
+        time.sleep(0.05)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in folder.work.glob("artificial_stars/*/recover_*.json")}
+    subprocess.run([*command, "none"], check=True, stderr=subprocess.DEVNULL)
+    assert_same(first, read_table(folder.artificial_stars))
+    assert kept and all(path.stat().st_mtime_ns == when for path, when in kept.items())
 
 
 def test_the_same_table_for_any_tiles_and_workers_and_after_a_kill(run, monkeypatch):

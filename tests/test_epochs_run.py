@@ -47,6 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         f'[input]\nexposures = ["{place}/field/*_cal.fits"]\nreference = "{place}/field/reference.ecsv"\n'
         f'[psf]\nsource = "{place}/field/truth/stdpsf"\n[run]\ndirectory = "{place / "run"}"\n'
         f'[distortion]\nsource = "wcs"\n[photometry]\nzero_points = {{niriss_f090w = {ZERO_POINT}}}\n'
+        f"[artificial_stars]\nn = 400\nmagnitudes = {{{NEW} = [18.0, 25.0]}}\n"
     )
     # Stage by stage: the report takes longer than they do.
     for name in STAGES:
@@ -95,6 +96,24 @@ def test_motions_are_those_of_the_truth_with_honest_errors(run: RunFolder) -> No
     bright = np.array(stars["mag_F090W"])[star] < 21
     assert robust_width(off[known & bright].ravel(), 0.0) < 0.12
     assert catalog.meta["pm_zero_point"].startswith("absolute") and max(catalog.meta["pm_zero_point_error"]) < 0.05
+
+
+def test_artificial_stars_move_as_most_stars_do_and_are_linked_and_fitted_as_real_ones(run: RunFolder) -> None:
+    stars, catalog = read_table(run.artificial_stars), read_table(run.catalog)
+    assert np.ptp(stars["in_pmra"]) == 0 and abs(stars["in_pmra"][0] + 19.0) < 0.2 and abs(stars["in_pmdec"][0] - 4.0) < 0.2
+    bright = np.asarray(stars[f"in_{NEW}_mag"] < 22.5)
+    good = np.asarray(stars["recovered"]) & bright
+    # Put in where they stood at each epoch: 3.5 pixels apart. Stars that one epoch alone holds have no motion.
+    both = good & np.isfinite(stars[f"in_{OLD}_mag"]) & np.isfinite(stars[f"in_{NEW}_mag"])
+    assert both.sum() > 150 and good.sum() > 0.9 * bright.sum()
+    assert np.mean(stars["out_n_epochs"][both] == 2) > 0.97 and np.all(np.isnan(stars["out_pmra"][stars["out_n_epochs"] < 2]))
+    off = np.column_stack([stars[f"out_{name}"] - stars[f"in_{name}"] for name in ("pmra", "pmdec")])
+    pull = (off / np.column_stack([stars["out_pmra_error"], stars["out_pmdec_error"]]))[both]
+    assert 0.8 < robust_width(pull.ravel(), 0.0) < 1.2 and np.all(np.abs(np.median(pull, axis=0)) < 0.25)
+    # The same errors as those of real stars as bright.
+    real = np.isfinite(catalog["pmra_error"]) & (catalog[f"{NEW}_mag"] > 20) & (catalog[f"{NEW}_mag"] < 22)
+    mine = both & (stars[f"out_{NEW}_mag"] > 20) & (stars[f"out_{NEW}_mag"] < 22)
+    assert np.median(stars["out_pmra_error"][mine]) == pytest.approx(np.median(catalog["pmra_error"][real]), rel=0.2)
 
 
 def test_residual_images_of_each_epoch_are_noise_where_stars_have_moved(run: RunFolder) -> None:

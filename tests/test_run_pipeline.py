@@ -389,3 +389,17 @@ def run_rounds(field):
     recorder = Recorder()
     result = run_pipeline(RunFolder(field / "run"), options_of(field), SerialExecutor(), stages=(rounds,), observer=recorder)
     return result, recorder
+
+
+def test_partitions_share_one_round_of_a_stage_that_goes_on_in_rounds(field, monkeypatch):
+    monkeypatch.setattr(rounds, "PARTITIONED", True)
+    monkeypatch.setattr(rounds, "SHARED_ROUND", 1, raising=False)
+    arguments = (RunFolder(field / "run"), options_of(field), SerialExecutor(), "rounds")
+    log = field / "run" / "work" / "done.log"
+    assert run_partition(*arguments, 1, 2, stages=(rounds,)) == 1
+    assert log.read_text().split() == ["r0_0", "r0_1", "r1_1"]
+    with pytest.raises(IncompleteError, match="1 of 2 parts are not done: r1_0"):
+        finalise_stage(*arguments, stages=(rounds,))
+    assert run_partition(*arguments, 0, 2, stages=(rounds,)) == 1
+    assert finalise_stage(*arguments, stages=(rounds,)) == {"parts": 6, "last": [8, 8]}
+    assert log.read_text().split() == ["r0_0", "r0_1", "r1_1", "r1_0", "r2_0", "r2_1"]

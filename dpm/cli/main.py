@@ -101,7 +101,7 @@ def status(run: RunPath) -> None:
 def stage(
     name: Annotated[
         str,
-        typer.Argument(help="ingest, psf, perturbation, brightness, first_pass, distortion, frame, colour or second_pass."),
+        typer.Argument(help="The stage, such as first_pass; `dpm status` lists them."),
     ],
     run: RunPath,
     partition: Annotated[

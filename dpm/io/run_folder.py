@@ -94,6 +94,11 @@ class RunFolder:
         return self.tables / "completeness.parquet"
 
     @property
+    def selection(self) -> Path:
+        """Which real and artificial stars pass the selection, its cuts, and the counts at each step."""
+        return self.tables / "selection"
+
+    @property
     def measurements(self) -> Path:
         """Second pass, one row a star and exposure, one part an exposure."""
         return self.tables / "measurements"

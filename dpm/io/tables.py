@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from dpm.io.atomic import replacing
 from dpm.models.columns import ARTIFICIAL_FATE_COLUMNS, ARTIFICIAL_INPUT_COLUMNS, CATALOG_COLUMNS, CATALOG_FILTER_COLUMNS, Column
 
-__all__ = ["artificial_columns", "catalog_columns", "read_columns", "read_table", "write_table"]
+__all__ = ["artificial_columns", "catalog_columns", "read_columns", "read_table", "table_names", "write_table"]
 
 _YAML_KEY = b"table_meta_yaml"
 _LENGTH_KEY = "table::len::{}"
@@ -62,7 +62,10 @@ def artificial_columns(bands: Iterable[str]) -> tuple[Column, ...]:
     """
     bands = list(bands)
     magnitude = next(column for column in CATALOG_FILTER_COLUMNS if column.name == "mag")
+    scatter = next(column for column in CATALOG_FILTER_COLUMNS if column.name == "sky_rms")
     put_in = [replace(magnitude, name=f"in_{band}_mag", dtype="float64", description="magnitude put in") for band in bands]
+    text = "sky scatter at the place of the star, found or not: mean of the exposures that hold it"
+    put_in += [replace(scatter, name=f"in_{band}_sky_rms", description=text) for band in bands]
     came_out = [replace(column, name=f"out_{column.name}") for column in catalog_columns(bands) if column.name != "id"]
     return (*ARTIFICIAL_INPUT_COLUMNS, *put_in, *ARTIFICIAL_FATE_COLUMNS, *came_out)
 
@@ -166,14 +169,29 @@ def read_columns(path: str | os.PathLike[str], columns: Iterable[str]) -> dict[s
     return {name: _to_numpy(data[name]) for name in data.schema.names}
 
 
-def _read(path: Path, columns: Iterable[str] | None) -> pa.Table:
+def table_names(path: str | os.PathLike[str]) -> list[str]:
+    """Names of a table's columns.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As in `read_table`.
+    """
+    with _open(Path(path)) as file:
+        return list(file.schema_arrow.names)
+
+
+def _open(path: Path) -> pq.ParquetFile:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such table; run the stage that writes it first")
     try:
-        file = pq.ParquetFile(path)
+        return pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: not readable as Parquet ({error}); run the stage that writes it again") from error
-    with file:
+
+
+def _read(path: Path, columns: Iterable[str] | None) -> pa.Table:
+    with _open(path) as file:
         names = file.schema_arrow.names
         wanted = list(columns) if columns is not None else names
         missing = [name for name in wanted if name not in names]

@@ -6,9 +6,9 @@ import numpy as np
 
 from dpm.kernels.bundles import MAX_HALF
 from dpm.kernels.jit import kernel, leaf_kernel
-from dpm.kernels.patch import box_workspace, is_covered, load_box, place
+from dpm.kernels.patch import box_workspace, is_covered, load_box, place, sky_at
 
-__all__ = ["NOISE_STREAMS", "inject_stars"]
+__all__ = ["NOISE_STREAMS", "inject_stars", "scatter_at"]
 
 NOISE_STREAMS = 2  # random numbers that a deviate of a pixel takes at most
 LARGEST_POISSON = 60.0  # counts: beyond, a normal deviate rounded to whole counts has the same distribution to a percent
@@ -111,3 +111,30 @@ def inject_stars(patch, libraries, x, y, flux, star_keys, exposure_keys, saturat
                         pixels[at] = 0.0
                         variance[at] = np.inf
                         lost[at] = True
+
+
+@kernel
+def scatter_at(patch, x, y, out):
+    """Mean scatter of the sky over the exposures of each band that hold a place; NaN where none does.
+
+    Parameters
+    ----------
+    patch : Patch
+    x, y : ndarray (n,)
+        Master positions.
+    out : ndarray (n, B), changed in place
+    """
+    count = np.zeros(out.shape[1], np.int64)
+    for k in range(x.shape[0]):
+        out[k] = 0.0
+        count[:] = 0
+        for e in range(patch.first.shape[0]):
+            raw_x, raw_y, _, _, _, _, _ = place(patch, e, x[k], y[k])
+            ny, nx = patch.ny[e], patch.nx[e]
+            if not (-0.5 <= raw_x < nx - 0.5 and -0.5 <= raw_y < ny - 0.5):
+                continue
+            iy, ix = int(np.floor(raw_y + 0.5)), int(np.floor(raw_x + 0.5))
+            out[k, patch.band[e]] += sky_at(patch.scatter, e, patch.sky_cell, iy, ix, ny, nx)
+            count[patch.band[e]] += 1
+        for b in range(out.shape[1]):
+            out[k, b] = out[k, b] / count[b] if count[b] > 0 else np.nan

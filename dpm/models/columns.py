@@ -17,6 +17,8 @@ __all__ = [
     "EXPOSURE_COLUMNS",
     "MATCH_COLUMNS",
     "MEASUREMENT_COLUMNS",
+    "SELECTION_COLUMNS",
+    "SELECTION_COUNT_COLUMNS",
     "Column",
     "markdown_table",
 ]
@@ -166,6 +168,8 @@ ARTIFICIAL_INPUT_COLUMNS: tuple[Column, ...] = (
     Column("in_dec", "float64", "deg", "pos.eq.dec", "declination put in, ICRS, at the catalogue's ref_epoch"),
     Column("in_x", "float64", "pix", "pos.cartesian.x", "master frame position put in, 0-based"),
     Column("in_y", "float64", "pix", "pos.cartesian.y", "master frame position put in, 0-based"),
+    Column("in_pmra", "float64", "mas yr-1", "pos.pm;pos.eq.ra", "motion in ra * cos(dec) put in; where the catalogue has motions"),
+    Column("in_pmdec", "float64", "mas yr-1", "pos.pm;pos.eq.dec", "motion in dec put in; where the catalogue has motions"),
 )
 
 ARTIFICIAL_FATE_COLUMNS: tuple[Column, ...] = (
@@ -197,6 +201,18 @@ MATCH_COLUMNS: tuple[Column, ...] = (
     Column("dy", "float32", "pix", "pos.cartesian.y;arith.diff", "measured raw row minus the one that the catalogue predicts"),
     Column("dmag", "float32", "mag", "phot.mag;arith.diff", "measured magnitude minus the catalogue's, NaN where there is none"),
     Column("used", "bool", "", "meta.code", "the detection is in the star's averages"),
+)
+
+SELECTION_COLUMNS: tuple[Column, ...] = (
+    Column("id", "int64", "", "meta.id;src", "star of the catalogue, or artificial star"),
+    Column("selected", "bool", "", "meta.code", "passes all steps (an artificial star: and was recovered)"),
+    Column("failed_step", "int16", "", "meta.number", "the first step that the star fails, from 1 in their order; 0: none"),
+)
+
+SELECTION_COUNT_COLUMNS: tuple[Column, ...] = (
+    Column("step", "str", "", "meta.id", "all stars, recovered ones (all real ones), then what is left after each step"),
+    Column("n_real", "int64", "", "meta.number;src", "stars of the catalogue that are left"),
+    Column("n_artificial", "int64", "", "meta.number;src", "artificial stars that are left"),
 )
 
 

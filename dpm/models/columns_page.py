@@ -16,6 +16,8 @@ from dpm.models.columns import (
     EXPOSURE_COLUMNS,
     MATCH_COLUMNS,
     MEASUREMENT_COLUMNS,
+    SELECTION_COLUMNS,
+    SELECTION_COUNT_COLUMNS,
     Column,
     markdown_table,
 )
@@ -52,11 +54,20 @@ def columns_page() -> str:
         ),
         (
             "`tables/artificial_stars.parquet`",
-            "One row an artificial star, in the order drawn. Also `in_{f}_mag`, the magnitude put in, and all columns of the "
-            "catalogue but its `id` as `out_<column>`: NaN, or 0 for whole numbers, where the star is lost.",
+            "One row an artificial star, in the order drawn. Also `in_{f}_mag`, the magnitude put in; "
+            "`in_{f}_sky_rms`, the sky scatter at its place, lost or not; and all columns of the catalogue but its `id` as "
+            "`out_<column>`: NaN, or 0 for whole numbers, where the star is lost.",
             (*ARTIFICIAL_INPUT_COLUMNS, *ARTIFICIAL_FATE_COLUMNS),
             "",
         ),
+        (
+            "`tables/selection/catalog.parquet`, `tables/selection/artificial_stars.parquet`",
+            "Which stars pass the selection; one row a star, in the order of its table. `tables/selection/cuts.ecsv` has the cuts: "
+            "read them with `dpm.science.read_selections`.",
+            SELECTION_COLUMNS,
+            "",
+        ),
+        ("`tables/selection/counts.parquet`", "Stars left after each step.", SELECTION_COUNT_COLUMNS, ""),
         ("`tables/exposures.parquet`", "One row an exposure of a detector.", EXPOSURE_COLUMNS, ""),
         ("`tables/detections/`", "First pass, one part an exposure of a detector.", DETECTION_COLUMNS, ""),
         (

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 __all__ = [
     "ArtificialStarsOptions",
@@ -23,6 +23,7 @@ __all__ = [
     "PhotometryOptions",
     "PsfOptions",
     "RunOptions",
+    "SelectionOptions",
 ]
 
 
@@ -129,12 +130,18 @@ class PhotometryOptions:
 class ArtificialStarsOptions:
     """``[artificial_stars]``: how many, and what they are like; 0 stars: the stage does nothing.
 
-    ``magnitudes`` gives [bright, faint] by band (``niriss_f090w``).  The first band's magnitudes are uniform between them; those
-    of the others are uniform as well where they are given, and else on the fiducial line: ``fiducial`` is a table with one column
-    of magnitudes a band, or empty for the catalogue's own sequence.  Without ``magnitudes`` the first band's go from the brightest
-    unsaturated star to a magnitude below the faintest.  ``positions`` are ``"uniform"`` over what enough exposures cover, or
-    follow the ``"stars"``.  ``table`` names a table of x, y (master pixels) or ra, dec, and a column of magnitudes a band,
-    instead of all these.  The same ``seed`` gives the same stars.
+    ``magnitudes`` gives [bright, faint] by band (``niriss_f090w``). The first band's magnitudes are uniform between them; those
+    of the others are uniform as well where they are given, and else on the fiducial line: ``fiducial`` is a table with one
+    column of magnitudes a band, or empty for the catalogue's own sequence (of stars good to 0.1 mag in both bands, then
+    straight on). Without ``magnitudes`` the first band's go from the brightest unsaturated star to a magnitude below the
+    faintest. ``positions`` are ``"uniform"`` over what enough exposures cover, or follow the ``"stars"``. ``table`` names a
+    table of x, y (master pixels) or ra, dec, and a column of magnitudes a band, instead of all these. The same ``seed`` gives
+    the same stars.
+
+    Over several epochs stars move by ``motion``, [pmra, pmdec] in mas/yr, or as the table's columns of these names say; when not
+    set, as most stars of the catalogue do.  ``epsf_error`` (say 0.01) puts them in with ePSFs that are wider, narrower or longer
+    than those they are measured with, by this relative width (one sigma), another one for each star and exposure: with the same
+    ePSF, errors of bright artificial stars are a lower limit of the real ones'.
     """
 
     n: Annotated[int, Ge(0)] = 0
@@ -143,6 +150,24 @@ class ArtificialStarsOptions:
     positions: Literal["uniform", "stars"] = "uniform"
     table: str = _file("")
     seed: Annotated[int, Ge(0)] = 1
+    motion: tuple[float, float] | None = None
+    epsf_error: Annotated[float, Ge(0), Le(0.2)] = 0.0
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """``[selection]``: which stars count as well measured, real and artificial ones alike; needs ``[artificial_stars]``.
+
+    Each of the ``quantities`` (a band's columns without its prefix) is cut in each of the ``bands`` (all when empty) at every
+    magnitude so that ``keep`` of the well-recovered artificial stars pass.  ``regions`` names a file of
+    `dpm.science.write_selections` (footprints, parts of the colour-magnitude diagram, motions) that stars have to lie in as well;
+    they come first.
+    """
+
+    keep: Annotated[float, Gt(0), Lt(1)] = 0.99
+    quantities: tuple[str, ...] = ("sky_rms", "radxs", "qfit", "mag_error", "neighbor_ratio")
+    bands: tuple[str, ...] = ()
+    regions: str = _file("")
 
 
 @dataclass(frozen=True)
@@ -171,4 +196,5 @@ class Options:
     find: FindOptions = field(default_factory=FindOptions)
     photometry: PhotometryOptions = field(default_factory=PhotometryOptions)
     artificial_stars: ArtificialStarsOptions = field(default_factory=ArtificialStarsOptions)
+    selection: SelectionOptions = field(default_factory=SelectionOptions)
     cluster: ClusterOptions = field(default_factory=ClusterOptions)

@@ -156,7 +156,8 @@ def _artificial_stars(data: RunData) -> Section:
         "Artificial stars",
         "Stars put into every exposure and found and measured by the second pass. Recovered: found, kept in the catalogue, within "
         "half a pixel and a magnitude in every filter, and not on a real star as bright. Curves are fitted to single stars; points "
-        "are bins with one-sigma Jeffreys intervals.",
+        "are bins with one-sigma Jeffreys intervals. The selection keeps a stated share of the well-recovered artificial stars at "
+        "every magnitude and in every quantity; real stars go through the same cuts.",
         wide=True,
     )
     if data.folder.artificial_stars.is_file():

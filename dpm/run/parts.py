@@ -127,6 +127,10 @@ class Parts:
                     done[task.name] = Part(**record)
         return done
 
+    def count(self) -> int:
+        """How many files lie here: more of them show that somebody is at work."""
+        return len(list(self.path.glob("*.json")))
+
     def finish(self, record: dict[str, Any], results: list[dict[str, Any]]) -> None:
         """Mark the stage as finalised and remove files of earlier keys that it no longer makes."""
         made = {name for result in results for name in result.get("files", ())}

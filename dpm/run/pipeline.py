@@ -174,18 +174,19 @@ class Runner:
         start = time.perf_counter()
         self.warnings.begin()
         parts, tasks = self.planned(name)
-        done = self.map(name, parts, tasks)
-        rounds = [tasks]
-        next_round = getattr(self.stages[name], "next_round", None)
-        while next_round is not None:
-            results = [[done[task.name].result for task in group] for group in rounds]
-            more = next_round(self.folder, self.options, results)
-            if not more:
-                break
+        rounds, done = [tasks], self.map(name, parts, tasks)
+        while more := self.next_round(name, rounds, done):
             done |= self.map(name, parts, more, first=False)
             rounds.append(more)
         every = [task for group in rounds for task in group]
         return self.finalise(name, parts, every, done, time.perf_counter() - start)
+
+    def next_round(self, name: str, rounds: list[list[Task]], done: dict[str, Part]) -> list[Task]:
+        """Tasks of the round after ``rounds``, whose parts are ``done``; none when the stage has no more."""
+        next_round = getattr(self.stages[name], "next_round", None)
+        if next_round is None:
+            return []
+        return next_round(self.folder, self.options, [[done[task.name].result for task in group] for group in rounds])
 
     def map(self, name: str, parts: Parts, tasks: list[Task], first: bool = True) -> dict[str, Part]:
         """Do those of the tasks that are not done yet; returns all parts by name."""

@@ -12,13 +12,13 @@ from dpm.models.options import Options
 from dpm.run.errors import IncompleteError, LockedError, RunError
 from dpm.run.lock import Lock, describe_owner, live_owner
 from dpm.run.log import log_file
-from dpm.run.parts import Parts
+from dpm.run.parts import Part, Parts
 from dpm.run.pipeline import Observer, Runner, at_work, check_partitions
 from dpm.stages.base import Stage, Task
 
 __all__ = ["UsageError", "finalise_stage", "run_partition", "run_stage"]
 
-# Seconds that a partition waits for another one to make the plan.
+# Seconds that a partition waits for another one to make the plan, or to do another part of the rounds before the shared one.
 PLAN_WAIT = 600.0
 
 
@@ -74,7 +74,7 @@ def run_partition(
     """Do every ``count``-th part of a stage, from ``index``; returns the number of parts that are done in this
     partition.
 
-    The first partition that comes makes the plan, and the others wait for it.
+    The first partition that comes makes the plan, and does the rounds before the one that is shared; the others wait for it.
 
     Raises
     ------
@@ -98,21 +98,29 @@ def run_partition(
         return 0
     folder.create()
     with lock, log_file(folder):
-        parts, tasks = _shared_plan(runner, name)
-        share = tasks[index::count]
-        runner.map(name, parts, share)
+        share = _shared_round(runner, name)[index::count]
+        runner.map(name, runner.parts(name), share)
         return len(share)
 
 
-def _shared_plan(runner: Runner, name: str) -> tuple[Parts, list[Task]]:
-    """The kept plan, or a new one made by exactly one of the partitions."""
+def _shared_round(runner: Runner, name: str) -> list[Task]:
+    """The round that partitions share; what comes before is done by exactly one of them, or was done before."""
     lock = Lock(runner.folder.work / name / "plan.lock", f"the plan of stage {name}")
-    deadline = time.monotonic() + PLAN_WAIT
+    deadline, seen = time.monotonic() + PLAN_WAIT, 0
     while True:
         try:
             with lock:
-                return runner.planned(name)
+                parts, tasks = runner.planned(name)
+                rounds: list[list[Task]] = [tasks]
+                done: dict[str, Part] = {}
+                for _ in range(getattr(runner.stages[name], "SHARED_ROUND", 0)):
+                    done |= runner.map(name, parts, rounds[-1], first=len(rounds) == 1)
+                    rounds.append(runner.next_round(name, rounds, done))
+                return rounds[-1]
         except LockedError:
+            n = runner.parts(name).count()
+            if n > seen:
+                deadline, seen = time.monotonic() + PLAN_WAIT, n
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
@@ -144,15 +152,37 @@ def finalise_stage(
         if finished is not None:
             return finished["summary"]
         runner.require_upstream(name)
+        start = time.perf_counter()
         tasks = parts.plan()
         if tasks is None:
             raise IncompleteError(f"stage {name}: no partition has run for this configuration yet")
-        done = parts.finished_parts(tasks)
-        missing = [task.name for task in tasks if task.name not in done]
-        if missing:
-            more = ", ..." if len(missing) > 5 else ""
-            raise IncompleteError(
-                f"stage {name}: {len(missing)} of {len(tasks)} parts are not done: {', '.join(missing[:5])}{more}; "
-                "run their partitions (again) first"
-            )
-        return runner.finalise(name, parts, tasks, done, 0.0)
+        rounds: list[list[Task]] = []
+        done: dict[str, Part] = {}
+        while tasks:
+            if len(rounds) <= getattr(runner.stages[name], "SHARED_ROUND", 0):
+                done |= _all_finished(name, parts, tasks)
+            else:
+                done |= runner.map(name, parts, tasks)
+            rounds.append(tasks)
+            tasks = runner.next_round(name, rounds, done)
+        every = [task for group in rounds for task in group]
+        return runner.finalise(name, parts, every, done, time.perf_counter() - start)
+
+
+def _all_finished(name: str, parts: Parts, tasks: list[Task]) -> dict[str, Part]:
+    """The parts of a round that partitions did.
+
+    Raises
+    ------
+    IncompleteError
+        If one is missing.
+    """
+    done = parts.finished_parts(tasks)
+    missing = [task.name for task in tasks if task.name not in done]
+    if missing:
+        more = ", ..." if len(missing) > 5 else ""
+        raise IncompleteError(
+            f"stage {name}: {len(missing)} of {len(tasks)} parts are not done: {', '.join(missing[:5])}{more}; "
+            "run their partitions (again) first"
+        )
+    return done

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from dpm.models.statistics import MEDIAN_TO_MEAN_ERROR
-from dpm.science.table_access import artificial_bands, column_values, in_magnitudes, out_magnitudes, row_mask
+from dpm.science.table_access import artificial_bands, column_names, column_values, in_magnitudes, out_magnitudes, row_mask
 
 __all__ = ["bias_and_width", "filter_correlation", "motion_errors", "random_errors", "undo_rounding"]
 
@@ -103,7 +103,7 @@ def _statistics(difference: NDArray[np.float64], resolution: float) -> dict[str,
 def motion_errors(
     table: Any, band: str, passed: Any = "recovered", step: float = 0.5, columns: tuple[str, str] = ZERO_MOTION
 ) -> Table:
-    """Consistency of positions between epochs: the motions of artificial stars, which were inserted without any.
+    """Consistency of positions between epochs: the motions of artificial stars, less those that they were inserted with.
 
     It is a lower limit of the astrometric errors (paper 1, section 3.2), since images and their ePSFs agree by construction.
 
@@ -116,7 +116,7 @@ def motion_errors(
     passed, step
         See `random_errors`.
     columns : (str, str)
-        Measured minus inserted motions.
+        Measured motions; the inserted ones are ``in_`` for ``out_``, or zero where the table has none.
 
     Returns
     -------
@@ -125,7 +125,11 @@ def motion_errors(
         _random_error_error`` in the columns' unit.
     """
     inserted = in_magnitudes(table, band)
-    motions = {name.removeprefix("out_"): column_values(table, name) for name in columns}
+    motions = {}
+    for name in columns:
+        what = name.removeprefix("out_")
+        put_in = column_values(table, f"in_{what}") if f"in_{what}" in column_names(table) else 0.0
+        motions[what] = column_values(table, name) - put_in
     good = row_mask(table, passed) & np.isfinite(inserted) & np.all([np.isfinite(values) for values in motions.values()], axis=0)
     bins = np.floor(inserted / step)
     rows = []

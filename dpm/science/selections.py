@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dpm.io.atomic import replacing
 from dpm.io.errors import InputError
-from dpm.science.table_access import artificial_bands, column_names, measured_values, row_mask
+from dpm.science.table_access import artificial_bands, column_names, column_values, measured_values, row_mask
 
 __all__ = [
     "Selection",
@@ -137,7 +137,7 @@ def motion_radius(
     columns : (str, str)
         Motions; those of artificial stars are ``out_`` + the column, without ``_relative`` where there is no such column.
     center : (float, float)
-        Middle of the circle, for the catalogue.  Artificial stars were inserted without a motion of their own: theirs is zero.
+        Middle of the circle, for the catalogue.  Artificial stars' is the motion that they were inserted with.
     name : str
         See `Selection`.
     """
@@ -257,6 +257,11 @@ def quantity(table: Any, text: str) -> NDArray[np.float64]:
     return _shifted(table, text)
 
 
+def quantity_columns(text: str) -> list[str]:
+    """Names of the columns that a quantity of a `Selection` is made of."""
+    return [name for name in re.findall(r"[A-Za-z_]\w*", text) if name != "hypot"]
+
+
 def _shifted(table: Any, text: str) -> NDArray[np.float64]:
     match = _SHIFTED.fullmatch(text)
     if not match:
@@ -265,12 +270,14 @@ def _shifted(table: Any, text: str) -> NDArray[np.float64]:
 
 
 def _motion(table: Any, text: str) -> NDArray[np.float64]:
-    """A motion from the middle of the circle; artificial stars, inserted without any, move with it."""
+    """A motion from the middle of the circle; that of artificial stars is the one that they were inserted with, or none."""
     if not artificial_bands(table):
         return _shifted(table, text)
     names = column_names(table)
     column = text.split()[0]
-    return measured_values(table, column if f"out_{column}" in names else column.removesuffix("_relative"))
+    column = column if f"out_{column}" in names else column.removesuffix("_relative")
+    put_in = column_values(table, f"in_{column}") if f"in_{column}" in names else 0.0
+    return measured_values(table, column) - put_in
 
 
 def _points(values: Iterable[Sequence[float]]) -> tuple[tuple[float, float], ...]:

@@ -40,14 +40,15 @@ class Stage(Protocol):
     the results depend on, whole (``"find"``) or single keys (``"input.reference"``); ``UPSTREAM`` names the stages
     whose files it reads; ``PARTITIONED`` says whether job-array partitions may run it.
 
-    ``work`` writes its part under a temporary name, renames it when whole, and returns a small dictionary that JSON can
-    hold. A ``"files"`` entry there (paths inside the run folder) makes the part count as done only while these files
-    exist. ``finalise`` gets the parts' dictionaries in the plan's order and returns a summary; its ``"files"`` entry
-    means the same. A stage that iterates also has ``next_round(folder, options, rounds)``: it gets the results of all rounds so
-    far (the first is the plan's) and returns the tasks of the next one, or none when it is done; names of tasks are unique over all
-    rounds. A resumed run asks it again, so it depends on the results alone, and parts leave the files that a later round reads
-    until that round is done. Files that the stage made under an earlier key and no longer lists are removed. An ``"inputs"``
-    entry of the summary (``{path: {"sha256": ...}}``) holds checksums of input files.
+    ``work`` writes its part under a temporary name, renames it when whole, and returns a small dictionary that JSON can hold. A
+    ``"files"`` entry there (paths inside the run folder) makes the part count as done only while these files exist.
+    ``finalise`` gets the parts' dictionaries in the plan's order and returns a summary; its ``"files"`` entry means the same. A
+    stage that iterates also has ``next_round(folder, options, rounds)``: it gets the results of all rounds so far (the first is
+    the plan's) and returns the tasks of the next one, or none when it is done; names of tasks are unique over all rounds. A
+    resumed run asks it again, so it depends on the results alone, and parts leave the files that a later round reads until that
+    round is done. Job-array partitions share its round ``SHARED_ROUND`` (the plan's is 0): one of them does the rounds before,
+    and ``--finalise`` those after. Files that the stage made under an earlier key and no longer lists are removed. An
+    ``"inputs"`` entry of the summary (``{path: {"sha256": ...}}``) holds checksums of input files.
     """
 
     __name__: str

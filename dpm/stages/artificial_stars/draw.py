@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,9 @@ from dpm.models.patches import NODE_STEP
 from dpm.science.table_access import column_values
 from dpm.stages.second_pass.geometry import ExposureGeometry
 
-__all__ = ["Coverage", "SEPARATION", "draw_stars", "passes"]
+__all__ = ["Coverage", "SEPARATION", "common_motion", "draw_stars", "passes"]
+
+log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
@@ -25,8 +28,13 @@ Floats = NDArray[np.float64]
 SEPARATION = 24.0
 CROWD = 80.0  # artificial stars a circle of SEPARATION that are sorted into passes at once
 FOLLOW = 10.0  # master pixels: artificial stars that follow the stars lie as far from one of them (one sigma)
-FIDUCIAL_BINS = 12  # of the catalogue's own sequence, with equal numbers of stars
+# The catalogue's own sequence: its bins, the stars that each needs, and the largest error in either band.  Stars found near the
+# limit of one band are those that are bright in the other: their median colour is off by half a magnitude.
+LINE_STEP, LINE_STARS, LINE_ERROR = 0.5, 10, 0.1
+LINE_END = 2.0  # magnitudes at its faint end whose slope continues it
 FAINTER = 1.0  # magnitudes below the faintest star
+COMMON_SHARE = 0.1  # of the well-measured motions, which the smallest circle in the vector-point diagram holds
+FEWEST_MOTIONS = 10
 
 
 class Coverage:
@@ -84,7 +92,8 @@ def draw_stars(
     Returns
     -------
     Table
-        ``id`` (from 1), ``x``, ``y`` (master pixels), and ``{band}_mag``.
+        ``id`` (from 1), ``x``, ``y`` (master pixels at the catalogue's epoch), ``{band}_mag``, and ``pmra``, ``pmdec`` (mas/yr)
+        where the catalogue has motions.
 
     Raises
     ------
@@ -92,7 +101,7 @@ def draw_stars(
         If a table lacks a column, or a band is not the catalogue's; the text names the key.
     """
     if "table" in tables:
-        return _from_table(tables["table"], bands, frame)
+        return _with_motions(_from_table(tables["table"], bands, frame), tables["table"], options, catalog)
     unknown = sorted(set(options.magnitudes) - set(bands))
     if unknown:
         raise ValueError(f"[artificial_stars] magnitudes: no band {unknown[0]}; the catalogue has {', '.join(bands)}")
@@ -109,32 +118,71 @@ def draw_stars(
     out = Table({"id": np.arange(1, options.n + 1), "x": x, "y": y})
     for band in bands:
         out[f"{band}_mag"] = magnitudes[band]
-    return out
+    return _with_motions(out, Table(), options, catalog)
 
 
-def passes(x: Floats, y: Floats, area: float) -> NDArray[np.int64]:
-    """Number of the pass that each star goes in with: the first without an earlier star within SEPARATION.
+def _with_motions(stars: Table, given: Table, options: ArtificialStarsOptions, catalog: Table) -> Table:
+    """The stars with their own motions, the one that is told, or the one that most stars share."""
+    if "pmra" not in catalog.colnames:
+        return stars
+    usual = options.motion or common_motion(catalog)
+    for name, value in zip(("pmra", "pmdec"), usual):
+        own = next((key for key in (name, f"in_{name}") if key in given.colnames), None)
+        stars[name] = np.full(len(stars), value) if own is None else column_values(given, own)
+    if not (np.isfinite(stars["pmra"]) & np.isfinite(stars["pmdec"])).all():
+        raise ValueError("[artificial_stars] table: a motion is not a number")
+    return stars
+
+
+def passes(places: Sequence[Floats], area: float) -> NDArray[np.int64]:
+    """Number of the pass that each star goes in with: the first without an earlier star within SEPARATION at any epoch.
 
     Parameters
     ----------
-    x, y : ndarray (n,)
-        Master pixels.
+    places : sequence of ndarray (n, 2)
+        Master pixels at every epoch.
     area : float
         That they lie in, square pixels.
     """
+    n = len(places[0])
     block = max(int(CROWD * area / (np.pi * SEPARATION**2)), 1)
-    out = np.empty(len(x), np.int64)
+    out = np.empty(n, np.int64)
     begun = 0
-    for start in range(0, len(x), block):
-        place = np.column_stack([x[start : start + block], y[start : start + block]])
-        near = cKDTree(place).query_ball_point(place, SEPARATION)
-        mine = np.full(len(place), -1, np.int64)
-        for k, others in enumerate(near):
-            taken = {int(mine[other]) for other in others if other < k}
+    for start in range(0, n, block):
+        parts = [place[start : start + block] for place in places]
+        mine = np.full(len(parts[0]), -1, np.int64)
+        for k, lists in enumerate(zip(*(cKDTree(part).query_ball_point(part, SEPARATION) for part in parts))):
+            taken = {int(mine[other]) for others in lists for other in others if other < k}
             mine[k] = next(number for number in range(len(taken) + 1) if number not in taken)
         out[start : start + block] = begun + mine
         begun += int(mine.max()) + 1
     return out
+
+
+def common_motion(catalog: Table) -> tuple[float, float]:
+    """The motion that most stars share (mas/yr): in the vector-point diagram, the middle of the densest part.
+
+    Parameters
+    ----------
+    catalog : Table
+        With ``pmra, pmdec`` and their errors.
+
+    Returns
+    -------
+    tuple of float
+        Zeros where too few stars have a motion.
+    """
+    motion = np.column_stack([np.asarray(catalog["pmra"], float), np.asarray(catalog["pmdec"], float)])
+    error = np.hypot(np.asarray(catalog["pmra_error"], float), np.asarray(catalog["pmdec_error"], float))
+    good = np.isfinite(motion).all(axis=1) & np.isfinite(error)
+    if good.sum() < FEWEST_MOTIONS:
+        return 0.0, 0.0
+    motion = motion[good & (error <= np.median(error[good]))]
+    near = max(int(COMMON_SHARE * len(motion)), FEWEST_MOTIONS // 2)
+    tree = cKDTree(motion)
+    centre = motion[np.argmin(tree.query(motion, k=[near])[0][:, 0])]
+    across, along = np.median(motion[tree.query(centre, k=near)[1]], axis=0)
+    return float(across), float(along)
 
 
 def _positions(
@@ -167,22 +215,43 @@ def _range(catalog: Table, band: str) -> tuple[float, float]:
 
 
 def _on_line(magnitude: Floats, first: str, band: str, line: Table | None, catalog: Table) -> Floats:
-    """Magnitudes of a band on the fiducial line, constant in colour beyond its ends."""
+    """Magnitudes of a band on the fiducial line, constant in colour beyond its ends, or on the catalogue's own sequence."""
     if line is not None:
         missing = [name for name in (first, band) if name not in line.colnames]
         if missing:
             raise ValueError(f"[artificial_stars] fiducial: no column {missing[0]}; it has {', '.join(line.colnames)}")
         a, b = (column_values(line, name) for name in (first, band))
     else:
-        one, two = (np.asarray(catalog[f"{name}_mag"], float) for name in (first, band))
-        both = np.isfinite(one) & np.isfinite(two)
-        if both.sum() < FIDUCIAL_BINS:
-            raise ValueError(f"[artificial_stars] fiducial: too few stars have both {first} and {band}; give a line or a range")
-        parts = np.array_split(np.argsort(one[both], kind="stable"), FIDUCIAL_BINS)
-        a = np.array([np.median(one[both][part]) for part in parts])
-        b = a + np.array([np.median((two - one)[both][part]) for part in parts])
+        a, b = _own_line(first, band, catalog, float(magnitude.max()))
     order = np.argsort(a, kind="stable")
     return np.asarray(magnitude + np.interp(magnitude, a[order], (b - a)[order]))
+
+
+def _own_line(first: str, band: str, catalog: Table, faintest: float) -> tuple[Floats, Floats]:
+    """The catalogue's sequence in two bands, from its well-measured stars, continued to ``faintest`` as it ends."""
+    one, two = (np.asarray(catalog[f"{name}_mag"], float) for name in (first, band))
+    with np.errstate(invalid="ignore"):
+        good = np.isfinite(one + two) & np.all([catalog[f"{name}_mag_error"] < LINE_ERROR for name in (first, band)], axis=0)
+    rows = np.flatnonzero(good)[np.argsort(one[good], kind="stable")]
+    parts, waiting = [], rows[:0]
+    for part in np.split(rows, np.flatnonzero(np.diff(np.floor(one[rows] / LINE_STEP))) + 1):
+        waiting = np.concatenate([waiting, part])
+        if len(waiting) >= LINE_STARS:
+            parts.append(waiting)
+            waiting = rows[:0]
+    if len(parts) < 2:
+        raise ValueError(f"[artificial_stars] fiducial: too few stars have both {first} and {band}; give a line or a range")
+    a = np.array([np.median(one[part]) for part in parts])
+    colour = np.array([np.median((two - one)[part]) for part in parts])
+    if faintest > a[-1]:
+        end = a >= min(a[-1] - LINE_END, a[-2])
+        slope = np.polyfit(a[end], colour[end], 1)[0]
+        a, colour = np.append(a, faintest), np.append(colour, colour[-1] + slope * (faintest - a[-1]))
+        log.info(
+            "artificial stars: fainter than %s = %.2f few stars are good to %.1f mag in both bands, and the sequence is continued "
+            "with the slope of its end; [artificial_stars] fiducial or table give another", first, a[-2], LINE_ERROR,
+        )  # fmt: skip
+    return a, a + colour
 
 
 def _from_table(table: Table, bands: Sequence[str], frame: MasterFrame) -> Table:

@@ -6,25 +6,27 @@ import logging
 
 import numpy as np
 from astropy.table import Table
+from numpy.typing import NDArray
 
 from dpm.io.run_folder import RunFolder
-from dpm.io.star_lists import write_arrays
 from dpm.io.tables import read_table
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import Options
 from dpm.models.patches import PATCH
 from dpm.stages.artificial_stars.draw import Coverage, draw_stars, passes
-from dpm.stages.artificial_stars.files import STAGE, plan_file
+from dpm.stages.artificial_stars.files import STAGE, is_planned, read_chunks, write_plan
+from dpm.stages.frame.astrometry import positions_at
 from dpm.stages.second_pass import save_tiles
 from dpm.stages.second_pass.field import Exposure, SecondPassField
+from dpm.stages.second_pass.placement import group_years
 
 __all__ = ["prepare"]
 
 log = logging.getLogger(__name__)
 
 
-def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, int]:
-    """Plan the tiles and draw the stars.
+def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, list[tuple[int, int]]]:
+    """Plan the tiles and draw the stars, unless that was done before.
 
     Parameters
     ----------
@@ -36,8 +38,11 @@ def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, int]:
     -------
     field : SecondPassField
         With its tiles.
-    n_passes : int
+    chunks : list of (int, int)
+        First and last pass (excluded) of the stars that are averaged together.
     """
+    if is_planned(folder):
+        return SecondPassField.load(folder, STAGE), read_chunks(folder)
     told = options.artificial_stars
     exposures, catalog = read_table(folder.exposures), read_table(folder.catalog)
     frame = MasterFrame.from_meta(exposures.meta["master_frame"])
@@ -49,21 +54,32 @@ def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, int]:
     tables = {name: Table.read(getattr(told, name)) for name in ("table", "fiducial") if getattr(told, name)}
     fewest = min(options.frame.min_exposures, len(placed))
     stars = draw_stars(told, catalog, bands, coverage, fewest, frame, tables)
-    x, y = np.asarray(stars["x"], float), np.asarray(stars["y"], float)
+    places = [_place(stars, frame, group_years(group, exposures, float(catalog["ref_epoch"][0]))) for group in field.groups]
     n_patches = len({(tile.group, *patch) for tile in field.tiles for patch in tile.patches}) / len(field.groups)
-    plan = {name: np.asarray(stars[name]) for name in stars.colnames} | {"pass": passes(x, y, n_patches * PATCH**2)}
+    plan = {name: np.asarray(stars[name]) for name in stars.colnames} | {"pass": passes(places, n_patches * PATCH**2)}
+    for number, place in enumerate(places):
+        plan |= {f"x_{number}": place[:, 0], f"y_{number}": place[:, 1]}
     # A star is not put into a band whose exposures do not hold it: there it is neither found nor lost.
-    enough = coverage.count(x, y) >= fewest
+    enough = coverage.count(np.asarray(stars["x"], float), np.asarray(stars["y"], float)) >= fewest
     for band in bands:
-        mine = [(exposure, geometry) for name, exposure, geometry in placed if name == band]
-        held = Coverage([geometry for _, geometry in mine], [_box(exposure) for exposure, _ in mine]).count(x, y) > 0
+        held = np.zeros(len(stars), bool)
+        for place, group, maps in zip(places, field.groups, geometries):
+            mine = [(e, g) for e, g in zip(group.exposures, maps) if group.bands[e.band] == band]
+            held |= Coverage([g for _, g in mine], [_box(e) for e, _ in mine]).count(*place.T) > 0
         plan[f"{band}_mag"] = np.where(held & enough, plan[f"{band}_mag"], np.nan)
         zero_point = float(catalog[f"{band}_mag"].info.meta["zero_point"])
         plan[f"{band}_flux"] = 10.0 ** (-0.4 * (plan[f"{band}_mag"] - zero_point))
-    write_arrays(plan_file(folder), plan)
-    n_passes = int(plan["pass"].max(initial=-1)) + 1
-    log.info("artificial stars: %d in %d passes", len(stars), n_passes)
-    return field, n_passes
+    write_plan(folder, plan)
+    chunks = read_chunks(folder)
+    log.info("artificial stars: %d in %d passes", len(stars), chunks[-1][1])
+    return field, chunks
+
+
+def _place(stars: Table, frame: MasterFrame, years: float) -> NDArray[np.float64]:
+    """Master positions (n, 2) that many years after the catalogue's epoch."""
+    if "pmra" not in stars.colnames:
+        return np.column_stack([np.asarray(stars["x"], float), np.asarray(stars["y"], float)])
+    return np.column_stack(positions_at(stars, frame, years))
 
 
 def _box(exposure: Exposure) -> tuple[float, float, float, float]:

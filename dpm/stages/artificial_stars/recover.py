@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from dpm.io.run_folder import RunFolder
-from dpm.io.star_lists import read_arrays, write_arrays
-from dpm.kernels.inject import inject_stars
-from dpm.kernels.patch import place_stars
+from dpm.io.star_lists import write_arrays
+from dpm.kernels.inject import inject_stars, scatter_at
+from dpm.kernels.patch import Libraries, place_stars
 from dpm.models.patches import PatchBounds
 from dpm.stages.artificial_stars.draw import SEPARATION
-from dpm.stages.artificial_stars.files import STAGE, plan_file, recovered_file
+from dpm.stages.artificial_stars.files import STAGE, read_plan, recovered_file
+from dpm.stages.artificial_stars.perturbed import choose_variants, perturbed_libraries
 from dpm.stages.first_pass.saturated import LOST
 from dpm.stages.second_pass.field import SecondPassField
 from dpm.stages.second_pass.measure import MEASURED, measure_patch
@@ -32,7 +33,8 @@ __all__ = ["FOUND", "recover_tile"]
 INTERACTION = 0.5 * SEPARATION
 MATCH = 0.5  # master pixels between an artificial star and what was found for it (DESIGN section 5)
 
-# What is written of every artificial star beside the rows of MEASURED: its number, and where the nearest star that was found lies.
+# What is written of every artificial star beside the rows of MEASURED: its number, where the nearest star that was found lies, and
+# the sky's scatter at its place in each band, ``{band}_sky_rms``.
 FOUND: dict[str, type] = {"id": np.int64, "distance": np.float64}
 
 
@@ -45,9 +47,12 @@ class _Patch:
     members: list[int]
     exposure_keys: NDArray[np.uint64]
     saturation: NDArray[np.float64]
+    perturbed: Libraries | None
 
 
-def recover_tile(folder: RunFolder, number: int, first: int, last: int, seed: int, threshold: float) -> dict[str, int]:
+def recover_tile(
+    folder: RunFolder, number: int, first: int, last: int, seed: int, threshold: float, epsf_error: float = 0.0
+) -> dict[str, int]:
     """Put in and measure again the artificial stars of a tile's patches that go in with the passes ``first`` to ``last``.
 
     Within INTERACTION of a star that goes in, all stars, real ones too, are found and measured again from the first wave; elsewhere
@@ -64,18 +69,23 @@ def recover_tile(folder: RunFolder, number: int, first: int, last: int, seed: in
         ``[artificial_stars] seed``.
     threshold : float
         ``[find] threshold``.
+    epsf_error : float
+        ``[artificial_stars] epsf_error``.
     """
     field = SecondPassField.load(folder, STAGE)
     tile = field.tiles[number]
     reader = PatchReader(field, tile.group)
     names = [exposure.name for exposure in reader.group.exposures]
     keys = np.array([_key(f"{seed} {name}") for name in names], np.uint64)
-    plan = read_arrays(plan_file(folder))
-    plan = select(plan, np.flatnonzero((plan["pass"] >= first) & (plan["pass"] < last)))
+    plan = read_plan(folder, first, last)
+    plan |= {"x": plan[f"x_{tile.group}"], "y": plan[f"y_{tile.group}"]}
     known = group_seeds(field, tile.group, folder.catalog)
     limit = equivalent_threshold(threshold, len(reader.group.bands))
+    files = tuple(dict.fromkeys((exposure.library, exposure.brightness) for exposure in reader.group.exposures))
+    perturbed = perturbed_libraries(files, epsf_error) if epsf_error else None
     measured: list[StarList] = [{name: np.zeros(0, dtype) for name, dtype in MEASURED.items()}]
-    found: list[StarList] = [{name: np.zeros(0, dtype) for name, dtype in FOUND.items()}]
+    columns = FOUND | {f"{band}_sky_rms": np.float64 for band in reader.group.bands}
+    found: list[StarList] = [{name: np.zeros(0, dtype) for name, dtype in columns.items()}]
     for place in tile.patches:
         bounds = PatchBounds(*place)
         mine = select(plan, np.flatnonzero(inside(plan["x"], plan["y"], bounds.bounds())))
@@ -84,7 +94,7 @@ def recover_tile(folder: RunFolder, number: int, first: int, last: int, seed: in
             continue
         base, members = made
         saturation = np.array([reader.geometries[k].saturation for k in members])
-        patch = _Patch(bounds, base, members, keys[members], saturation)
+        patch = _Patch(bounds, base, members, keys[members], saturation, perturbed)
         for number_of_pass in np.unique(mine["pass"]):
             stars = select(mine, np.flatnonzero(mine["pass"] == number_of_pass))
             rows, places = _recover(patch, stars, reader.group.bands, known, limit, seed)
@@ -111,7 +121,13 @@ def _recover(
     lost = np.zeros(len(pixels), bool)
     star_keys = np.array([_key(f"{seed} star {number}") for number in stars["id"]], np.uint64)
     keys = star_keys, patch.exposure_keys
-    inject_stars(base.patch, base.libraries, stars["x"], stars["y"], flux, *keys, patch.saturation, pixels, variance, lost)
+    if patch.perturbed is None:
+        inject_stars(base.patch, base.libraries, stars["x"], stars["y"], flux, *keys, patch.saturation, pixels, variance, lost)
+    else:
+        for k, star_key in enumerate(star_keys):
+            other = base.patch._replace(library=choose_variants(base.patch.library, star_key, patch.exposure_keys))
+            one = stars["x"][k : k + 1], stars["y"][k : k + 1], flux[k : k + 1], star_keys[k : k + 1], patch.exposure_keys
+            inject_stars(other, patch.perturbed, *one, patch.saturation, pixels, variance, lost)
     dq = base.dq.copy()
     dq[lost] |= np.uint8(LOST)
 
@@ -138,6 +154,9 @@ def _recover(
     scene.update_sky()
     scene.update_star_skies()
     places: StarList = {"id": stars["id"], "distance": np.full(len(stars["id"]), np.inf)}
+    scatter = np.empty((len(place), len(bands)))
+    scatter_at(scene.patch, stars["x"], stars["y"], scatter)
+    places |= {f"{band}_sky_rms": scatter[:, b] for b, band in enumerate(bands)}
     if scene.count == 0:
         return {name: np.zeros(0, dtype) for name, dtype in MEASURED.items()}, places
     there = np.column_stack([scene.stars.x[: scene.count], scene.stars.y[: scene.count]])

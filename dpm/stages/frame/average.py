@@ -109,6 +109,7 @@ def mean_positions(
     pool: Ints,
     clip: float,
     default_floor: float = DEFAULT_FLOOR,
+    floor: Floats | None = None,
 ) -> MeanPositions:
     """Mean positions of stars with full covariances, error floors and clipping.
 
@@ -132,6 +133,8 @@ def mean_positions(
         Sigmas.
     default_floor : float
         Floor where no star has two measurements.
+    floor : ndarray (n_units,), optional
+        Known floors; they are solved for when None.
 
     Returns
     -------
@@ -141,7 +144,7 @@ def mean_positions(
     xx, xy, yy = covariance
     usable = _usable(groups, weightless, np.isfinite(x) & np.isfinite(y) & np.isfinite(xx + yy))
     formal = 0.5 * (xx + yy)
-    floor2 = np.full(n_units, default_floor**2)
+    floor2 = np.full(n_units, default_floor**2) if floor is None else floor**2
     used = usable.copy()
     n_bright, rms = np.zeros(n_units, dtype=np.int64), np.full(n_units, np.nan)
     nan = np.full(len(x), np.nan)
@@ -154,7 +157,9 @@ def mean_positions(
         rx, ry = x - centre[0][star], y - centre[1][star]
         share = np.clip(1 - v_mean[star] / v, 0.05, None)
         sample = bright & used & (groups.sum(used)[star] >= 2)
-        floor2, rms, n_bright = _floors(unit, (rx**2, ry**2), formal, share, sample, n_units, pool, default_floor, leading=turn < 2)
+        if floor is None:
+            squares = (rx**2, ry**2)
+            floor2, rms, n_bright = _floors(unit, squares, formal, share, sample, n_units, pool, default_floor, leading=turn < 2)
         if turn < ROUNDS - 1:
             used = _clip(groups, usable, used, (rx, ry), formal + floor2[unit], middle, (x, y), clip)
     wxx, wxy, wyy = _inverse(xx + floor2[unit], xy, yy + floor2[unit], used)
@@ -182,6 +187,7 @@ def mean_values(
     pool: Ints,
     clip: float,
     default_floor: float = DEFAULT_FLOOR,
+    floor: Floats | None = None,
 ) -> MeanValues:
     """Mean fluxes of stars with floors relative to the flux, and clipping.
 
@@ -190,7 +196,7 @@ def mean_values(
 
     Parameters
     ----------
-    star, unit, weightless, bright, n_stars, n_units, pool, clip, default_floor
+    star, unit, weightless, bright, n_stars, n_units, pool, clip, default_floor, floor
         As in `mean_positions`; floors are relative to the flux.
     value, variance : ndarray (n,)
         Fluxes on the common scale and their formal variances.
@@ -205,7 +211,7 @@ def mean_values(
     """
     groups = _Groups(star, n_stars)
     usable = _usable(groups, weightless, np.isfinite(value) & np.isfinite(variance) & (variance > 0))
-    floor2 = np.full(n_units, default_floor**2)
+    floor2 = np.full(n_units, default_floor**2) if floor is None else floor**2
     used = usable.copy()
     nan = np.full(len(value), np.nan)
     middle = groups.median(np.where(usable, value, nan))
@@ -224,7 +230,9 @@ def mean_values(
             share = np.clip(1 - v_mean[star] / v, 0.05, None)
             formal_relative = formal / level**2
         sample = bright & used & (groups.sum(used)[star] >= 2) & np.isfinite(relative)
-        floor2, _, _ = _floors(unit, (relative**2,), formal_relative, share, sample, n_units, pool, default_floor, leading=turn < 2)
+        if floor is None:
+            squares = (relative**2,)
+            floor2, _, _ = _floors(unit, squares, formal_relative, share, sample, n_units, pool, default_floor, leading=turn < 2)
         if turn < ROUNDS - 1:
             v = formal + floor2[unit] * level**2
             used = _clip(groups, usable, used, (value - mean[star],), v, [middle], (value,), clip)

@@ -19,6 +19,7 @@ from dpm.models.statistics import MAG_PER_RELATIVE_FLUX
 from dpm.models.transform import LinearTransform
 from dpm.stages.frame.astrometry import Solution, ZeroPoint
 from dpm.stages.frame.epochs import Epochs, solve_epochs
+from dpm.stages.frame.field_errors import FieldErrors
 from dpm.stages.frame.link import Links
 from dpm.stages.frame.photometry import WEIGHTLESS, Band, average_band, band_names
 from dpm.stages.frame.positions import Positions, average_positions
@@ -47,12 +48,15 @@ class Result:
         One a unit.
     summary : dict
         Numbers for the log and the provenance.
+    field : FieldErrors
+        What these stars, or those before them, say of errors.
     """
 
     catalog: Table
     exposures: Table
     matches: list[Table]
     summary: dict
+    field: FieldErrors
 
 
 def build_catalog(
@@ -64,7 +68,7 @@ def build_catalog(
     photometry: PhotometryOptions,
     reference: ReferenceCatalog | None = None,
     medians: tuple[str, ...] = MEDIANS,
-    solved: bool = False,
+    field: FieldErrors | None = None,
 ) -> Result:
     """Average everything.
 
@@ -84,21 +88,23 @@ def build_catalog(
         If given, positions are compared with it, and what errors do not explain is added to them.
     medians : tuple of str
         Columns of the measurements whose medians over exposures enter the catalogue, band by band.
-    solved : bool
-        Whether the units' zero points stand as they are.
+    field : FieldErrors, optional
+        Of other stars of these units, whose zero points then stand as they are; learnt from the stars themselves when None.
     """
     names = band_names(units)
     bands = []
     for name in sorted(set(names)):
         members = [k for k, unit in enumerate(units) if names[k] == name and unit.transform is not None]
         if members:
-            bands.append(average_band(name, members, units, links, photometry, exposures, options.clip_sigma, solved))
+            floor = field.flux_floors[name] if field is not None else None
+            bands.append(average_band(name, members, units, links, photometry, exposures, options.clip_sigma, floor))
     rows = np.flatnonzero(links.star >= 0)
     discrepant = np.zeros(len(links.star), dtype=bool)
     for band in bands:
         discrepant[band.rows] = ~band.values.used
-    positions = average_positions(units, links, rows, discrepant[rows], options.clip_sigma)
-    epochs = solve_epochs(units, links, rows, positions, bands, frame, reference, options)
+    floors = field.position_floors if field is not None else None
+    positions = average_positions(units, links, rows, discrepant[rows], options.clip_sigma, floors)
+    epochs = solve_epochs(units, links, rows, positions, bands, frame, reference, options, field)
     coverage = [_coverage(band, units, positions, links) for band in bands]
     often = _often_enough(bands, coverage, links, options.min_fraction) & np.isfinite(positions.x)
     order = np.lexsort((positions.x, np.round(-positions.y, 9)))
@@ -125,7 +131,7 @@ def build_catalog(
     matched = sum(len(match) for match in matches)
     summary = {"stars": len(catalog), "matched": matched, "position_systematic_mas": systematic}
     summary["position_errors_relative"] = not epochs.measured[keep].all()
-    return Result(catalog, table, matches, summary)
+    return Result(catalog, table, matches, summary, epochs.field)
 
 
 def _star_columns(

@@ -23,7 +23,7 @@ from dpm.stages.frame.epoch_colours import PairColours, pair_colours
 from dpm.stages.frame.match import mutual_pairs, vote_offset
 from dpm.stages.frame.units import Unit
 
-__all__ = ["EpochStars", "join_epochs", "join_lists"]
+__all__ = ["EpochStars", "epoch_stars", "join_epochs", "join_lists"]
 
 log = logging.getLogger(__name__)
 
@@ -152,18 +152,35 @@ def join_epochs(
         members = np.flatnonzero(group_of == epoch)
         rows = np.flatnonzero(np.isin(unit_of, members) & (star >= 0))
         _, number[rows] = np.unique(star[rows], return_inverse=True)
-        lists.append(_epoch_stars(units, members, rows, number[rows], unit_of, x, y))
+        lists.append(epoch_stars(units, members, rows, number[rows], unit_of, x, y))
         parts.append(rows)
     places, n_stars = join_lists(lists, scale)
+    for epoch, stars in enumerate(lists[:-1]):
+        later = 1 + max(int(place.max(initial=-1)) for place in places[epoch + 1 :])
+        known = int(np.sum(places[epoch] < later))
+        log.info("epoch %.2f: %d of %d stars are among the later epochs' %d", stars.time, known, len(stars), later)
     for rows, place in zip(parts, places):
         number[rows] = place[number[rows]]
     return number, n_stars
 
 
-def _epoch_stars(
+def epoch_stars(
     units: Sequence[Unit], members: Ints, rows: Ints, local: Ints, unit_of: Ints, x: Floats, y: Floats
 ) -> EpochStars:
-    """Median positions and magnitudes of one epoch's stars, from the measurements ``rows``."""
+    """Median positions and magnitudes of one epoch's stars.
+
+    Parameters
+    ----------
+    units : sequence of Unit
+    members : ndarray of int
+        The epoch's units.
+    rows, local : ndarray (m,)
+        Its measurements, as indices into ``unit_of``, ``x`` and ``y``, and their stars, from 0 without a gap.
+    unit_of : ndarray (n,)
+        Unit of each measurement.
+    x, y : ndarray (n,)
+        Master frame.
+    """
     n = int(local.max(initial=-1)) + 1
     starts = np.concatenate([[0], np.cumsum([len(unit) for unit in units])])
     order = np.argsort(local, kind="stable")
@@ -215,7 +232,6 @@ def join_lists(lists: Sequence[EpochStars], scale: float) -> tuple[list[Ints], i
         number[i] = j
         new = np.flatnonzero(number < 0)
         number[new] = len(known.x) + np.arange(len(new))
-        log.info("epoch %.2f: %d of %d stars are among the later epochs' %d", stars.time, len(i), len(stars), len(known.x))
         known.add(stars, number)
         numbers.append(number)
     return numbers[::-1], len(known.x)

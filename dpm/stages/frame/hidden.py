@@ -13,7 +13,9 @@ __all__ = ["hidden_shifts"]
 Floats = NDArray[np.float64]
 
 
-def hidden_shifts(positions: Sequence[Floats], fluxes: Sequence[Floats], radii: Sequence[float]) -> list[Floats]:
+def hidden_shifts(
+    positions: Sequence[Floats], fluxes: Sequence[Floats], radii: Sequence[float], real: NDArray[np.bool_] | None = None
+) -> list[Floats]:
     """How far neighbours without a row of their own may have moved each star, as covariances.
 
     A neighbour that only another epoch shows moves the light's centre by its share of it.
@@ -26,6 +28,8 @@ def hidden_shifts(positions: Sequence[Floats], fluxes: Sequence[Floats], radii: 
         Of each epoch, NaN where unknown.
     radii : sequence of float
         Within which each epoch's detectors may hide a neighbour.
+    real : ndarray (n,), bool, optional
+        Stars that can be a neighbour: artificial ones were not there together.  All when None.
 
     Returns
     -------
@@ -35,14 +39,15 @@ def hidden_shifts(positions: Sequence[Floats], fluxes: Sequence[Floats], radii: 
     n = len(positions[0])
     seen = [np.isfinite(place).all(axis=1) for place in positions]
     out = [np.zeros((n, 2, 2)) for _ in positions]
+    real = np.ones(n, bool) if real is None else real
     for e, radius in enumerate(radii):
         for other, place in enumerate(positions):
             if other == e:
                 continue
             stars = np.flatnonzero(seen[e] & seen[other])
-            alone = np.flatnonzero(seen[other] & ~seen[e])
+            alone = np.flatnonzero(seen[other] & ~seen[e] & real)
             # A star that was not linked has a row at both epochs, and hides nowhere.
-            single = np.flatnonzero(seen[e] & ~seen[other])
+            single = np.flatnonzero(seen[e] & ~seen[other] & real)
             if single.size and alone.size:
                 distance, _ = cKDTree(positions[e][single]).query(place[alone])
                 alone = alone[distance > radius]

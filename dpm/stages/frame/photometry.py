@@ -83,9 +83,11 @@ def average_band(
     photometry: PhotometryOptions,
     exposures: Table,
     clip: float,
-    solved: bool = False,
+    floor: Floats | None = None,
 ) -> Band:
-    """Solve the zero points of one band's units, unless they are ``solved``, and average its fluxes.
+    """Solve the zero points of one band's units and average its fluxes.
+
+    Where the units' error ``floor`` is known (n_members,), their zero points stand as they are.
 
     Sets ``zero_point`` and ``zero_point_error`` of the units.
     """
@@ -98,6 +100,7 @@ def average_band(
     flux_error = gather(rows, links.unit, links.starts, units, "flux_error")
     flags = gather(rows, links.unit, links.starts, units, "flags")
     clean = ((flags & NOT_CLEAN) == 0) & (flux > 0)
+    solved = floor is not None
     given = np.array([units[k].zero_point for k in members])
     central = int(np.argmin(np.abs(np.nan_to_num(given, nan=np.inf)))) if solved else _central(members, units)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -122,6 +125,7 @@ def average_band(
         len(members),
         np.unique([units[k].detector for k in members], return_inverse=True)[1],
         clip,
+        floor=floor,
     )
     # An ePSF that is off by some per cent makes the same error in every exposure: averaging does not help.
     shared = max(units[k].epsf_error for k in members) * values.mean

@@ -20,7 +20,7 @@ from dpm.stages.frame.match import fit_pairs, mutual_pairs
 from dpm.stages.frame.photometry import WEIGHTLESS
 from dpm.stages.frame.units import NOT_CLEAN, Unit, by_unit, gather
 
-__all__ = ["Positions", "age_positions", "average_positions", "systematic_variance"]
+__all__ = ["Positions", "age_positions", "average_positions", "motion_spreads", "systematic_variance"]
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,14 @@ class Positions:
     times: list[Floats]
 
 
-def average_positions(units: Sequence[Unit], links: Links, rows: Ints, discrepant: NDArray[np.bool_], clip: float) -> Positions:
-    """Mean positions of every epoch, the latest one of each star, and the residuals of all detections."""
+def average_positions(
+    units: Sequence[Unit], links: Links, rows: Ints, discrepant: NDArray[np.bool_], clip: float,
+    floors: Sequence[Floats] | None = None,
+) -> Positions:  # fmt: skip
+    """Mean positions of every epoch, the latest one of each star, and the residuals of all detections.
+
+    ``floors`` are the units' error floors at every epoch where they are known; they are solved for when None.
+    """
     n, n_units = links.n_stars, len(units)
     flags = gather(rows, links.unit, links.starts, units, "flags").astype(np.int64)
     xx, xy, yy = _covariance(rows, links, units)
@@ -97,6 +103,7 @@ def average_positions(units: Sequence[Unit], links: Links, rows: Ints, discrepan
             pool,
             clip,
             default,
+            None if floors is None else floors[number],
         )
         out.by_epoch.append(mean)
         out.times.append(_mean_times(star, np.array([u.epoch for u in units])[unit], mean, unit, 0.5 * (xx[k] + yy[k])))
@@ -139,21 +146,24 @@ def _covariance(rows: Ints, links: Links, units: Sequence[Unit]) -> tuple[Floats
     return tuple(np.concatenate([part[i] for part in parts]) for i in range(3))  # type: ignore[return-value]
 
 
-def age_positions(positions: Positions, links: Links, epochs: list[float]) -> None:
-    """Stars seen at one older epoch alone keep their position; their errors grow by the field's motions since then."""
+def motion_spreads(positions: Positions, n_epochs: int) -> list[float]:
+    """RMS motion of the field from each epoch to the latest (master pixels), where enough stars show it."""
     latest = positions.by_epoch[-1]
-    for number in range(links.n_epochs - 1):
-        older = positions.by_epoch[number]
+    out = []
+    for older in positions.by_epoch[: n_epochs - 1]:
         both = (older.n_used > 0) & (latest.n_used > 0)
+        # Not a robust width: where most stars are members, the few that move have to lie within their errors as well.
+        shifts = np.concatenate([(latest.x - older.x)[both], (latest.y - older.y)[both]])
+        out.append(float(np.sqrt(np.mean(shifts**2))) if both.sum() >= 10 else UNKNOWN_SHIFT)
+    return out
+
+
+def age_positions(positions: Positions, spreads: Sequence[float], epochs: list[float]) -> None:
+    """Stars seen at one older epoch alone keep their position; their errors grow by the field's motions since then."""
+    for number, spread in enumerate(spreads):
         alone = (positions.epoch == number) & (positions.n_epochs == 1)
         if not alone.any():
             continue
-        if both.sum() >= 10:
-            # Not a robust width: where most stars are members, the few that move have to lie within their errors as well.
-            shifts = np.concatenate([(latest.x - older.x)[both], (latest.y - older.y)[both]])
-            spread = float(np.sqrt(np.mean(shifts**2)))
-        else:
-            spread = UNKNOWN_SHIFT
         positions.xx[alone] += spread**2
         positions.yy[alone] += spread**2
         log.info("%d stars of epoch %.2f are not seen at %.2f", int(alone.sum()), epochs[number], epochs[-1])
