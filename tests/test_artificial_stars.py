@@ -19,7 +19,7 @@ from dpm.models.master_frame import MasterFrame
 from dpm.models.options import ArtificialStarsOptions
 from dpm.models.patches import PatchBounds
 from dpm.stages.artificial_stars import files
-from dpm.stages.artificial_stars.draw import SEPARATION, Coverage, common_motion, draw_stars, passes
+from dpm.stages.artificial_stars.draw import SEPARATION, SPACING, Coverage, common_motion, draw_stars, passes
 from dpm.stages.artificial_stars.files import STAGE, recovered_file, write_plan
 from dpm.stages.artificial_stars.link import keep_linked, linked_epochs
 from dpm.stages.artificial_stars.perturbed import VARIANTS, choose_variants, stretched
@@ -122,6 +122,32 @@ def test_stars_of_one_pass_are_apart_and_passes_are_few():
     # Random packing fills 0.547 of the plane with circles; first fit in blocks comes to more than half of that.
     filled = 8000 / (number.max() + 1) * np.pi * (SEPARATION / 2) ** 2 / 600**2
     assert filled > 0.28
+
+
+class Everywhere:
+    """A field of 600 x 600 master pixels, held by three exposures."""
+
+    def bounds(self):
+        return 0.0, 600.0, 0.0, 600.0
+
+    def count(self, x, y):
+        return np.full(len(x), 3)
+
+
+def test_even_stars_come_in_dense_passes_and_anywhere():
+    n = 8000
+    stars = draw_stars(ArtificialStarsOptions(n=n, seed=3), catalog(), ["a", "b"], Everywhere(), 3, FRAME, {})
+    place = np.column_stack([stars["x"], stars["y"]])
+    number = passes([place], 600.0 * 600.0)
+    counts = np.bincount(number)
+    for k in range(len(counts)):
+        assert counts[k] < 2 or cKDTree(place[number == k]).query(place[number == k], k=2)[0][:, 1].min() > SEPARATION
+    # A triangular lattice has a star in 0.866 spacings squared.
+    assert np.sort(counts)[1:].min() > 0.95 * 600**2 / (0.866 * SPACING**2)
+    for values in (*(place / 600.0).T, *np.modf(place)[0].T):
+        assert kstest(values, "uniform").pvalue > 0.001
+    again = draw_stars(ArtificialStarsOptions(n=n, seed=4), catalog(), ["a", "b"], Everywhere(), 3, FRAME, {})
+    assert not np.allclose(again["x"], stars["x"])
 
 
 def catalog(n: int = 600) -> Table:

@@ -26,8 +26,7 @@ from dpm.run.single import finalise_stage, run_partition, run_stage
 from dpm.science import apply_selections, read_selections
 from dpm.simulate import Effects, SimulationOptions, Visit, simulate_field
 from dpm.stages import artificial_stars
-from dpm.stages.artificial_stars import recover
-from dpm.stages.second_pass import field as second_pass_field
+from dpm.stages.artificial_stars import prepare, recover
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -215,7 +214,7 @@ def test_a_run_killed_with_its_scheduler_goes_on(run):
 def test_the_same_table_for_any_tiles_and_workers_and_after_a_kill(run, monkeypatch):
     _, folder, _ = run
     first = read_table(folder.artificial_stars)
-    monkeypatch.setattr(second_pass_field, "TILE_SECONDS", 1e-6)
+    monkeypatch.setattr(prepare, "TILE_SECONDS", 1e-6)
     monkeypatch.setattr(artificial_stars, "TASK_SECONDS", 1e-3)
     assert_same(first, again(run, create_executor("none", ClusterOptions())))
     monkeypatch.setattr(artificial_stars, "TASK_SECONDS", 0.5)

@@ -17,7 +17,7 @@ from dpm.models.patches import NODE_STEP
 from dpm.science.table_access import column_values
 from dpm.stages.second_pass.geometry import ExposureGeometry
 
-__all__ = ["Coverage", "SEPARATION", "common_motion", "draw_stars", "passes"]
+__all__ = ["Coverage", "SEPARATION", "SPACING", "common_motion", "draw_stars", "passes"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 # Master pixels between artificial stars that go in together: a star that both could change would lie within 12 pixels of one, which
 # is beyond a star's fit box, its neighbours within LINK_RADIUS and their fit boxes, and beyond the sky annulus.
 SEPARATION = 24.0
+# Of a pass's lattice, on which every star is shifted by up to half a pixel either way; motions are not exactly parallel on a plane.
+SPACING = SEPARATION + np.sqrt(2.0) + 0.1
 CROWD = 80.0  # artificial stars a circle of SEPARATION that are sorted into passes at once
 FOLLOW = 10.0  # master pixels: artificial stars that follow the stars lie as far from one of them (one sigma)
 # The catalogue's own sequence: its bins, the stars that each needs, and the largest error in either band.  Stars found near the
@@ -189,11 +191,11 @@ def _positions(
     rng: np.random.Generator, options: ArtificialStarsOptions, catalog: Table, coverage: Coverage, fewest: int
 ) -> tuple[Floats, Floats]:
     """Places that enough exposures hold."""
-    x_low, x_high, y_low, y_high = coverage.bounds()
+    bounds = coverage.bounds()
     x, y = np.zeros(0), np.zeros(0)
     while len(x) < options.n:
         if options.positions == "uniform":
-            new_x, new_y = rng.uniform(x_low, x_high, options.n), rng.uniform(y_low, y_high, options.n)
+            new_x, new_y = _lattice(rng, bounds)
         else:
             star = rng.integers(0, len(catalog), options.n)
             new_x = np.asarray(catalog["x"], float)[star] + rng.normal(0.0, FOLLOW, options.n)
@@ -203,6 +205,25 @@ def _positions(
             raise ValueError(f"[artificial_stars] n: no place is held by {fewest} exposures; lower [frame] min_exposures")
         x, y = np.concatenate([x, new_x[held]]), np.concatenate([y, new_y[held]])
     return x[: options.n], y[: options.n]
+
+
+def _lattice(rng: np.random.Generator, bounds: tuple[float, float, float, float]) -> tuple[Floats, Floats]:
+    """Places of one pass in random order: the triangular lattice with SPACING between neighbours, turned and shifted at random.
+
+    Every place is as likely as any other, each star lies anywhere in its pixel, and no other pattern puts as many in together.
+    """
+    x_low, x_high, y_low, y_high = bounds
+    turn = rng.uniform(0.0, np.pi / 3.0)
+    along = SPACING * np.array([np.cos(turn), np.sin(turn)])
+    across = SPACING * np.array([np.cos(turn + np.pi / 3.0), np.sin(turn + np.pi / 3.0)])
+    # Rows are 0.87 spacings apart: as many as the diagonal's half needs either way, sheared by half as much.
+    most = int(np.ceil(np.hypot(x_high - x_low, y_high - y_low) / SPACING)) + 1
+    i, j = (index.ravel() + rng.uniform() for index in np.mgrid[-2 * most : 2 * most + 1, -most : most + 1])
+    x = 0.5 * (x_low + x_high) + i * along[0] + j * across[0]
+    y = 0.5 * (y_low + y_high) + i * along[1] + j * across[1]
+    x, y = x + rng.uniform(-0.5, 0.5, x.size), y + rng.uniform(-0.5, 0.5, y.size)
+    inside = rng.permutation(np.flatnonzero((x >= x_low) & (x < x_high) & (y >= y_low) & (y < y_high)))
+    return x[inside], y[inside]
 
 
 def _range(catalog: Table, band: str) -> tuple[float, float]:

@@ -24,6 +24,8 @@ __all__ = ["prepare"]
 
 log = logging.getLogger(__name__)
 
+TILE_SECONDS = 1.0  # of work in a tile: a task takes many passes over the pixels that it read
+
 
 def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, list[tuple[int, int]]]:
     """Plan the tiles and draw the stars, unless that was done before.
@@ -46,7 +48,7 @@ def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, list[
     told = options.artificial_stars
     exposures, catalog = read_table(folder.exposures), read_table(folder.catalog)
     frame = MasterFrame.from_meta(exposures.meta["master_frame"])
-    field = save_tiles(folder, STAGE)
+    field = save_tiles(folder, STAGE, TILE_SECONDS)
     geometries = [field.geometries(number) for number in range(len(field.groups))]
     placed = [(group.bands[e.band], e, g) for group, maps in zip(field.groups, geometries) for e, g in zip(group.exposures, maps)]
     bands = sorted({band for band, _, _ in placed})

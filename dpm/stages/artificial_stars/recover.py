@@ -148,7 +148,7 @@ def _recover(
     find_stars(scene, limit, FrozenStars(x, y, seeds, saturated_half(scene, x, y)), near=(place, INTERACTION))
     for _ in range(2):
         around = star_list(patch.bounds, scene.n_bands, scene, np.arange(scene.count))
-        scene = base.fresh(pixels, without, variance, dq)
+        scene = scene.fresh(pixels, without, variance, dq)
         begin_solving(scene, around)
         sweep_all(scene)
     scene.update_sky()

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 NAME = "second_pass"
-REVISION = 5
+REVISION = 6
 PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "find", "frame", "photometry")
 UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame")
@@ -85,13 +85,14 @@ def next_round(folder: RunFolder, options: Options, rounds: list[list[dict[str, 
     return [tile_task(field, options, step, tile.number) for tile in field.tiles]
 
 
-def save_tiles(folder: RunFolder, stage: str = NAME) -> SecondPassField:
+def save_tiles(folder: RunFolder, stage: str = NAME, seconds: float | None = None) -> SecondPassField:
     """Plan the tiles of a stage, for which every exposure has to be gathered, and write the plan."""
     from dpm.io.tables import read_table
     from dpm.stages.second_pass.field import SecondPassField, plan_tiles
 
     field = SecondPassField.from_exposures(folder, read_table(folder.exposures), stage)
-    field = SecondPassField(folder, field.groups, plan_tiles(field, (field.geometries(k) for k in range(len(field.groups)))), stage)
+    tiles = plan_tiles(field, (field.geometries(k) for k in range(len(field.groups))), seconds)
+    field = SecondPassField(folder, field.groups, tiles, stage)
     field.save()
     return field
 

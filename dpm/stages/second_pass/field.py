@@ -236,7 +236,9 @@ def load_libraries(files: tuple[tuple[str, str], ...]) -> tuple[Libraries, NDArr
     return pack_libraries(epsfs), profiles, max(float(read_model_error(path)) for path, _ in files), full
 
 
-def plan_tiles(field: SecondPassField, geometries: Iterable[list[ExposureGeometry]]) -> list[Tile]:
+def plan_tiles(
+    field: SecondPassField, geometries: Iterable[list[ExposureGeometry]], seconds: float | None = None
+) -> list[Tile]:
     """Bundles of patches of about equal cost, along the rows of the lattice.
 
     Parameters
@@ -244,6 +246,8 @@ def plan_tiles(field: SecondPassField, geometries: Iterable[list[ExposureGeometr
     field : SecondPassField
     geometries : iterable of list of ExposureGeometry
         One list a group.
+    seconds : float, optional
+        Of work in a tile; TILE_SECONDS if not given.
     """
     tiles: list[Tile] = []
     for number, exposures in enumerate(geometries):
@@ -261,7 +265,7 @@ def plan_tiles(field: SecondPassField, geometries: Iterable[list[ExposureGeometr
             n = depth[patch]
             patches.append(patch)
             cost += n * (SECONDS_A_ROW * stars.get(patch, 0) + SECONDS_A_PIXEL * PATCH * PATCH)
-            if cost > TILE_SECONDS:
+            if cost > (TILE_SECONDS if seconds is None else seconds):
                 tiles.append(Tile(len(tiles), number, patches, cost))
                 patches, cost = [], 0.0
         if patches:

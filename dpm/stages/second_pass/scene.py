@@ -165,6 +165,9 @@ class PatchScene:
         plane_medians(self.patch, STATISTICS_STEP, self.read_variance, self.poisson)
         self.dq = quality.astype(np.uint8)
         self._begin()
+        update_sky(self.patch, False)
+        _, sky = self._noise()
+        self.patch.noise[:] = np.sqrt(self.read_variance + self.poisson * np.maximum(sky, 0.0))
 
     def fresh(
         self,
@@ -173,7 +176,7 @@ class PatchScene:
         variance: NDArray[np.float32],
         dq: NDArray[np.uint8],
     ) -> PatchScene:
-        """The scene as it was made, with other pixels: no stars, and the sky of these pixels.
+        """The scene with other pixels and without stars; the sky is the present one until it is updated.
 
         Parameters
         ----------
@@ -184,9 +187,8 @@ class PatchScene:
         out = copy.copy(self)
         patch = self.patch
         out.patch = patch._replace(
-            residual=residual.copy(), scene=pixels, variance_read=variance.copy(),
-            noise=np.ones_like(patch.noise),
-            sky=np.zeros_like(patch.sky), scatter=np.zeros_like(patch.scatter), light=np.zeros_like(patch.light),
+            residual=residual.copy(), scene=pixels, variance_read=variance.copy(), noise=patch.noise.copy(),
+            sky=patch.sky.copy(), scatter=patch.scatter.copy(), light=patch.light.copy(),
         )  # fmt: skip
         out.dq = dq
         out._begin()
@@ -199,9 +201,6 @@ class PatchScene:
         self.scores = np.zeros((2, self.patch.scene.size), np.float32)
         self.count = 0
         self.stars = _empty_stars(256, self.n_bands)
-        update_sky(self.patch, False)
-        _, sky = self._noise()
-        self.patch.noise[:] = np.sqrt(self.read_variance + self.poisson * np.maximum(sky, 0.0))
 
     def _noise(self) -> tuple[Floats, Floats]:
         """Variance of the sky over what the noise planes say, and the level of the sky, of every exposure."""
