@@ -33,6 +33,7 @@ FOLLOW = 10.0  # master pixels: artificial stars that follow the stars lie as fa
 LINE_STEP, LINE_STARS, LINE_ERROR = 0.5, 10, 0.1
 LINE_END = 2.0  # magnitudes at its faint end whose slope continues it
 FAINTER = 1.0  # magnitudes below the faintest star
+FEWEST_DRAWN = 10_000  # places that are tried at once: none of them in the field means that there is no field
 COMMON_SHARE = 0.1  # of the well-measured motions, which the smallest circle in the vector-point diagram holds
 FEWEST_MOTIONS = 10
 
@@ -191,13 +192,14 @@ def _positions(
     """Places that enough exposures hold."""
     x_low, x_high, y_low, y_high = coverage.bounds()
     x, y = np.zeros(0), np.zeros(0)
+    n = max(options.n, FEWEST_DRAWN)
     while len(x) < options.n:
         if options.positions == "uniform":
-            new_x, new_y = rng.uniform(x_low, x_high, options.n), rng.uniform(y_low, y_high, options.n)
+            new_x, new_y = rng.uniform(x_low, x_high, n), rng.uniform(y_low, y_high, n)
         else:
-            star = rng.integers(0, len(catalog), options.n)
-            new_x = np.asarray(catalog["x"], float)[star] + rng.normal(0.0, FOLLOW, options.n)
-            new_y = np.asarray(catalog["y"], float)[star] + rng.normal(0.0, FOLLOW, options.n)
+            star = rng.integers(0, len(catalog), n)
+            new_x = np.asarray(catalog["x"], float)[star] + rng.normal(0.0, FOLLOW, n)
+            new_y = np.asarray(catalog["y"], float)[star] + rng.normal(0.0, FOLLOW, n)
         held = coverage.count(new_x, new_y) >= fewest
         if not held.any():
             raise ValueError(f"[artificial_stars] n: no place is held by {fewest} exposures; lower [frame] min_exposures")
