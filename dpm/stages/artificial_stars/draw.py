@@ -151,12 +151,12 @@ def passes(places: Sequence[Floats], area: float) -> NDArray[np.int64]:
     begun = 0
     for start in range(0, n, block):
         parts = [place[start : start + block] for place in places]
-        mine = np.full(len(parts[0]), -1, np.int64)
+        mine = [-1] * len(parts[0])
         for k, lists in enumerate(zip(*(cKDTree(part).query_ball_point(part, SEPARATION) for part in parts))):
-            taken = {int(mine[other]) for others in lists for other in others if other < k}
+            taken = {mine[other] for others in lists for other in others if other < k}
             mine[k] = next(number for number in range(len(taken) + 1) if number not in taken)
-        out[start : start + block] = begun + mine
-        begun += int(mine.max()) + 1
+        out[start : start + block] = begun + np.array(mine)
+        begun += max(mine) + 1
     return out
 
 
