@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import Delaunay, cKDTree
 from scipy.stats import chi2
 
 from dpm.cli.run import run_options
@@ -28,7 +28,7 @@ from dpm.config import load_options
 from dpm.io.run_folder import RunFolder
 from dpm.io.tables import read_table
 from dpm.models.master_frame import MasterFrame, tangent_to_sky
-from dpm.science import correct_magnitudes, fit_completeness, fit_error_model, migration_correction
+from dpm.science import correct_magnitudes, fit_error_model, migration_correction
 from dpm.science.random_errors import bias_and_width
 from dpm.simulate import SimulationOptions, Visit, simulate_field
 
@@ -87,8 +87,9 @@ def like_the_field(folder: Path, n: int) -> Table:
     """Stars uniform over the field and in the first band's magnitude, with the colours of true stars as bright."""
     rng = np.random.default_rng(2)
     true, place, held = true_stars(folder)
-    low, high = np.quantile(place[held >= 3], [0.0, 1.0], axis=0)
-    position = rng.uniform(low, high, (n, 2))
+    field = Delaunay(place[held >= 3])
+    position = rng.uniform(field.min_bound, field.max_bound, (10 * n, 2))
+    position = position[field.find_simplex(position) >= 0][:n]
     mags = np.column_stack([true[f"mag_{band.split('_')[1].upper()}"] for band in BANDS])
     mags = mags[held >= 3]
     first = rng.uniform(BRIGHTEST, mags[:, 0].max(), n)
@@ -211,12 +212,10 @@ def show_errors(truth: Truth) -> None:
     pulls = model.pulls(truth.mag[seen], measured[seen])
     for band, name in enumerate(truth.bands):
         put_in = np.asarray(truth.stars[f"in_{name}_mag"], float)
-        curve = fit_completeness(truth.stars, name)
-        observed = np.asarray(truth.catalog[f"{name}_mag"], float)
-        edges = np.arange(np.floor(put_in.min()), put_in.max() + 0.5, 0.5)
-        middle = 0.5 * (edges[1:] + edges[:-1])
-        expected = np.histogram(observed, edges)[0] / np.maximum(np.nan_to_num(curve(middle)), 0.05)
-        weights = np.interp(put_in, middle, expected / np.maximum(np.histogram(put_in, edges)[0], 1))
+        # Corrections hold for the luminosity function that the weights say: here the true one.
+        edges = np.arange(np.floor(put_in.min()), put_in.max() + 0.25, 0.25)
+        n_real, n_put_in = (np.histogram(mag, edges)[0] for mag in (truth.mag[truth.held, band], put_in))
+        weights = (n_real / np.maximum(n_put_in, 1))[np.digitize(put_in, edges) - 1]
         corrected = correct_magnitudes(measured[:, band], migration_correction(truth.stars, name, weights=weights))
         true, pull = truth.mag[seen, band], pulls[:, band]
         print(f"\n{name}\n| mag | stars | pull: bias, width | beyond 3 | measured - true by measured mag: before, corrected |")

@@ -155,9 +155,22 @@ def test_the_selection_treats_real_and_artificial_stars_alike(run):
     assert np.all(table["completeness_selected"] <= table["completeness"]) and "selection" not in artificial_stars.CONFIG
 
 
-def test_a_full_disk_says_what_to_do_and_loses_nothing(run, monkeypatch):
-    options, folder, _ = run
-    first = read_table(folder.artificial_stars)
+@pytest.fixture(scope="module")
+def few(run, tmp_path_factory):
+    """The run with few artificial stars, so that they can be made again and again."""
+    _, folder, field = run
+    place = tmp_path_factory.mktemp("few")
+    shutil.copytree(folder.root, place / "run")
+    config = place / "few.toml"
+    text = (field.parent / "field.toml").read_text()
+    config.write_text(text.replace(str(folder.root), str(place / "run")).replace(f"n = {N}", "n = 150"))
+    options, folder = load_options(config), RunFolder(place / "run")
+    run_stage(folder, options, create_executor("none", ClusterOptions()), "artificial_stars")
+    return options, folder, config, read_table(folder.artificial_stars)
+
+
+def test_a_full_disk_says_what_to_do_and_loses_nothing(few, monkeypatch):
+    options, folder, _, first = few
     shutil.rmtree(folder.work / "artificial_stars")
     monkeypatch.setattr(artificial_stars, "TASK_SECONDS", 1.0)
     written = []
@@ -172,16 +185,15 @@ def test_a_full_disk_says_what_to_do_and_loses_nothing(run, monkeypatch):
         patch.setattr(recover, "write_arrays", write)
         with pytest.raises(DiskFullError, match="free some space and run the same command again"):
             run_stage(folder, options, create_executor("none", ClusterOptions()), "artificial_stars")
-    done = set((folder.work / "artificial_stars").glob("*/recover_*.json"))
-    assert len(done) == 2  # two files each
+    assert len(list((folder.work / "artificial_stars").glob("*/recover_*.json"))) == 2  # two files each
     run_stage(folder, options, create_executor("none", ClusterOptions()), "artificial_stars")
     assert_same(first, read_table(folder.artificial_stars))
 
 
-def test_partitions_make_the_same_table_and_closing_can_be_killed(run, monkeypatch):
-    options, folder, _ = run
-    first = read_table(folder.artificial_stars)
+def test_partitions_make_the_same_table_and_closing_can_be_killed(few, monkeypatch):
+    options, folder, _, first = few
     shutil.rmtree(folder.work / "artificial_stars")
+    monkeypatch.setattr(artificial_stars, "TASK_SECONDS", 1.0)
     executor = create_executor("none", ClusterOptions())
     shares = [run_partition(folder, options, executor, "artificial_stars", index, 3) for index in (2, 0, 1)]
     assert min(shares) > 0
@@ -194,11 +206,10 @@ def test_partitions_make_the_same_table_and_closing_can_be_killed(run, monkeypat
     assert_same(first, read_table(folder.artificial_stars))
 
 
-def test_a_run_killed_with_its_scheduler_goes_on(run):
-    _, folder, _ = run
-    first = read_table(folder.artificial_stars)
+def test_a_run_killed_with_its_scheduler_goes_on(few):
+    _, folder, config, first = few
     shutil.rmtree(folder.work / "artificial_stars")
-    command = [sys.executable, "-m", "dpm", "stage", "artificial_stars", str(folder.root), "--cluster"]
+    command = [sys.executable, "-m", "dpm", "stage", "artificial_stars", str(config), "--cluster"]
     process = subprocess.Popen([*command, "local", "--workers", "2"], stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(folder.work.glob("artificial_stars/*/recover_*.json")):
         time.sleep(0.05)

@@ -12,6 +12,7 @@ from dpm.science import (
     cmd_region,
     count_selections,
     footprint,
+    motion_errors,
     motion_radius,
     quality_cut,
     read_selections,
@@ -86,6 +87,14 @@ def test_cmd_region_and_motion(stars):
     catalog["pmra_relative"], catalog["pmdec_relative"] = catalog["pmra"] - 3.2, catalog["pmdec"] + 17.6
     relative = motion_radius(0.3, "b", columns=("pmra_relative", "pmdec_relative"))
     assert np.array_equal(relative(catalog), relative(stars)[stars["recovered"]])
+    # Stars that were put in with a motion are judged from it.
+    moved = stars.copy()
+    for name, motion in (("pmra", 3.2), ("pmdec", -17.6)):
+        moved[f"in_{name}"] = np.full(len(moved), motion)
+        moved[f"out_{name}"] += motion
+    assert np.mean(moving(moved) != moving(stars)) < 1e-4
+    for one, other in zip(motion_errors(moved, "b").itercols(), motion_errors(stars, "b").itercols()):
+        np.testing.assert_allclose(one, other, atol=1e-12)
 
 
 def test_footprint_on_the_sky_has_great_circles_for_sides():

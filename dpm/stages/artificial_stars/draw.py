@@ -35,6 +35,7 @@ FOLLOW = 10.0  # master pixels: artificial stars that follow the stars lie as fa
 LINE_STEP, LINE_STARS, LINE_ERROR = 0.5, 10, 0.1
 LINE_END = 2.0  # magnitudes at its faint end whose slope continues it
 FAINTER = 1.0  # magnitudes below the faintest star
+FEWEST_DRAWN = 10_000  # places that are tried at once: none of them in the field means that there is no field
 COMMON_SHARE = 0.1  # of the well-measured motions, which the smallest circle in the vector-point diagram holds
 FEWEST_MOTIONS = 10
 
@@ -152,12 +153,12 @@ def passes(places: Sequence[Floats], area: float) -> NDArray[np.int64]:
     begun = 0
     for start in range(0, n, block):
         parts = [place[start : start + block] for place in places]
-        mine = np.full(len(parts[0]), -1, np.int64)
+        mine = [-1] * len(parts[0])
         for k, lists in enumerate(zip(*(cKDTree(part).query_ball_point(part, SEPARATION) for part in parts))):
-            taken = {int(mine[other]) for others in lists for other in others if other < k}
+            taken = {mine[other] for others in lists for other in others if other < k}
             mine[k] = next(number for number in range(len(taken) + 1) if number not in taken)
-        out[start : start + block] = begun + mine
-        begun += int(mine.max()) + 1
+        out[start : start + block] = begun + np.array(mine)
+        begun += max(mine) + 1
     return out
 
 
@@ -193,6 +194,7 @@ def _positions(
     """Places that enough exposures hold."""
     bounds = coverage.bounds()
     x, y = np.zeros(0), np.zeros(0)
+    drawn = 0
     while len(x) < options.n:
         if options.positions == "uniform":
             new_x, new_y = _lattice(rng, bounds)
@@ -201,9 +203,10 @@ def _positions(
             new_x = np.asarray(catalog["x"], float)[star] + rng.normal(0.0, FOLLOW, options.n)
             new_y = np.asarray(catalog["y"], float)[star] + rng.normal(0.0, FOLLOW, options.n)
         held = coverage.count(new_x, new_y) >= fewest
-        if not held.any():
-            raise ValueError(f"[artificial_stars] n: no place is held by {fewest} exposures; lower [frame] min_exposures")
         x, y = np.concatenate([x, new_x[held]]), np.concatenate([y, new_y[held]])
+        drawn += len(new_x)
+        if not len(x) and drawn >= FEWEST_DRAWN:
+            raise ValueError(f"[artificial_stars] n: no place is held by {fewest} exposures; lower [frame] min_exposures")
     return x[: options.n], y[: options.n]
 
 
