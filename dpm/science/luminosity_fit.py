@@ -27,8 +27,9 @@ __all__ = ["LuminosityFit", "fit_luminosity_function", "slope_and_cutoff"]
 
 Shape = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
-STEP = 0.01  # mag, of the integrals over true magnitudes: a fifth of the smallest scatter that matters to a shape
+STEP = 0.02  # mag, of the integrals over true magnitudes; shapes are smooth over it
 REACH = 5.0  # sigma beyond the fitted measured magnitudes from which stars are counted
+MAX_STARTS, COST_CHANGE = 5, 1e-3  # of the search; change of the log likelihood at its end
 DERIVATIVE_STEP = 1e-4  # in units of each parameter's own scale
 MIN_EXPECTED = 8.0  # stars of a group of the goodness of fit
 
@@ -148,12 +149,15 @@ def fit_luminosity_function(
     data = _data(np.asarray(measured, dtype=float), completeness, magnitudes, errors)
     first = np.asarray(start, dtype=float)
     scale = np.maximum(np.abs(first), 1.0) * 0.05
-    best = first
+    best, lowest = first, np.inf
     # Nelder-Mead ends early in flat valleys; restarted, it leaves them.
-    for _ in range(3):
+    for _ in range(MAX_STARTS):
         simplex = np.vstack([best, best + np.diag(scale)])
-        options = {"initial_simplex": simplex, "xatol": 1e-6, "fatol": 1e-6, "maxiter": 4000, "maxfev": 8000}
-        best = minimize(lambda p: data.cost(shape, p), best, method="Nelder-Mead", options=options).x
+        options = {"initial_simplex": simplex, "xatol": 1e-5, "fatol": 1e-5, "maxiter": 4000, "maxfev": 8000}
+        found = minimize(lambda p: data.cost(shape, p), best, method="Nelder-Mead", options=options)
+        best, gain, lowest = found.x, lowest - found.fun, found.fun
+        if gain < COST_CHANGE:
+            break
     steps = _steps(data, shape, best)
     information = _hessian(lambda p: data.cost(shape, p), best, steps)
     if not np.all(np.linalg.eigvalsh(information / np.sqrt(np.outer(np.diag(information), np.diag(information)))) > 1e-8):
@@ -189,7 +193,7 @@ def _data(
     true = np.arange(curve.brightest, curve.faintest + 0.5 * STEP, STEP)
     true[-1] = min(true[-1], curve.faintest)
     middle, scatter = true + errors.bias(curve.band, true), errors.scatter(curve.band, true)
-    if np.interp(bright, true, middle - REACH * scatter) < bright and middle[0] + REACH * scatter[0] > bright:
+    if middle[0] + REACH * scatter[0] > bright:
         raise ValueError(
             f"stars brighter than {curve.brightest:.2f}, where the completeness is not known, get into the fitted magnitudes: "
             f"begin at {middle[0] + REACH * scatter[0]:.2f} or fainter, or insert brighter artificial stars"

@@ -21,7 +21,9 @@ MIN_NODES = 4  # of a cubic spline
 
 @dataclass(frozen=True)
 class FiducialLine:
-    """Colour of a sequence against magnitude; call it with magnitudes.  NaN outside the nodes: nothing is extrapolated.
+    """Colour of a sequence against magnitude; call it with magnitudes.
+
+    Beyond the first and last node it is straight for half a bin, whose stars are there or might be; NaN farther out.
 
     Parameters
     ----------
@@ -31,6 +33,8 @@ class FiducialLine:
         Stars of each bin.
     spline : UnivariateSpline
         The smoothed line.
+    brightest, faintest : float
+        Its ends.  They do not depend on where the very first and last star happen to be, which would favour one sequence's shares.
     """
 
     magnitude: NDArray[np.float64]
@@ -38,22 +42,27 @@ class FiducialLine:
     error: NDArray[np.float64]
     n_stars: NDArray[np.int64]
     spline: UnivariateSpline
+    brightest: float
+    faintest: float
 
     def __call__(self, magnitude: Any) -> NDArray[np.float64]:
         """Colour at these magnitudes."""
-        return self._inside(magnitude, self.spline(np.asarray(magnitude, dtype=float)))
+        mag = np.asarray(magnitude, dtype=float)
+        at = np.clip(mag, self.magnitude[0], self.magnitude[-1])
+        return self._known(mag, self.spline(at) + (mag - at) * self.spline.derivative()(at))
 
     def slope(self, magnitude: Any) -> NDArray[np.float64]:
         """Change of colour per magnitude."""
-        return self._inside(magnitude, self.spline.derivative()(np.asarray(magnitude, dtype=float)))
+        mag = np.asarray(magnitude, dtype=float)
+        return self._known(mag, self.spline.derivative()(np.clip(mag, self.magnitude[0], self.magnitude[-1])))
 
     def color_error(self, magnitude: Any) -> NDArray[np.float64]:
         """One-sigma error of the line's colour: that of the medians about."""
-        return self._inside(magnitude, np.interp(np.asarray(magnitude, dtype=float), self.magnitude, self.error))
-
-    def _inside(self, magnitude: Any, values: NDArray[np.float64]) -> NDArray[np.float64]:
         mag = np.asarray(magnitude, dtype=float)
-        return np.where((mag >= self.magnitude[0]) & (mag <= self.magnitude[-1]), values, np.nan)
+        return self._known(mag, np.interp(mag, self.magnitude, self.error))
+
+    def _known(self, mag: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.where((mag >= self.brightest) & (mag <= self.faintest), values, np.nan)
 
 
 def fiducial_line(magnitude: Any, color: Any, width: float = BIN_WIDTH, step: float = BIN_STEP) -> FiducialLine:
@@ -100,7 +109,8 @@ def fiducial_line(magnitude: Any, color: Any, width: float = BIN_WIDTH, step: fl
     # Bins that share stars share errors: of width / step nodes one is independent, and the rest of the scatter is no misfit.
     smoothing = len(nodes) * step / width
     spline = UnivariateSpline(nodes[:, 0], nodes[:, 1], w=1.0 / error, k=3, s=smoothing)
-    return FiducialLine(nodes[:, 0], nodes[:, 1], nodes[:, 2], nodes[:, 3].astype(np.int64), spline)
+    ends = float(nodes[0, 0] - 0.5 * width), float(nodes[-1, 0] + 0.5 * width)
+    return FiducialLine(nodes[:, 0], nodes[:, 1], nodes[:, 2], nodes[:, 3].astype(np.int64), spline, *ends)
 
 
 def rectified_color(magnitude: Any, color: Any, blue: FiducialLine, red: FiducialLine) -> tuple[Any, Any]:

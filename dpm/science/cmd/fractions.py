@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import curve_fit, minimize
+from scipy.optimize import least_squares, minimize
 from scipy.special import logsumexp
 
 from dpm.science.error_model import ErrorModel
@@ -253,16 +253,16 @@ def _first_guess(value: NDArray[np.float64], k: int) -> tuple[Any, Any, Any]:
     return means, np.maximum(widths, 1e-3 * np.ptp(value)), shares / shares.sum()
 
 
-def _gaussians(x: NDArray[np.float64], *parameters: float) -> NDArray[np.float64]:
+def _gaussians(x: NDArray[np.float64], parameters: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sum of Gaussians with areas, means and logarithms of widths."""
-    area, mean, log_width = np.array(parameters).reshape(3, -1)
+    area, mean, log_width = parameters.reshape(3, -1)
     width = np.exp(log_width)
     return np.asarray((area / width * np.exp(-0.5 * ((x[:, None] - mean) / width) ** 2)).sum(axis=1) / np.sqrt(2.0 * np.pi))
 
 
-def _gaussian_derivatives(x: NDArray[np.float64], *parameters: float) -> NDArray[np.float64]:
+def _gaussian_derivatives(x: NDArray[np.float64], parameters: NDArray[np.float64]) -> NDArray[np.float64]:
     """Derivatives of `_gaussians` (n, 3 k)."""
-    area, mean, log_width = np.array(parameters).reshape(3, -1)
+    area, mean, log_width = parameters.reshape(3, -1)
     width = np.exp(log_width)
     off = (x[:, None] - mean) / width
     unit = np.exp(-0.5 * off**2) / (np.sqrt(2.0 * np.pi) * width)
@@ -272,11 +272,17 @@ def _gaussian_derivatives(x: NDArray[np.float64], *parameters: float) -> NDArray
 def _fit_gaussians(x: NDArray[np.float64], histogram: NDArray[np.float64], start: NDArray[np.float64]) -> Any:
     """Areas, means and log widths by least squares, or None where they do not settle on positive areas."""
     # An averaged histogram's errors are smooth; weighting by its own counts would follow their noise.
-    weight = np.sqrt(np.maximum(_gaussians(x, *start), 0.02 * histogram.max()))
-    try:
-        best, _ = curve_fit(_gaussians, x, histogram, start, sigma=weight, jac=_gaussian_derivatives, maxfev=400)
-    except RuntimeError:
+    weight = np.sqrt(np.maximum(_gaussians(x, start), 0.02 * histogram.max()))
+    found = least_squares(
+        lambda p: (_gaussians(x, p) - histogram) / weight,
+        start,
+        jac=lambda p: _gaussian_derivatives(x, p) / weight[:, None],  # type: ignore[arg-type]
+        method="lm",
+        max_nfev=400,
+    )
+    if not found.success:
         return None
+    best = found.x
     k = best.size // 3
     sound = (best[:k] > 0).all() and (best[k : 2 * k] > x[0]).all() and (best[k : 2 * k] < x[-1]).all()
     return best if sound and np.exp(best[2 * k :]).max() < np.ptp(x) else None

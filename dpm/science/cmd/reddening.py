@@ -123,11 +123,11 @@ def fit_reddening_map(
     for _ in range(N_TURNS):
         line = fiducial_line(mag - extinction * shift, col - color_reddening * shift)
         # Along the vector to where it meets the line: the slope is taken at the corrected magnitude.
-        at = np.clip(mag - extinction * shift, line.magnitude[0], line.magnitude[-1])
+        at = mag - extinction * shift
         across = color_reddening - line.slope(at) * extinction
         if np.median(np.abs(across)) < MIN_ACROSS * abs(color_reddening):
             raise ValueError("the sequence runs along the reddening vector; choose other magnitudes or another colour")
-        own = (col - color_reddening * shift - line(at) - line.slope(at) * (mag - extinction * shift - at)) / across + shift
+        own = (col - color_reddening * shift - line(at)) / across + shift
         own_error = err / np.abs(across)
         residual = own - shift
         extra = np.sqrt(max(robust_width(residual) ** 2 - np.median(own_error) ** 2, 0.0))

@@ -111,7 +111,7 @@ class SurfaceColors:
             (np.log10(self.teff), self.log_g), self.surface[:, :, chosen], bounds_error=False, fill_value=np.nan
         )
         t, g, m = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (teff, log_g, mass)))
-        at_surface = grid(np.stack([np.log10(t), g], axis=-1))
+        at_surface = grid(np.stack([np.log10(t), g], axis=-1)).reshape(*t.shape, len(chosen))
         # R^2 = G M / g, in units of the Sun's
         log_radius = 0.5 * (np.log10(m / SOLAR_MASS) + SOLAR_LOG_G - g) + np.log10(SOLAR_RADIUS_PC)
         return np.asarray(at_surface - 5.0 * log_radius[..., None] + 5.0)

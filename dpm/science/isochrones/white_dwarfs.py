@@ -19,11 +19,9 @@ from dpm.science.isochrones.isochrone import Isochrone
 
 __all__ = ["IFMR", "Lifetimes", "final_mass", "white_dwarf_isochrone"]
 
-# Lower ends of the segments, solar masses, slope, constant; the last is the upper end.  Cummings et al. 2018 (ApJ 866, 21), table of
-# the piecewise fits, with MIST and with PARSEC progenitors.
+# Lower ends of the segments, solar masses, slope, constant; the last is the upper end.  Cummings et al. 2018 (ApJ 866, 21), MIST.
 IFMR: dict[str, tuple[tuple[tuple[float, float, float], ...], float]] = {
     "cummings2018_mist": (((0.83, 0.080, 0.489), (2.85, 0.187, 0.184), (3.60, 0.107, 0.471)), 7.20),
-    "cummings2018_parsec": (((0.87, 0.0873, 0.476), (2.80, 0.181, 0.210), (3.65, 0.0835, 0.565)), 8.20),
 }
 LOWEST_MARGIN = 0.10  # solar masses below a relation's lower end that old, metal-poor clusters need: their turn-off is at 0.8
 FIRST_COOLING_AGE = 1e-3  # Gyr; younger white dwarfs are few, and tracks begin about there
