@@ -193,7 +193,7 @@ def mixture_fractions(values: Any, errors: Any, n_components: int = 2, intrinsic
     def cost(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         return _mixture_cost(parameters, value, error, k, intrinsic)
 
-    found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500, "ftol": 1e-12})
+    found = minimize(cost, start, jac=True, method="SLSQP", bounds=bounds, options={"maxiter": 500, "ftol": 1e-12})
     best = found.x
     # A width at its lower end is none: the likelihood has no curvature there, and the other parameters' errors do not need it.
     free = np.array([low + 1e-6 < p < high - 1e-6 for p, (low, high) in zip(best, bounds)])
