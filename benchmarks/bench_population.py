@@ -1,7 +1,8 @@
 """What the analysis recovers of known luminosity functions, sequences, reddening and populations, and two real tables.
 
-``python benchmarks/bench_population.py SECTION [REALISATIONS]``, SECTION one of ``luminosity``, ``fractions``, ``reddening``, ``population``;
-``47tuc FOLDER [PICTURES]`` with the folder of ``47tuc_fromraw.dat``; ``ngc1644 FILE.gst.matchfake FILE_gst.fits [PICTURES]``; ``pictures FOLDER``.
+``python benchmarks/bench_population.py SECTION [REALISATIONS]``: ``luminosity``, ``fractions``, ``reddening``, ``population``;
+``47tuc FOLDER [PICTURES]`` with the folder of ``47tuc_fromraw.dat``;
+``ngc1644 FILE.gst.matchfake FILE_gst.fits [PICTURES]``; ``pictures FOLDER``.
 Pulls are (found - true) / error over the realisations; their width's own error is 1 / sqrt(2 REALISATIONS).
 """
 
@@ -58,7 +59,7 @@ def print_head(*names: str) -> None:
 
 def luminosity(n: int) -> None:
     """Binned and unbinned luminosity functions, with the errors of completeness from few artificial stars and from many."""
-    print_head("binned, artificial stars", "pull mean of the bins, worst", "pull width, bins", "of the sum", "of the sum, Poisson alone")
+    print_head("artificial stars", "pull mean of bins, worst", "pull width, bins", "of the sum", "of the sum, Poisson alone")
     for n_artificial in (1000, 20_000):
         generator = np.random.default_rng(1)
         pulls, sums, blind = [], [], []
@@ -117,7 +118,8 @@ def fractions(n: int) -> None:
 
 def reddening_maps(n: int) -> None:
     """Maps of a known field at random places."""
-    print_head("reference stars", "neighbours", "radius, pixel", "RMS before", "RMS after", "error", "pull width", "at the stars")
+    names = "radius, pixel", "RMS before", "RMS after", "error", "pull width", "at the stars"
+    print_head("reference stars", "neighbours", *names)
     for n_stars, n_neighbors in ((3000, 50), (6000, 30), (6000, 50), (6000, 100), (20_000, 50)):
         generator = np.random.default_rng(7)
         rows = []
@@ -125,14 +127,12 @@ def reddening_maps(n: int) -> None:
             x, y, mag, color = reddened_main_sequence(n_stars, generator)
             found = fit_reddening_map(x, y, mag, color, 0.95, 2.7, 0.015, n_neighbors)
             px, py = generator.uniform(0, 2000, (2, 2000))
-            pulls = []
-            for at_x, at_y in ((px, py), (x, y)):
-                value, error = found(at_x, at_y)
-                off = value - reddening(at_x, at_y)
-                pulls.append(np.std((off - np.median(off)) / error))
-                rms = np.std(off) if at_x is px else rms
-            error = np.median(found(px, py)[1])
-            rows.append((np.median(found.radius(px, py)), np.std(reddening(px, py)), rms, error, *pulls))
+            own, own_error = found(x, y)
+            value, error = found(px, py)
+            off = value - reddening(px, py)
+            off_own = own - reddening(x, y)
+            pulls = np.std((off - np.median(off)) / error), np.std((off_own - np.median(off_own)) / own_error)
+            rows.append((np.median(found.radius(px, py)), np.std(reddening(px, py)), np.std(off), np.median(error), *pulls))
         radius, *rest = np.mean(rows, axis=0)
         print_row(n_stars, n_neighbors, f"{radius:.0f}", *(f"{v:.4f}" for v in rest[:3]), *(float(v) for v in rest[3:]))
 
@@ -158,7 +158,9 @@ def population(n: int) -> None:
         pulls, values, poor = [], [], []
         for number in range(n):
             shares = {key: value for key, value in true.items() if "fraction" in key}
-            stars = draw_population(white_dwarfs(true["age"]), n_stars, true["exponent"], 1000 + number, companions=companions, **shares)
+            stars = draw_population(
+                white_dwarfs(true["age"]), n_stars, true["exponent"], 1000 + number, companions=companions, **shares
+            )
             model = both if templates is cmd else alone
             seen = measure_population(stars, model, 5000 + number)
             seen = seen[np.isfinite(seen).all(axis=1)]
@@ -190,13 +192,15 @@ def tucanae(folder: Path, pictures: Path | None) -> None:
             print_row(f"{row['mag_low']:.2f}", row["n"], float(row["completeness"]), f"{row['corrected']:.0f}", interval)
     print(f"\nall: {rows.shape[0]} seen, {np.nansum(found.corrected):.0f} corrected; limits", found.limits)
     line = fiducial_line(rows[:, 1], rows[:, 0], 0.5)
-    print("fiducial line:", ", ".join(f"{m:.1f} {line(m):+.3f} ± {line.color_error(m):.3f}" for m in (24.5, 25.5, 26.5, 27.5, 28.0)))
+    print(
+        "fiducial line:", ", ".join(f"{m:.1f} {line(m):+.3f} ± {line.color_error(m):.3f}" for m in (24.5, 25.5, 26.5, 27.5, 28.0))
+    )
     if pictures is not None:
         plot_luminosity_function(found, "acswfc_f814w").savefig(pictures / "47tuc_lf.png")
 
 
 def ngc1644(artificial: Path, catalog_path: Path, pictures: Path | None) -> None:
-    """Luminosity function of the main sequence, its differential reddening, and two halves as sequences: a real DOLPHOT catalogue."""
+    """Luminosity function and differential reddening of a real DOLPHOT catalogue."""
     blue, red = "acswfc_f555w", "acswfc_f814w"
     stars = read_dolphot_artificial_stars(artificial, [blue, red])
     columns = {"ra": "RA", "dec": "DEC", f"{blue}_mag": "F555W_VEGA", f"{red}_mag": "F814W_VEGA"}
@@ -222,8 +226,9 @@ def ngc1644(artificial: Path, catalog_path: Path, pictures: Path | None) -> None
     mapped = fit_reddening_map(*where, extinction[blue] - extinction[red], extinction[red], error)
     value, own = mapped(mapped.x, mapped.y)
     spread = np.sqrt(max(np.var(value) - np.mean(own**2), 0.0))
-    print(f"\n{mapped.x.size} reference stars: dE(B-V) scatters by {np.std(value):.4f}, error {np.median(own):.4f}, beyond it {spread:.4f};")
-    print(f"radius {np.median(mapped.radius(mapped.x, mapped.y)):.0f} arcsec; single stars scatter by {mapped.scatter:.3f} beyond their errors")
+    print(f"\n{mapped.x.size} reference stars: dE(B-V) scatters by {np.std(value):.4f}, error {np.median(own):.4f},")
+    print(f"beyond it {spread:.4f}; radius {np.median(mapped.radius(mapped.x, mapped.y)):.0f} arcsec;")
+    print(f"single stars scatter by {mapped.scatter:.3f} beyond their errors")
     if pictures is not None:
         plot_luminosity_function(found, red).savefig(pictures / "ngc1644_lf.png")
         plot_reddening_map(mapped).savefig(pictures / "ngc1644_reddening.png")

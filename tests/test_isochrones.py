@@ -59,7 +59,7 @@ MIST = """\
 # Av extinction        = {av}
 # number of EEPs, cols =    3   13
 #    1        2      3    4     5    6    7     8      9     10     11     12     13
-# EEP  log10_isochrone_age_yr  initial_mass  star_mass  log_Teff  log_R  log_g  log_L  [Fe/H]_init  [Fe/H]  ACS_WFC_F606W  ACS_WFC_F814W  phase
+# EEP log10_isochrone_age_yr initial_mass star_mass log_Teff log_R log_g log_L [Fe/H]_init [Fe/H] ACS_WFC_F606W ACS_WFC_F814W phase
   193  1.0113943352306836E+001  0.1  0.1  3.5  -0.9  5.2  -2.7  -2.0  -2.0  12.5  11.4  0.0
   194  1.0113943352306836E+001  0.4  0.4  3.6  -0.4  4.9  -1.7  -2.0  -2.0   9.5   8.8  0.0
   195  1.0113943352306836E+001  0.8  0.7  3.7   0.9  2.9   1.7  -2.0  -2.0   0.5   0.1  3.0

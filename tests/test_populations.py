@@ -111,7 +111,6 @@ def test_templates_are_what_a_population_looks_like(templates, errors):
 
 
 def test_parameters_are_recovered_with_honest_errors(templates, errors):
-    pytest.importorskip("emcee", reason="pip install 'dpm-photometry[science]' for fits of populations")
     pulls, goodness = [], []
     for number in range(12):
         drawn, seen = observe(number, errors)
@@ -149,7 +148,6 @@ def test_what_cannot_be_fitted(templates, errors, monkeypatch):
 
 
 def test_no_star_in_the_cells(templates):
-    pytest.importorskip("emcee", reason="pip install 'dpm-photometry[science]' for fits of populations")
     with pytest.raises(ValueError, match="no star"):
         fit_population(templates, np.zeros((5, 2)))
     with pytest.raises(ValueError, match="unknown parameters mass"):

@@ -1,4 +1,4 @@
-"""White dwarfs whose cooling is known in closed form, and brown dwarfs to go with them, in the bands of `science_tables.Photometry`."""
+"""White dwarfs whose cooling is known in closed form, and brown dwarfs, in the bands of `science_tables.Photometry`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def tracks() -> list[CoolingTrack]:
     out = []
     for mass in MASSES:
         mags = cooling_magnitudes(np.full(age.size, mass), age)
-        out.append(CoolingTrack(mass, age, np.full(age.size, 5e3), np.full(age.size, 8.0), {"a": mags[:, 0], "b": mags[:, 1]}, "toy"))
+        teff, log_g = np.full(age.size, 5e3), np.full(age.size, 8.0)
+        out.append(CoolingTrack(mass, age, teff, log_g, {"a": mags[:, 0], "b": mags[:, 1]}, "toy"))
     return out
 
 

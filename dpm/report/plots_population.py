@@ -36,7 +36,7 @@ def plot_luminosity_function(
     theory: Mapping[str, NDArray[np.float64]] | None = None,
     normalized: tuple[float, float] | None = None,
 ) -> Figure:
-    """Observed counts (thin), corrected for completeness with errors (thick), and theory; doubtful magnitudes shaded (paper 1, figure 6).
+    """Observed counts (thin), corrected ones with errors (thick), theory; doubtful magnitudes shaded (paper 1, figure 6).
 
     Parameters
     ----------

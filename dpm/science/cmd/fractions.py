@@ -199,7 +199,7 @@ def mixture_fractions(values: Any, errors: Any, n_components: int = 2, intrinsic
     free = np.array([low + 1e-6 < p < high - 1e-6 for p, (low, high) in zip(best, bounds)])
     if not free[: k - 1].all():
         raise ValueError(f"the {value.size} stars show fewer than {k} sequences")
-    information = np.array([_derivative(cost, best, i) for i in np.flatnonzero(free)])[:, free]
+    information = np.array([_derivative(cost, best, int(i)) for i in np.flatnonzero(free)])[:, free]
     information = 0.5 * (information + information.T)
     if np.linalg.eigvalsh(information).min() <= 0:
         raise ValueError(f"the {value.size} stars do not tell {k} sequences apart")
@@ -234,7 +234,8 @@ def _usable(values: Any, errors: Any, n_components: int) -> tuple[NDArray[np.flo
     if n_components < 2:
         raise ValueError(f"{n_components} components: a share needs two or more")
     if good.sum() < MIN_STARS_EACH * n_components:
-        raise ValueError(f"{int(good.sum())} stars with a colour and an error; {n_components} components need {MIN_STARS_EACH} each")
+        n_stars = int(good.sum())
+        raise ValueError(f"{n_stars} stars with a colour and an error; {n_components} components need {MIN_STARS_EACH} each")
     return value[good], error[good]
 
 

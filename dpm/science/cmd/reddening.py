@@ -1,7 +1,7 @@
-"""Differential reddening from the main sequence: how far each star's neighbours lie along the reddening vector (Milone et al. 2012).
+"""Differential reddening: how far along the reddening vector each star's main-sequence neighbours lie (Milone et al. 2012).
 
 A main-sequence star off the fiducial line by a colour r is redder by dE(B-V) = r / (k - s K), k and K being the reddening of the
-colour and the extinction of the magnitude per E(B-V), and s the line's slope: the vector's part across the line.  A star's correction
+colour and the extinction of the magnitude per E(B-V), and s the line's slope: the vector's part across the line.  Its correction
 is the clipped weighted mean over its nearest neighbours, itself left out.  The line and the corrections are made in turns.  Only
 DIFFERENCES are found: their median over the reference stars is zero.
 """

@@ -78,7 +78,8 @@ class CoolingTrack:
         values = colors(self.teff, self.log_g, self.mass, list(names.values()))
         good = np.isfinite(values).all(axis=1)
         if good.sum() < 2:
-            raise ValueError(f"the colour table covers {int(good.sum())} of {good.size} nodes of the track of {self.mass} solar masses")
+            covered = f"{int(good.sum())} of {good.size} nodes of the track of {self.mass} solar masses"
+            raise ValueError(f"the colour table covers {covered}")
         magnitudes = dict(zip(names, values[good].T))
         return CoolingTrack(self.mass, self.age[good], self.teff[good], self.log_g[good], magnitudes, self.atmosphere)
 

@@ -65,7 +65,7 @@ def extinction_law(name: str = "wang_chen_2019", r_v: float = 3.1) -> Law:
     Parameters
     ----------
     name : str
-        ``wang_chen_2019`` (R_V is its own, 3.16), or a model of ``dust_extinction.parameter_averages`` (``G23``, ``F19``, ``CCM89``, ...).
+        ``wang_chen_2019`` (R_V is its own, 3.16), or a model of ``dust_extinction.parameter_averages`` (``G23``, ``F19``, ...).
     r_v : float
         A_V / E(B-V) of the latter.
 
@@ -89,9 +89,7 @@ def extinction_law(name: str = "wang_chen_2019", r_v: float = 3.1) -> Law:
     return lambda wavelength: np.asarray(law(np.asarray(wavelength, dtype=float) * u.micron))
 
 
-def extinction_ratio(
-    law: Law, wavelength: Any, throughput: Any, flux: Any = None, a_v: float = 0.0
-) -> float:
+def extinction_ratio(law: Law, wavelength: Any, throughput: Any, flux: Any = None, a_v: float = 0.0) -> float:
     """A_band / A_V averaged over a band, for photon-counting detectors.
 
     Wide bands need it: F150W2 and F322W2 span a factor of two in wavelength.
@@ -118,7 +116,9 @@ def extinction_ratio(
     return float(-2.5 * np.log10(dimmed) / a_v)
 
 
-def band_extinctions(bands: Sequence[str], a_v: float, law: Law = wang_chen_2019, ratios: dict[str, float] | None = None) -> dict[str, float]:
+def band_extinctions(
+    bands: Sequence[str], a_v: float, law: Law = wang_chen_2019, ratios: dict[str, float] | None = None
+) -> dict[str, float]:
     """Extinction of each band, mag, at its pivot wavelength.
 
     Parameters

@@ -39,7 +39,8 @@ _PARSEC_OTHERS = (
     "X Y Xc Xn Xo Cexcess Z mbolmag"
 ).split()
 _MIST_OTHERS = (
-    "EEP log10_isochrone_age_yr isochrone_age_yr initial_mass star_mass log_Teff log_R log_g log_L Z_surf z_surf [Fe/H]_init [Fe/H] phase"
+    "EEP log10_isochrone_age_yr isochrone_age_yr initial_mass star_mass log_Teff log_R log_g log_L Z_surf z_surf [Fe/H]_init "
+    "[Fe/H] phase"
 ).split()
 
 
@@ -94,8 +95,9 @@ def read_parsec(path: str | os.PathLike[str], metallicity: float | None = None) 
                 continue
             mine = (table["logAge"] == age) & (table["MH"] == metal) & (table["label"] != PARSEC_POST_AGB)
             mags = {name.removesuffix("mag"): table[name][mine] for name in bands}
-            others = {"final_mass": table["Mass"], "log_luminosity": table["logL"], "log_teff": table["logTe"], "phase": table["label"]}
-            out.append(_isochrone(10 ** (age - 9.0), table["Mini"][mine], mags, metal, {k: v[mine] for k, v in others.items()}))
+            keys = {"final_mass": "Mass", "log_luminosity": "logL", "log_teff": "logTe", "phase": "label"}
+            others = {new: table[old][mine] for new, old in keys.items()}
+            out.append(_isochrone(10 ** (age - 9.0), table["Mini"][mine], mags, metal, others))
     if len({iso.metallicity for iso in out}) != 1:
         values = ", ".join(f"{value:.3f}" for value in sorted(there))
         raise _problem(path, f"isochrones with [M/H] = {values}", "one of them with metallicity=")
@@ -174,7 +176,8 @@ def _blocks(path: str | os.PathLike[str], mass_column: str, is_title: Callable[[
 def _numbers(path: str | os.PathLike[str], names: list[str], rows: list[list[str]]) -> dict[str, NDArray[np.float64]]:
     widths = {len(row) for row in rows}
     if widths != {len(names)}:
-        raise _problem(path, f"{len(names)} column names, but rows of {', '.join(map(str, sorted(widths)))} numbers", "the file as it was written")
+        found = ", ".join(map(str, sorted(widths)))
+        raise _problem(path, f"{len(names)} column names, but rows of {found} numbers", "the file as it was written")
     try:
         values = np.array(rows, dtype=float)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""White dwarf isochrones: progenitor lifetimes, an initial-final mass relation, and cooling tracks of fixed masses (paper 1, section 4.1).
+"""White dwarf isochrones from lifetimes, an initial-final mass relation, and tracks of fixed masses (paper 1, section 4.1).
 
 A star of initial mass M is a white dwarf of mass f(M) that has cooled for the cluster's age less M's lifetime.
 """
@@ -87,7 +87,7 @@ def final_mass(mass: Any, relation: str = "cummings2018_mist") -> NDArray[np.flo
 def white_dwarf_isochrone(
     tracks: Sequence[CoolingTrack],
     age: float,
-    lifetimes: Lifetimes | Callable[[Any], Any],
+    lifetimes: Lifetimes,
     bands: Sequence[str],
     relation: str | Callable[[Any], Any] = "cummings2018_mist",
     metallicity: float = np.nan,
@@ -112,7 +112,7 @@ def white_dwarf_isochrone(
     Returns
     -------
     Isochrone
-        Absolute magnitudes against INITIAL mass, from the youngest white dwarfs on; columns ``final_mass`` and ``cooling_age`` (Gyr).
+        Absolute magnitudes against INITIAL mass, the youngest white dwarfs first; columns ``final_mass``, ``cooling_age`` (Gyr).
 
     Raises
     ------
@@ -124,8 +124,6 @@ def white_dwarf_isochrone(
     UserWarning
         If tracks, lifetimes or the relation leave out white dwarfs of the largest initial masses.
     """
-    if not isinstance(lifetimes, Lifetimes):
-        raise TypeError("lifetimes have to be Lifetimes(mass, age), or Lifetimes.of_isochrones(...)")
     # Even in the logarithm of the cooling age, where magnitudes are; then in that of the mass, where cooling ages end.
     cooling = np.geomspace(FIRST_COOLING_AGE, age, N_MASSES // 2, endpoint=False)
     first = lifetimes.dying(age - FIRST_COOLING_AGE)
@@ -142,7 +140,7 @@ def white_dwarf_isochrone(
         raise ValueError(f"the tracks cover no white dwarfs of an age of {age:.2f} Gyr")
     last = np.flatnonzero(good)[-1]
     if last < grid.size - 1:
-        what = f"white dwarfs of initial masses above {grid[last]:.2f} ({final[last]:.2f} after it) are not in the tracks or the relation"
+        what = f"initial masses above {grid[last]:.2f} (white dwarfs of {final[last]:.2f}) are not in the tracks or the relation"
         warnings.warn(f"{age:.2f} Gyr: {what}, and are left out of the isochrone", stacklevel=2)
     return Isochrone(
         age=age,

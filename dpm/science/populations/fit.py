@@ -91,7 +91,7 @@ def fit_population(
     templates : PopulationTemplates
         See `population_templates`.
     measured : array_like (n,) or (n, 2)
-        MEASURED magnitudes, or magnitudes and colours, neither corrected for completeness nor for migration: both are in the templates.
+        MEASURED magnitudes, or magnitudes and colours, not corrected for completeness or migration: both are in the templates.
     fixed : dict of str to float, optional
         Parameters that are known: of ``exponent, age, pair_fraction, companion_fraction``.  An age is fixed where there is one
         isochrone, and companions are none where the templates have none.
@@ -142,7 +142,7 @@ def fit_population(
     random = np.random.default_rng(generator)
     start = _start(log_probability, low, high, names, random)
     sampler = emcee.EnsembleSampler(N_WALKERS, len(names), log_probability, vectorize=True)
-    sampler.random_state = np.random.RandomState(random.integers(2**31)).get_state()  # noqa: NPY002 (emcee's own kind)
+    sampler.random_state = np.random.RandomState(random.integers(2**31)).get_state()  # emcee's own kind
     state = sampler.run_mcmc(start, N_BURN)
     sampler.reset()
     sampler.run_mcmc(state, n_steps)
@@ -183,10 +183,13 @@ def _log_likelihood(
     high: NDArray[np.float64],
     places: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Of parameters (n, free); minus infinity outside the priors.  The templates are those of cells with stars, and the sum of all."""
+    """Of parameters (n, free), minus infinity outside the priors; templates are those of cells with stars, and the sum of all."""
     table = np.atleast_2d(places)
     inside = np.all((table >= low) & (table <= high), axis=1)
-    values = {**{name: np.full(len(table), value) for name, value in known.items()}, **dict(zip(names, np.clip(table, low, high).T))}
+    values = {
+        **{name: np.full(len(table), value) for name, value in known.items()},
+        **dict(zip(names, np.clip(table, low, high).T)),
+    }
     inside &= values["pair_fraction"] + values["companion_fraction"] <= 1.0
     out = np.full(len(table), -np.inf)
     if inside.any():

@@ -1,4 +1,4 @@
-"""Synthetic populations on an isochrone: power-law masses, pairs, companions, and what measuring makes of them (paper 1, section 4).
+"""Synthetic populations on an isochrone: power-law masses, pairs, companions, and what is measured of them (paper 1, section 4).
 
 Every system has a primary whose initial mass is drawn from dN/dM ~ M^alpha between the isochrone's ends.  Some are pairs: another
 star of the same isochrone and mass function, whatever its mass.  Some have a companion of another isochrone (brown dwarfs), of a

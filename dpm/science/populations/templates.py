@@ -1,8 +1,8 @@
 """Expected distributions of a population over a luminosity function's or CMD's cells, as smooth functions of its parameters.
 
-For each age, systems of each kind (single, pair, companion) are drawn once, from a flat mass function, and measured by the error
-model, with losses; a mass function is a weight on each.  So the same draws serve every exponent, and the expectation changes smoothly
-with it.  Between the ages and exponents of the grid it is linear.
+For each age, systems of each kind (single, pair, companion) are drawn once and measured by the error model, with losses; a mass
+function is a weight on each.  So the same draws serve every exponent, and the expectation changes smoothly with it.  Between the
+ages and exponents of the grid it is linear.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class PopulationTemplates:
 
         Parameters outside the grid are NaN.
         """
-        alpha, gyr, pairs, others = np.broadcast_arrays(*(np.atleast_1d(v) for v in (exponent, age, pair_fraction, companion_fraction)))
+        parameters = (np.atleast_1d(v) for v in (exponent, age, pair_fraction, companion_fraction))
+        alpha, gyr, pairs, others = np.broadcast_arrays(*parameters)
         weights = [1.0 - pairs - others, pairs, others][: self.n_kinds]
         out = np.zeros((alpha.size, self.probability.shape[3]))
         places = [_place(alpha, self.exponents), _place(gyr, self.ages)]
@@ -161,11 +162,11 @@ def population_templates(
 
 def _plane(mags: NDArray[np.float64], bands: tuple[str, ...], band: str, color: tuple[str, str] | None) -> NDArray[np.float64]:
     """Magnitudes (n,), or magnitudes and colours (n, 2); NaN for stars that are not measured in all bands."""
-    lost = ~np.isfinite(mags).all(axis=1)
+    found = np.isfinite(mags).all(axis=1, keepdims=True)
     columns = [mags[:, bands.index(band)]]
     if color is not None:
         columns.append(mags[:, bands.index(color[0])] - mags[:, bands.index(color[1])])
-    return np.where(lost[:, None], np.nan, np.column_stack(columns))
+    return np.where(found, np.column_stack(columns), np.nan)
 
 
 def _cells(values: NDArray[np.float64], edges: tuple[NDArray[np.float64], ...]) -> NDArray[np.intp]:
