@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
-from dpm.report.plots_population import plot_luminosity_function, plot_reddening_map, plot_sequences
+from dpm.report.plots_population import plot_luminosity_function, plot_population, plot_reddening_map, plot_sequences
 from dpm.science import (
     cmd_region,
     correct_magnitudes,
@@ -37,7 +37,14 @@ from dpm.science.cmd import (
 from dpm.science.isochrones import band_extinctions
 from dpm.science.luminosity_fit import fit_luminosity_function
 from dpm.science.luminosity_function import luminosity_function
-from dpm.science.populations import Companions, draw_population, fit_population, measure_population, population_templates
+from dpm.science.populations import (
+    Companions,
+    draw_population,
+    fit_population,
+    measure_population,
+    population_templates,
+    theoretical_luminosity_function,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from science_tables import Photometry, flagged, pritchet
@@ -234,9 +241,9 @@ def ngc1644(artificial: Path, catalog_path: Path, pictures: Path | None) -> None
         plot_reddening_map(mapped).savefig(pictures / "ngc1644_reddening.png")
 
 
-def pictures_of_sequences(folder: Path) -> None:
-    """Figure 8 of paper 1 on simulated sequences, both ways."""
-    mag, color, error, is_red = sequences(457, np.random.default_rng(9))
+def pictures_of_simulations(folder: Path) -> None:
+    """Figures 6, 8 and 9 of paper 1 on simulated stars."""
+    mag, color, error, _ = sequences(457, np.random.default_rng(9))
     is_red = color > 0.5 * (blue_line(mag) + red_line(mag))
     lines = fiducial_line(mag[~is_red], color[~is_red]), fiducial_line(mag[is_red], color[is_red])
     values, separation = rectified_color(mag, color, *lines)
@@ -245,6 +252,26 @@ def pictures_of_sequences(folder: Path) -> None:
         ("mixture", mixture_fractions(values, error / separation)),
     ):
         plot_sequences(mag, color, *lines, found, "nircam_f150w2", "nircam_f322w2").savefig(folder / f"sequences_{name}.png")
+    truth = Photometry()
+    truth.zero = np.array([28.0, 27.5])
+    artificial = truth.table(30_000, np.random.default_rng(1))
+    errors, curve = fit_error_model(artificial, "b", "a"), fit_completeness(artificial, "b")
+    isochrone = white_dwarfs(10.0)
+    drawn_stars = draw_population(isochrone, 1500, -2.35, 3, 0.05, 0.25, Companions(brown_dwarfs(), (0.04, 0.06)))
+    measured = measure_population(drawn_stars, errors, 4)
+    measured[~np.isfinite(measured).all(axis=1)] = np.nan
+    plane = np.column_stack([measured[:, 0], measured[:, 1] - measured[:, 0]])
+    isochrones = {f"{age:.0f} Gyr": white_dwarfs(age) for age in (10.0, 9.0, 11.0)}
+    good = np.isfinite(plane).all(axis=1)
+    figure = plot_population(plane[good, 0], plane[good, 1], drawn_stars, plane, isochrones, "a", "b", "b")
+    figure.savefig(folder / "population.png")
+    alone = measure_population(draw_population(isochrone, 1500, -2.35, 5), errors, 6)[:, 0]
+    observed = luminosity_function(alone, curve, 0.2)
+    theory = {
+        f"exponent {value}": theoretical_luminosity_function(isochrone, "b", value, observed, (22.0, 25.0), errors)
+        for value in (-2.35, -1.0)
+    }
+    plot_luminosity_function(observed, "b", theory, (22.0, 25.0)).savefig(folder / "theory.png")
 
 
 if __name__ == "__main__":
@@ -257,4 +284,4 @@ if __name__ == "__main__":
     elif section == "ngc1644":
         ngc1644(Path(arguments[0]), Path(arguments[1]), Path(arguments[2]) if len(arguments) > 2 else None)
     else:
-        pictures_of_sequences(Path(arguments[0]))
+        pictures_of_simulations(Path(arguments[0]))

@@ -171,7 +171,7 @@ def plot_population(
         right.set_title("simulated")
         for axes in (left, right):
             axes.set_xlabel(f"{_name(blue_band)} − {_name(red_band)} [mag]")
-            add_legend(axes, loc="lower left")
+            add_legend(axes, loc="upper right")
         left.set_ylabel(f"{_name(band)} [mag]")
     return figure
 

@@ -35,10 +35,10 @@ MIN_EXPECTED = 8.0  # stars of a group of the goodness of fit
 
 
 def slope_and_cutoff(magnitude: NDArray[np.float64], parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A power law of flux that ends: ``log10 N per mag at the first parameter's pivot, slope, cut-off, its width``.
+    """A power law of flux that ends: phi = 10^(a + s (m - m_c)) erfc((m - m_c) / (sqrt 2 w)) / 2 with parameters (a, s, m_c, w).
 
-    phi = 10^(a + s (m - m_c)) erfc((m - m_c) / (sqrt 2 w)) / 2 with parameters (a, s, m_c, w): a is the logarithm of the density
-    that the unbroken law has at the cut-off m_c, where phi is half of it; s in dex a magnitude; w > 0 in magnitudes.
+    a is the logarithm of the stars per magnitude that the unbroken law has at the cut-off m_c, where phi is half of it; s is in
+    dex a magnitude; w, the cut-off's width, in magnitudes.
     """
     level, slope, cutoff, width = parameters
     from_cutoff = magnitude - cutoff

@@ -1,6 +1,6 @@
 """Sequences in colour-magnitude diagrams: fiducial lines, rectified colours, shares, differential reddening."""
 
-from dpm.science.cmd.fiducial import FiducialLine, fiducial_line, rectified_color
+from dpm.science.cmd.fiducial import FiducialLine, fiducial_line, rectified_color, sequence_region
 from dpm.science.cmd.fractions import SequenceFractions, color_errors, gaussian_fractions, mixture_fractions
 from dpm.science.cmd.reddening import ReddeningMap, fit_reddening_map
 
@@ -14,4 +14,5 @@ __all__ = [
     "gaussian_fractions",
     "mixture_fractions",
     "rectified_color",
+    "sequence_region",
 ]

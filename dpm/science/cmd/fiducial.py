@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from scipy.interpolate import UnivariateSpline
 
 from dpm.models.statistics import MEDIAN_TO_MEAN_ERROR, robust_width
+from dpm.science.selections import Selection, cmd_region
 
-__all__ = ["FiducialLine", "fiducial_line", "rectified_color"]
+__all__ = ["FiducialLine", "fiducial_line", "rectified_color", "sequence_region"]
 
 BIN_WIDTH, BIN_STEP = 1.0, 0.2  # mag (paper 1)
 CLIP, MAX_CLIPS = 3.0, 20
 MIN_STARS = 5  # of a bin: the error of a median comes from the scatter about it
 MIN_NODES = 4  # of a cubic spline
+N_VERTICES = 60  # of a region along a line: no side is longer than a tenth of a magnitude or two
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,30 @@ def rectified_color(magnitude: Any, color: Any, blue: FiducialLine, red: Fiducia
     left, right = blue(magnitude), red(magnitude)
     separation = np.where(right > left, right - left, np.nan)
     return (np.asarray(color, dtype=float) - left) / separation, separation
+
+
+def sequence_region(
+    line: FiducialLine, blue: str, red: str, width: Any, magnitude: str | None = None, name: str = "sequence"
+) -> Selection:
+    """Stars along a fiducial line, as a selection that holds for real and artificial stars alike; see `apply_selections`.
+
+    Parameters
+    ----------
+    line : FiducialLine
+        Of colours blue minus red.
+    blue, red : str
+        Bands of the colour.
+    width : float or callable
+        Largest distance in colour, mag: a number, or a function of magnitude such as three times the colours' error.
+    magnitude : str, optional
+        Band of the magnitude; the blue one by default.
+    name : str
+        See `Selection`.
+    """
+    mag = np.linspace(line.brightest, line.faintest, N_VERTICES)
+    half = width(mag) if callable(width) else np.full(mag.size, float(width))
+    left, right = np.column_stack([line(mag) - half, mag]), np.column_stack([line(mag) + half, mag])
+    return cmd_region(blue, red, np.vstack([left, right[::-1]]).tolist(), magnitude, name)
 
 
 def _trend(mag: NDArray[np.float64], color: NDArray[np.float64]) -> NDArray[np.float64]:

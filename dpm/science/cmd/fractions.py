@@ -1,7 +1,7 @@
 """Shares of sequences in a (rectified) colour: sums of Gaussians in an averaged histogram, and an unbinned mixture.
 
 `gaussian_fractions` is the way of paper 1 (section 4.4; Libralato et al. 2019): stars are moved by their own errors a thousand
-times, the histograms' bins start anywhere, and Gaussians are fitted to the mean histogram.  Its errors come from resampled stars.
+times, the histograms' bins start anywhere, and Gaussians are fitted to the mean histogram.
 `mixture_fractions` needs no histogram: every star has its own error, sequences have an intrinsic width (or none), and likelihood
 gives shares and errors.  It is the one to quote where errors differ from star to star.
 
@@ -23,9 +23,10 @@ from dpm.science.error_model import ErrorModel
 
 __all__ = ["SequenceFractions", "color_errors", "gaussian_fractions", "mixture_fractions"]
 
-N_DRAWS, N_RESAMPLED = 1000, 200  # paper 1's draws; samples enough for an error to 5 %
+N_DRAWS = 1000  # paper 1's
 BINS_PER_SIGMA = 3.0  # bins as wide as a third of the narrowest scatter hide nothing
 MIN_SHARE = 1e-4
+MIN_WEIGHT = 0.02  # of the highest bin: bins of the wings count no more than one of these
 MIN_STARS_EACH = 10  # a mean, a width and a share each
 
 
@@ -106,7 +107,7 @@ def gaussian_fractions(
     Returns
     -------
     SequenceFractions
-        Errors are the scatter over 200 samples of the stars, drawn with replacement.
+        Errors are those of the stars' number: what the fit would scatter by if other stars had been drawn.
 
     Raises
     ------
@@ -119,7 +120,7 @@ def gaussian_fractions(
     bin_width = min(widths.min(), np.std(value) / 4.0) / BINS_PER_SIGMA
     low = value.min() - 4.0 * np.median(error) - bin_width
     n_bins = int(np.ceil((value.max() + 4.0 * np.median(error) - low) / bin_width)) + 1
-    # Each star's own mean histogram, so that resampled stars need no new draws.
+    # Each star's own mean histogram: errors need to know what each star does to the sum.
     own = np.zeros((value.size, n_bins))
     rows = np.arange(value.size)
     for _ in range(n_draws):
@@ -129,28 +130,27 @@ def gaussian_fractions(
     middle = low + (np.arange(n_bins) + 0.5) * bin_width
     start = np.concatenate([value.size * bin_width * shares, means, np.log(np.hypot(widths, np.median(error)))])
     histogram = own.sum(axis=0)
-    best = _fit_gaussians(middle, histogram, start)
+    weight = np.sqrt(np.maximum(_gaussians(middle, start), MIN_WEIGHT * histogram.max()))
+    best = _fit_gaussians(middle, histogram, weight, start)
     if best is None:
         raise ValueError(f"{n_components} Gaussians do not fit the distribution of {value.size} stars")
-    samples = []
-    for _ in range(N_RESAMPLED):
-        weights = np.bincount(random.integers(value.size, size=value.size), minlength=value.size)
-        again = _fit_gaussians(middle, weights @ own, best)
-        if again is not None:
-            samples.append(np.concatenate(_shares_and_means(again)))
-    if len(samples) < N_RESAMPLED // 2:
-        raise ValueError(f"Gaussians fit only {len(samples)} of {N_RESAMPLED} samples of the stars: too few of a component")
-    fractions, centers = _shares_and_means(best)
+    # What one star more or less changes, to first order; stars are independent, the averaged histogram's bins are not.
+    slopes = _gaussian_derivatives(middle, best) / weight[:, None]
+    influence = np.linalg.lstsq(slopes, (own / weight).T, rcond=None)[0]
+    scatter = np.cov(influence) * value.size
+    area, centers = best[:n_components], best[n_components : 2 * n_components]
+    fractions = area / area.sum()
+    jacobian = (np.eye(n_components) - fractions[:, None]) / area.sum()
+    shares_covariance = jacobian @ scatter[:n_components, :n_components] @ jacobian.T
     order = np.argsort(centers)
-    scatter = np.cov(np.array(samples).T)[:n_components, :n_components][np.ix_(order, order)]
     spread = np.exp(best[2 * n_components :])[order]
     density = fractions[order] * np.exp(-0.5 * ((value[:, None] - centers[order]) / spread) ** 2) / spread
     return SequenceFractions(
         fractions=fractions[order],
         means=centers[order],
         widths=spread,
-        covariance=scatter,
-        mean_errors=np.std(np.array(samples)[:, n_components:], axis=0)[order],
+        covariance=shares_covariance[np.ix_(order, order)],
+        mean_errors=np.sqrt(np.diag(scatter)[n_components : 2 * n_components])[order],
         values=value,
         membership=density / np.maximum(density.sum(axis=1, keepdims=True), 1e-300),
         edges=low + np.arange(n_bins + 1) * bin_width,
@@ -270,10 +270,10 @@ def _gaussian_derivatives(x: NDArray[np.float64], parameters: NDArray[np.float64
     return np.hstack([unit, area * unit * off / width, area * unit * (off**2 - 1.0)])
 
 
-def _fit_gaussians(x: NDArray[np.float64], histogram: NDArray[np.float64], start: NDArray[np.float64]) -> Any:
+def _fit_gaussians(
+    x: NDArray[np.float64], histogram: NDArray[np.float64], weight: NDArray[np.float64], start: NDArray[np.float64]
+) -> Any:
     """Areas, means and log widths by least squares, or None where they do not settle on positive areas."""
-    # An averaged histogram's errors are smooth; weighting by its own counts would follow their noise.
-    weight = np.sqrt(np.maximum(_gaussians(x, start), 0.02 * histogram.max()))
     found = least_squares(
         lambda p: (_gaussians(x, p) - histogram) / weight,
         start,
@@ -287,11 +287,6 @@ def _fit_gaussians(x: NDArray[np.float64], histogram: NDArray[np.float64], start
     k = best.size // 3
     sound = (best[:k] > 0).all() and (best[k : 2 * k] > x[0]).all() and (best[k : 2 * k] < x[-1]).all()
     return best if sound and np.exp(best[2 * k :]).max() < np.ptp(x) else None
-
-
-def _shares_and_means(best: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    k = best.size // 3
-    return best[:k] / best[:k].sum(), best[k : 2 * k]
 
 
 def _unpack(parameters: NDArray[np.float64], k: int, intrinsic: bool) -> tuple[Any, Any, Any]:
