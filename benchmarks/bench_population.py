@@ -150,16 +150,16 @@ def population(n: int) -> None:
     truth.zero = np.array([28.0, 27.5])
     artificial = truth.table(60_000, np.random.default_rng(1))
     both, alone = fit_error_model(artificial, "b", "a"), fit_error_model(artificial, "b")
-    isochrones = [white_dwarfs(age) for age in np.arange(8.5, 11.6, 0.5)]
+    isochrones = [white_dwarfs(age) for age in np.arange(9.0, 11.41, 0.15)]
     edges = np.arange(22.0, 27.31, 0.1)
     cmd = population_templates(isochrones, both, "b", edges, ("a", "b"), np.arange(-0.6, 2.0, 0.1), companions, 1)
     counts = population_templates(isochrones, alone, "b", edges, None, None, None, 2)
     print_head("fit", "stars", "parameter", "true", "mean", "error", "pull mean", "pull width", "goodness p < 0.05")
     cases: list[tuple[str, Any, int, dict[str, float]]] = [
-        ("CMD", cmd, 500, {"exponent": -2.35, "age": 10.2, "pair_fraction": 0.05, "companion_fraction": 0.25}),
-        ("CMD", cmd, 2000, {"exponent": -2.35, "age": 10.2, "pair_fraction": 0.05, "companion_fraction": 0.25}),
-        ("CMD", cmd, 2000, {"exponent": -1.6, "age": 10.0, "pair_fraction": 0.3, "companion_fraction": 0.1}),
-        ("luminosity function", counts, 500, {"exponent": -2.35, "age": 10.2}),
+        ("CMD", cmd, 500, {"exponent": -2.35, "age": 10.27, "pair_fraction": 0.05, "companion_fraction": 0.25}),
+        ("CMD", cmd, 2000, {"exponent": -2.35, "age": 10.27, "pair_fraction": 0.05, "companion_fraction": 0.25}),
+        ("CMD", cmd, 2000, {"exponent": -1.6, "age": 10.05, "pair_fraction": 0.3, "companion_fraction": 0.1}),
+        ("luminosity function", counts, 500, {"exponent": -2.35, "age": 10.27}),
     ]
     for name, templates, n_stars, true in cases:
         pulls, values, poor = [], [], []

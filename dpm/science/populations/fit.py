@@ -7,6 +7,7 @@ with flat priors between the ends of the grid and, for fractions, 0 and 1.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = ["PopulationFit", "fit_population"]
 PARAMETERS = "exponent", "age", "pair_fraction", "companion_fraction"
 # Stars that are none of the model's: one in 500, anywhere, so that a single interloper does not rule out the truth.
 OUTLIERS = 0.002
+MIN_ERROR_OF_STEP = 0.4  # of the ages: errors of 0.42 of a step were right, those of a fifth of one a fifth too small
 N_WALKERS, N_BURN, N_STEPS = 32, 200, 400
 MIN_EXPECTED = 5.0  # of a group of cells in the goodness of fit
 
@@ -110,6 +112,11 @@ def fit_population(
         If emcee is not there.
     ValueError
         If no star is in the cells, or a name is unknown.
+
+    Warns
+    -----
+    UserWarning
+        If the isochrones are too far apart in age for the errors that they give.
     """
     try:
         import emcee
@@ -149,6 +156,8 @@ def fit_population(
     samples = np.asarray(sampler.get_chain(flat=True), dtype=float)
     values = np.asarray(sampler.get_log_prob(flat=True))
     best = {**known, **dict(zip(names, samples[np.argmax(values)].tolist()))}
+    if "age" in names:
+        _check_steps(templates.ages, samples[:, names.index("age")])
     share = templates.expected(**best)[0]
     n_stars = int(counts.sum())
     expected = n_stars * _with_outliers(share, share.sum(), share.size)
@@ -166,6 +175,14 @@ def fit_population(
         expected=expected,
         autocorrelation=float(np.max(sampler.get_autocorr_time(quiet=True, tol=0))),
     )
+
+
+def _check_steps(ages: NDArray[np.float64], samples: NDArray[np.float64]) -> None:
+    """Warn where the isochrones are too few: between two ages the cut-off does not move, one fades into the other."""
+    step = np.diff(ages)[np.clip(np.searchsorted(ages, np.median(samples)) - 1, 0, ages.size - 2)]
+    if samples.std() < MIN_ERROR_OF_STEP * step:
+        found = f"the age's error is {samples.std():.3f} Gyr, the isochrones are {step:.3f} Gyr apart, and the errors are too small"
+        warnings.warn(f"{found}. Give steps of {samples.std() / MIN_ERROR_OF_STEP:.2f} Gyr or less", stacklevel=3)
 
 
 def _with_outliers(share: NDArray[np.float64], total: Any, n_cells: int) -> NDArray[np.float64]:
