@@ -150,7 +150,7 @@ def population(n: int) -> None:
     truth.zero = np.array([28.0, 27.5])
     artificial = truth.table(60_000, np.random.default_rng(1))
     both, alone = fit_error_model(artificial, "b", "a"), fit_error_model(artificial, "b")
-    isochrones = [white_dwarfs(age) for age in np.arange(9.0, 11.41, 0.15)]
+    isochrones = [white_dwarfs(age) for age in np.arange(9.0, 11.41, 0.12)]
     edges = np.arange(22.0, 27.31, 0.1)
     cmd = population_templates(isochrones, both, "b", edges, ("a", "b"), np.arange(-0.6, 2.0, 0.1), companions, 1)
     counts = population_templates(isochrones, alone, "b", edges, None, None, None, 2)

@@ -35,8 +35,8 @@ def errors():
 
 @pytest.fixture(scope="module")
 def templates(errors):
-    ages = [white_dwarfs(age) for age in np.arange(9.2, 10.91, 0.2)]
-    return population_templates(ages, errors, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS, 1, n_draws=25_000)
+    ages = [white_dwarfs(age) for age in np.arange(9.4, 10.81, 0.2)]
+    return population_templates(ages, errors, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS, 1, n_measured=40)
 
 
 def observe(number, errors, n=1500):
@@ -105,8 +105,9 @@ def test_templates_are_what_a_population_looks_like(templates, errors):
     expected = templates.expected(**TRUE)[0]
     assert expected.sum() == pytest.approx(counts.sum() / len(drawn), rel=0.01)
     used = expected * len(drawn) > 20
-    chi = (counts - expected * len(drawn))[used] / np.sqrt(expected * len(drawn) * 3)[used]  # the templates' own noise is as large
-    assert np.std(chi) < 1.25 and counts[~used].sum() / len(drawn) == pytest.approx(expected[~used].sum(), rel=0.1)
+    chi = (counts - expected * len(drawn))[used] / np.sqrt(expected * len(drawn))[used]
+    # 60,000 stars show the templates' own noise and grid as well; of 2000 they are a tenth of the scatter.
+    assert np.mean(chi**2) < 3.0 and counts[~used].sum() / len(drawn) == pytest.approx(expected[~used].sum(), rel=0.1)
     assert np.isnan(templates.expected(-9.0, 10.0)).all() and np.isnan(templates.expected(-2.0, 20.0)).all()
 
 
@@ -132,7 +133,7 @@ def test_parameters_are_recovered_with_honest_errors(templates, errors):
 
 def test_isochrones_too_far_apart_are_warned_about(errors):
     ages = [white_dwarfs(age) for age in (8.0, 10.0, 12.0)]
-    coarse = population_templates(ages, errors, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS, 1, n_draws=10_000)
+    coarse = population_templates(ages, errors, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS, 1, n_measured=5)
     with pytest.warns(UserWarning, match="2.000 Gyr apart"):
         fit_population(coarse, observe(1, errors)[1], n_steps=50)
 

@@ -26,6 +26,7 @@ __all__ = [
     "add_magnitudes",
     "draw_masses",
     "draw_population",
+    "masses_below",
     "measure",
     "measure_population",
     "theoretical_luminosity_function",
@@ -59,9 +60,12 @@ class Companions:
 
 def draw_masses(n: int, exponent: float, masses: tuple[float, float], generator: np.random.Generator | int) -> NDArray[np.float64]:
     """Masses (n,) of dN/dM ~ M^exponent between two ends."""
-    random = np.random.default_rng(generator)
+    return masses_below(np.random.default_rng(generator).random(n), exponent, masses)
+
+
+def masses_below(share: NDArray[np.float64], exponent: float, masses: tuple[float, float]) -> NDArray[np.float64]:
+    """Masses below which these shares (n,) of the stars are."""
     low, high = np.log(masses)
-    share = random.random(n)
     power = exponent + 1.0
     if abs(power) < 1e-9:
         return np.exp(low + share * (high - low))
