@@ -107,7 +107,7 @@ def test_templates_are_what_a_population_looks_like(templates, errors):
     used = expected * len(drawn) > 20
     chi = (counts - expected * len(drawn))[used] / np.sqrt(expected * len(drawn))[used]
     # 60,000 stars show the templates' own noise and grid as well; of 2000 they are a tenth of the scatter.
-    assert np.mean(chi**2) < 3.0 and counts[~used].sum() / len(drawn) == pytest.approx(expected[~used].sum(), rel=0.1)
+    assert np.mean(chi**2) < 3.0 and counts[~used].sum() / len(drawn) == pytest.approx(expected[~used].sum(), rel=0.25)
     assert np.isnan(templates.expected(-9.0, 10.0)).all() and np.isnan(templates.expected(-2.0, 20.0)).all()
 
 
