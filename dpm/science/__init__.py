@@ -7,6 +7,9 @@
     curve.limit(0.5)        # the 50 % magnitude and its error
     curve(catalog["f814w"])
 
+`dpm.science.cmd` has sequences in colour-magnitude diagrams and differential reddening, `dpm.science.isochrones` isochrones and
+cooling tracks, `dpm.science.populations` synthetic populations and fits of them.
+
 Tables are astropy Tables or QTables, DataFrames, or mappings of arrays; columns have the names of
 ``tables/artificial_stars.parquet``, and `standard_artificial_stars` gives any table these names.
 """
@@ -17,6 +20,8 @@ from dpm.science.completeness_curve import CompletenessCurve, fit_completeness
 from dpm.science.completeness_map import CompletenessMap, fit_completeness_map
 from dpm.science.completeness_two_magnitudes import TwoMagnitudeCompleteness, completeness_of_two_magnitudes
 from dpm.science.error_model import ErrorModel, fit_error_model
+from dpm.science.luminosity_fit import LuminosityFit, fit_luminosity_function, slope_and_cutoff
+from dpm.science.luminosity_function import LuminosityFunction, luminosity_function
 from dpm.science.migration import MigrationMatrix, correct_magnitudes, migration_correction, migration_matrix
 from dpm.science.quality_cuts import quality_cut, well_recovered
 from dpm.science.random_errors import filter_correlation, motion_errors, random_errors
@@ -35,6 +40,8 @@ __all__ = [
     "CompletenessCurve",
     "CompletenessMap",
     "ErrorModel",
+    "LuminosityFit",
+    "LuminosityFunction",
     "MigrationMatrix",
     "Selection",
     "TwoMagnitudeCompleteness",
@@ -49,9 +56,11 @@ __all__ = [
     "fit_completeness",
     "fit_completeness_map",
     "fit_error_model",
+    "fit_luminosity_function",
     "footprint",
     "in_good_region",
     "local_sky_rms",
+    "luminosity_function",
     "map_columns",
     "migration_correction",
     "migration_matrix",
@@ -62,6 +71,7 @@ __all__ = [
     "read_dolphot_artificial_stars",
     "read_selections",
     "recovered_in",
+    "slope_and_cutoff",
     "standard_artificial_stars",
     "well_recovered",
     "write_selections",

@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from dpm.science.completeness_curve import ONE_SIGMA, fit_completeness
 from dpm.science.table_access import column_names, column_values, in_magnitudes, measured_values, out_magnitudes, row_mask
 
-__all__ = ["completeness_in_bins", "completeness_table", "in_good_region", "local_sky_rms", "recovered_in"]
+__all__ = ["bin_edges", "completeness_in_bins", "completeness_table", "in_good_region", "local_sky_rms", "recovered_in"]
 
 MAX_DIFFERENCE = 1.0  # magnitudes between input and output of a recovered star (paper 1, section 3.2)
 SKY_NEIGHBORS = 9  # measured stars whose median sky scatter stands for a place: enough for a median, few enough to stay local
@@ -80,7 +80,7 @@ def completeness_in_bins(
     magnitude = in_magnitudes(table, band)
     counted &= np.isfinite(magnitude)
     passing = row_mask(table, passed) & counted
-    edges = _bin_edges(magnitude[counted], bins)
+    edges = bin_edges(magnitude[counted], bins)
     inserted, _ = np.histogram(magnitude[counted], edges)
     found, _ = np.histogram(magnitude[passing], edges)
     low, high = binom_conf_interval(found, np.maximum(inserted, 1), confidence_level=level, interval="jeffreys")
@@ -133,7 +133,7 @@ def completeness_table(
     parts, limits = [], {}
     for band in bands:
         magnitude = in_magnitudes(table, band)
-        edges = _bin_edges(magnitude[np.isfinite(magnitude)], bins)
+        edges = bin_edges(magnitude[np.isfinite(magnitude)], bins)
         middle = 0.5 * (edges[:-1] + edges[1:])
         part = Table({"filter": [band] * middle.size, "mag": middle})
         for name, (passed, among) in samples.items():
@@ -228,12 +228,12 @@ def local_sky_rms(table: Any, band: str, catalog: Any = None, position: tuple[st
     return np.median(value[known][nearest], axis=1)
 
 
-def _bin_edges(values: NDArray[np.float64], bins: float | Sequence[float] | NDArray[Any]) -> NDArray[np.float64]:
-    """Edges as given, or multiples of a width that hold all values."""
+def bin_edges(values: NDArray[np.float64], bins: float | Sequence[float] | NDArray[Any]) -> NDArray[np.float64]:
+    """Edges as given, or multiples of a width that hold all values (which have to be finite)."""
     if not np.isscalar(bins):
         return np.asarray(bins, dtype=float)
     if not values.size:
-        raise ValueError("no artificial star has a finite input magnitude here")
+        raise ValueError("no star has a finite magnitude here")
     width = float(bins)  # type: ignore[arg-type]
     first, last = np.floor(values.min() / width), np.floor(values.max() / width) + 1
     return width * np.arange(first, last + 1)

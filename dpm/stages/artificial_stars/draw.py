@@ -35,7 +35,7 @@ FOLLOW = 10.0  # master pixels: artificial stars that follow the stars lie as fa
 LINE_STEP, LINE_STARS, LINE_ERROR = 0.5, 10, 0.1
 LINE_END = 2.0  # magnitudes at its faint end whose slope continues it
 FAINTER = 1.0  # magnitudes below the faintest star
-FEWEST_DRAWN = 10_000  # places that are tried at once: none of them in the field means that there is no field
+FEWEST_DRAWN = 10_000  # places: none of them in the field means that there is no field
 COMMON_SHARE = 0.1  # of the well-measured motions, which the smallest circle in the vector-point diagram holds
 FEWEST_MOTIONS = 10
 
