@@ -159,8 +159,9 @@ def cpu_at(watch: Watch, moment: float) -> float:
 
 
 def score(scene: Path, run: Path) -> None:
-    """The scorer's comparison with the truth."""
-    subprocess.run([sys.executable, str(ROOT / "benchmarks/scorer/score.py"), str(scene), str(run)], check=True, cwd=ROOT)
+    """The scorer's comparison with the truth, and the harmonics of the pixel-phase bias."""
+    for program in ("scorer/score.py", "phase_harmonics.py"):
+        subprocess.run([sys.executable, str(ROOT / "benchmarks" / program), str(scene), str(run)], check=True, cwd=ROOT)
 
 
 def field_section(arguments: argparse.Namespace, folder: Path) -> None:

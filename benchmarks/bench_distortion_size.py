@@ -22,6 +22,7 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
+from bench_calibration import Watch
 
 from dpm.io.reference import ReferenceCatalog
 from dpm.models.master_frame import MasterFrame
@@ -115,11 +116,14 @@ def anonymous() -> float:
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 2**20
 
 
-def report_cost(what: str, wall: float, cpu: float, before: float) -> None:
-    """Print what something took; the peak is the process' largest resident memory, libraries included."""
+def report_cost(what: str, wall: float, cpu: float, before: float, watch: Watch) -> None:
+    """Print what something took; the resident peak is the whole process', libraries included."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print(f"{what}: {wall:.1f} s wall, {cpu:.1f} s CPU, peak {peak:.2f} GiB resident (the input: {before:.2f} anonymous)")
+    print(
+        f"{what}: {wall:.1f} s wall, {cpu:.1f} s CPU, peak {watch.memory.get(os.getpid(), 0.0):.2f} GiB anonymous "
+        f"(the input: {before:.2f}), {peak:.2f} resident"
+    )
 
 
 def time_residuals(n: int) -> None:
@@ -128,8 +132,9 @@ def time_residuals(n: int) -> None:
     x, y = rng.uniform(0, SIZE - 1, (2, n))
     rx, ry = rng.normal(0, 0.01, (2, n))
     before, wall, cpu = anonymous(), time.perf_counter(), time.process_time()
-    term = fine_term(x, y, rx, ry, (0.0, SIZE - 1.0, 0.0, SIZE - 1.0))
-    report_cost(f"per-pixel term of {n} residuals of noise 0.01 pixel", wall, cpu, before)
+    with Watch(os.getpid()) as watch:
+        term = fine_term(x, y, rx, ry, (0.0, SIZE - 1.0, 0.0, SIZE - 1.0))
+    report_cost(f"per-pixel term of {n} residuals of noise 0.01 pixel", wall, cpu, before, watch)
     if term is not None:
         print(f"  it adds {rms(term.dx, term.dy):.6f} pixel RMS")
 
@@ -140,8 +145,9 @@ def solve_field(detections: int, empty: float, seed: int) -> None:
     units = [field.unit(k, FILTERS[k // 9]) for k in range(9 * len(FILTERS))]
     reference = field.reference()
     before, wall, cpu = anonymous(), time.perf_counter(), time.process_time()
-    solution = solve_distortion(units, field.frame, FrameOptions(), reference)
-    report_cost(f"solution of {sum(map(len, units))} detections", wall, cpu, before)
+    with Watch(os.getpid()) as watch:
+        solution = solve_distortion(units, field.frame, FrameOptions(), reference)
+    report_cost(f"solution of {sum(map(len, units))} detections", wall, cpu, before, watch)
     for text in solution.warnings:
         print("  warning:", text)
     axis = np.arange(4.0, SIZE, 8.0)

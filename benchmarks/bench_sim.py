@@ -71,6 +71,7 @@ def main() -> int:
         for command in (
             [sys.executable, "-m", "dpm", "run", str(config)],
             [sys.executable, str(ROOT / "benchmarks/scorer/score.py"), str(arguments.scene), str(folder / "run")],
+            [sys.executable, str(ROOT / "benchmarks/phase_harmonics.py"), str(arguments.scene), str(folder / "run")],
         ):
             code = subprocess.run(command, check=False, cwd=ROOT).returncode
             if code:

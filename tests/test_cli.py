@@ -75,6 +75,12 @@ def test_run_status_plan_and_stage(field):
     assert tomllib.loads((field / "run" / "config.toml").read_text())["find"]["threshold"] == 3.0
 
 
+def test_a_stage_alone_says_its_warnings(field, monkeypatch):
+    monkeypatch.setattr("fake_stages.numbers.finalise", lambda *_: {"warnings": ["five is few"]})
+    result = dpm_command("stage", "numbers", "field.toml")
+    assert result.exit_code == 0 and "warning: five is few" in result.output
+
+
 def test_partitions_from_the_command_line(field):
     for index in (0, 1):
         result = dpm_command("stage", "numbers", "field.toml", "--partition", index, "--of", 2)

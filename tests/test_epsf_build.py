@@ -30,13 +30,13 @@ def truth(stretch: float = 1.0) -> np.ndarray:
     return centre_samples(normalise(true_epsf(offset[None, :], offset[:, None], stretch)))[0]
 
 
-def stretch_at(x: np.ndarray) -> np.ndarray:
+def stretch_at(x: float, width: float, change: float) -> float:
     """Width of the ePSF over the detector, linear, so that blending nodes can follow it to a small error."""
-    return 1.0 + 0.12 * (x / SIDE - 0.5)
+    return width * (1.0 + change * (x / SIDE - 0.5))
 
 
-def make_stamps(raw: np.ndarray, flux: np.ndarray, seed: int, vary: bool = False) -> StarStamps:
-    """Stamps of stars at raw positions, with noise."""
+def make_stamps(raw: np.ndarray, flux: np.ndarray, seed: int, vary: tuple[float, float] | None = None) -> StarStamps:
+    """Stamps of stars at raw positions, with noise; ``vary`` is mean width and change of an ePSF that varies."""
     rng = np.random.default_rng(seed)
     n, side = len(raw), 2 * STAMP_HALF + 1
     first = np.floor(raw + 0.5) - STAMP_HALF
@@ -44,7 +44,7 @@ def make_stamps(raw: np.ndarray, flux: np.ndarray, seed: int, vary: bool = False
     values = np.empty((n, side, side), np.float32)
     for k in range(n):
         x, y = raw[k] - first[k]
-        stretch = float(stretch_at(raw[k, 0])) if vary else 1.0
+        stretch = stretch_at(raw[k, 0], *vary) if vary else 1.0
         scale = (true_epsf(*(np.arange(-20, 21)[s] / 4 for s in (np.s_[None, :], np.s_[:, None])), stretch)).sum() / 16
         light = flux[k] * true_epsf(pixel[None, :] - x, pixel[:, None] - y, stretch) / (scale if vary else 1.0)
         values[k] = rng.poisson(light + SKY) + rng.normal(0, READ_NOISE, light.shape)
@@ -58,10 +58,10 @@ def make_stamps(raw: np.ndarray, flux: np.ndarray, seed: int, vary: bool = False
     return StarStamps(stamps, start)
 
 
-def blurred_start(nodes: int) -> GriddedEPSF:
+def blurred_start(nodes: int, stretch: float = 1.06) -> GriddedEPSF:
     """A wrong ePSF: 6 % too wide, on a grid."""
     node = np.linspace(0, SIDE, nodes) if nodes > 1 else np.zeros(1)
-    samples = np.tile(truth(1.06), (nodes, nodes, 1, 1))
+    samples = np.tile(truth(stretch), (nodes, nodes, 1, 1))
     return GriddedEPSF(samples, node, node)
 
 
@@ -115,19 +115,28 @@ def test_corrections_that_are_noise_are_not_made(bright_stars: tuple) -> None:
     assert np.abs((epsf.samples[0, 0] - truth())[wings]).max() < 2e-4
 
 
-def test_nodes_follow_an_epsf_that_varies() -> None:
-    """Widths from 0.94 to 1.06 over the detector: the grid follows, with noise below the difference of the nodes."""
+@pytest.mark.parametrize(
+    ("width", "change", "column_limit", "node_limit", "single"),
+    [(1.0, 0.12, 0.28, 0.3, 1.2), (0.75, 0.3, 0.4, 0.42, 2.5)],
+)
+def test_nodes_follow_an_epsf_that_varies(
+    width: float, change: float, column_limit: float, node_limit: float, single: float
+) -> None:
+    """The grid follows, with noise below the difference of the nodes; a sharp core whose width varies much is not rounded off.
+
+    Smoothed over the nodes' wider kernel alone the sharp one is off by 0.53 % at the ends.
+    """
     rng = np.random.default_rng(21)
     raw = rng.uniform(5, SIDE - 5, (1200, 2))
     flux = 10 ** rng.uniform(4.3, 5.2, 1200)
-    stars = make_stamps(raw, flux, 22, vary=True)
-    epsf, _ = iterate(blurred_start(3), stars, raw, np.full(1200, np.nan), 12)
+    stars = make_stamps(raw, flux, 22, vary=(width, change))
+    epsf, _ = iterate(blurred_start(3, 1.06 * width), stars, raw, np.full(1200, np.nan), 10)
     for column, x in enumerate((0.0, SIDE / 2, SIDE)):
-        wanted = truth(float(stretch_at(np.array(x))))
-        assert rms(epsf.samples[:, column].mean(axis=0), wanted) < 0.3
-        assert max(rms(samples, wanted) for samples in epsf.samples[:, column]) < 0.35
-    # A single ePSF would be off by 1.5 % at both ends.
-    assert rms(truth(float(stretch_at(np.array(0.0)))), truth()) > 1.2
+        wanted = truth(stretch_at(x, width, change))
+        assert rms(epsf.samples[:, column].mean(axis=0), wanted) < column_limit
+        assert max(rms(samples, wanted) for samples in epsf.samples[:, column]) < node_limit
+    # What a single ePSF would be off by at both ends.
+    assert rms(truth(stretch_at(0.0, width, change)), truth(width)) > single
 
 
 def test_nodes_take_up_no_noise(bright_stars: tuple) -> None:

@@ -205,6 +205,18 @@ def test_an_exposure_of_elsewhere_is_left_out_by_name(tmp_path, caplog):
     assert len(field.compare(catalog, EPOCH)[0]) >= 0 and len(catalog) > 50
 
 
+def test_a_reference_of_another_epoch_without_motions_is_named(tmp_path):
+    """What its stars move in common no residual shows: the run has to say it, with the errors that it assumes."""
+    field = Field(shots=dithers(3))
+    folder, _ = field.write(tmp_path / "run")
+    table = read_ecsv(field.reference(tmp_path / "reference.ecsv"))
+    table.remove_columns([name for name in table.colnames if name.startswith("pm")])
+    table.write(tmp_path / "still.ecsv")
+    _, exposures, summary = run(folder, input=InputOptions(reference=str(tmp_path / "still.ecsv")))
+    assert np.all(exposures["n_reference"] > 30)
+    assert any("has no motions: its positions of 2006.4 stand for those of 2022.3" in text for text in summary["warnings"])
+
+
 def test_a_reference_of_another_field_is_named(tmp_path):
     field = Field(shots=dithers(3))
     folder, _ = field.write(tmp_path / "run")

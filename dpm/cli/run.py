@@ -78,13 +78,18 @@ def run_field(config: Path, cluster: str | None, workers: int | None, restart: b
     _summarise(result)
 
 
+def _say_warnings(folder: RunFolder, warnings: list[str], most: int = 10) -> None:
+    """The first of them; the rest stand in a file."""
+    for text in warnings[:most]:
+        say(f"warning: {text}")
+    if len(warnings) > most:
+        say(f"and {len(warnings) - most} more warnings in {folder.provenance}")
+
+
 def _summarise(result: RunResult) -> None:
     """What was found, and where it lies."""
     folder = result.folder
-    for text in result.warnings[:10]:
-        say(f"warning: {text}")
-    if len(result.warnings) > 10:
-        say(f"and {len(result.warnings) - 10} more warnings in {folder.provenance}")
+    _say_warnings(folder, result.warnings)
     if folder.catalog.is_file():
         import pyarrow.parquet as pq
 
@@ -160,8 +165,10 @@ def run_one_stage(
                 done = run_partition(folder, options, executor, name, *partition, observer=observer)
                 say(f"{name:12s} partition {partition[0]} of {partition[1]}: {done} parts done")
             elif finalise:
-                finalise_stage(folder, options, executor, name, observer=observer)
+                summary = finalise_stage(folder, options, executor, name, observer=observer)
             else:
-                run_stage(folder, options, executor, name, observer=observer)
+                summary = run_stage(folder, options, executor, name, observer=observer)
+        if partition is None:
+            _say_warnings(folder, summary.get("warnings", []))
     finally:
         executor.close()

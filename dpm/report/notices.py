@@ -78,7 +78,10 @@ def _flag_warnings(data: RunData) -> list[str]:
     if flags is None or flags.size == 0:
         return []
     found = []
-    for flag in (StarFlag.EPSF_EXTRAPOLATED, StarFlag.POSITION_RELATIVE, StarFlag.NOISE_FALLBACK, StarFlag.FEW_EXPOSURES):
+    for flag in (
+        StarFlag.EPSF_EXTRAPOLATED, StarFlag.DISTORTION_EXTRAPOLATED, StarFlag.POSITION_RELATIVE, StarFlag.NOISE_FALLBACK,
+        StarFlag.FEW_EXPOSURES,
+    ):  # fmt: skip
         share = np.count_nonzero(flags & int(flag)) / flags.size
         if share > 0.5:
             found.append(f"{100 * share:.0f} % of the stars carry the flag {flag.name}: {STAR_FLAG_MEANINGS[flag]}.")

@@ -137,7 +137,6 @@ def _solve_detector(
     result = finish_detector(detector, work.units, work.index, work.filters, work.maps, steps, sample, rows, chosen, fine, frame)
     error = result.detector.bent_rms
     _judge_reference(work, steps[-1], reference)
-    _explain_skew(work, steps[-1], reference)
     reached = result.detector.order
     if error > MOST_ERROR and reached > LEAST_ORDER:
         log.info("%s: order %d leaves an expected error of %.3f pixel; a lower one is tried", detector, reached, error)
@@ -151,6 +150,7 @@ def _solve_detector(
             "[input] reference, or a distortion file",
         ]
         return
+    _explain_skew(work, steps[-1], reference)
     if reached < ORDER:
         shortfall = f"{detector}: few stars or small dithers: the distortion's polynomial has order {reached}, not {ORDER}"
         work.warnings.append(shortfall)

@@ -17,7 +17,7 @@ from dpm.models.transform import LinearTransform
 from dpm.stages.frame.match import align
 from dpm.stages.frame.register import Points, apply_transform, header_transform, register
 from dpm.stages.frame.solve import mean_stars, solve_group
-from dpm.stages.frame.units import Unit, epoch_groups, match_radius, stack
+from dpm.stages.frame.units import EPOCH_GAP, Unit, epoch_groups, match_radius, stack
 
 __all__ = ["bright_points", "reference_points", "solve_field"]
 
@@ -197,7 +197,15 @@ def _to_reference(
     """Register a group to the reference catalogue; the number of stars used, 0 where the group is left out."""
     apply_transform(units, header_transform(units))
     stars = bright_points(units, radius, options.clip_sigma)
-    target = reference_points(reference, frame, float(np.mean([unit.epoch for unit in units])))
+    epoch = float(np.mean([unit.epoch for unit in units]))
+    target = reference_points(reference, frame, epoch)
+    years = epoch - float(np.nanmedian(reference.ref_epoch)) if np.isfinite(reference.ref_epoch).any() else 0.0
+    if not reference.has_motions and abs(years) > EPOCH_GAP:
+        units[0].warnings.append(
+            f"{reference.name} has no motions: its positions of {epoch - years:.1f} stand for those of {epoch:.1f}, each with the "
+            "error of a motion that is not known. What its stars move in common shifts the whole catalogue, and no residual "
+            "shows it: give a reference with motions, or one of the exposures' epoch"
+        )
     offset, cell = options.max_offset / frame.scale, max(3 * radius, 1.0)
     typical = float(np.median(target.error)) if len(target) else 0.0
     wide = max(radius, min(5 * typical, 4 * radius))

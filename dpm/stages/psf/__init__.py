@@ -21,7 +21,7 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "next_round", "plan", "work"]
 
 NAME = "psf"
-REVISION = 5
+REVISION = 6
 PARTITIONED = False
 CONFIG = ("psf.source", "psf.grid", "frame.max_offset")
 UPSTREAM = ("ingest",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,9 @@ POSITIVE_RADIUS = 4.0  # pixels; outside, noise must not make holes
 DEVIATION_RADIUS = 4.0  # pixels; further out all nodes have the mean ePSF: their own stars are too few for it
 DEVIATION_TAPER = 1.0  # pixels
 DEVIATION_WIDTH = 1.5  # the nodes' own shapes are smoothed over as many times the width: they rest on fewer stars
-STANDS_OUT = 1.25  # times the noise's largest component; that of other noise of the same size differs by a tenth
+STANDS_OUT = (1.1, 1.4)  # times the noise's largest component, which differs by a tenth between noises of one size: a shape counts
+# not at all below the first and fully above the second, so that no small change of the stars makes it come or go
+FINE_NOISE = 2.0  # times the variance that two halves tell: below, the fine structure of a shape is noise (`NOISE_FACTOR` says why)
 RIDGE = 0.1  # of the diagonal: nodes without stars stay where their neighbours put them
 NOISE_FACTOR = 4.0  # the halves share their clipping and what smoothing rounds off, so that their difference understates the error
 
@@ -78,7 +81,7 @@ def update_epsf(epsf: GriddedEPSF, sums: NodeSums) -> Update:
     inside = radius <= CORE_RADIUS
     noise = float(np.mean(variance[inside]))
     if epsf.node_x.size * epsf.node_y.size > 1:
-        deviations, error2 = _deviations(epsf, sums, np.where(radius < DEVIATION_RADIUS, width * DEVIATION_WIDTH, 0.0), degree)
+        deviations, error2 = _deviations(epsf, sums, width, degree)
         samples = epsf.samples.mean(axis=(0, 1)) + correction + deviations
         noise += error2
     shift = 0.0
@@ -120,38 +123,65 @@ def _deviations(epsf: GriddedEPSF, sums: NodeSums, width: Floats, degree: NDArra
     """The nodes' deviations from the mean ePSF, and the mean squared noise that they keep within the core.
 
     An ePSF varies over a detector in few ways (focus, coma, astigmatism, motion): of the matrix of cosine modes by samples only
-    the singular components count that stand out of the largest one of the noise, by what they have beyond it.
+    the singular components count that stand out of the largest one of the noise, by what they have beyond it. They are found in
+    residuals smoothed over `DEVIATION_WIDTH` times the width; what the plain width shows beyond that is added to each as far as it
+    is more than noise, since the smoothing rounds off a sharp core whose shape varies much.
     """
+    radius = radius_grid()
+    near = radius < DEVIATION_RADIUS
+    core = radius[near] <= CORE_RADIUS
+    modes_y, modes_x = _cosines(epsf.node_y.size), _cosines(epsf.node_x.size)
+    wide, plain = (
+        _mode_samples(epsf, sums, np.where(near, factor * width, 0.0), degree, modes_y, modes_x)
+        for factor in (DEVIATION_WIDTH, 1.0)
+    )
+    level = np.sqrt(np.mean(wide.noise[:, core] ** 2, axis=1))[:, None]
+    level = np.maximum(level, 1e-12 + 1e-3 * level.max())
+    left, size, right = np.linalg.svd(wide.whole / level, full_matrices=False)
+    edge = float(np.linalg.norm(wide.noise / level, 2))
+    weight = np.interp(size / max(edge, 1e-12), STANDS_OUT, (0.0, 1.0))
+    fine, fine_noise = (left.T @ ((a - b) / level) for a, b in ((plain.whole, wide.whole), (plain.noise, wide.noise)))
+    power = np.maximum(np.mean(fine**2, axis=1), 1e-30)
+    share = np.clip(1.0 - FINE_NOISE * np.mean(fine_noise**2, axis=1) / power, 0.0, 1.0)
+    beyond = weight * np.sqrt(np.clip(1.0 - (edge / np.maximum(size, 1e-12)) ** 2, 0.0, 1.0))
+    kept = np.zeros((len(left) + 1, *radius.shape))
+    kept[1:, near] = level * ((left * beyond) @ (size[:, None] * right + share[:, None] * fine))
+    within = (wide.noise @ right.T * weight) @ right
+    deviations = np.einsum("aj,bi,abrc->jirc", modes_y, modes_x, kept.reshape(len(modes_y), len(modes_x), *radius.shape))
+    taper = np.clip((DEVIATION_RADIUS - radius) / DEVIATION_TAPER, 0.0, 1.0)
+    return deviations * taper, NOISE_FACTOR * float(np.sum(np.mean(within[:, core] ** 2, axis=1))) / len(kept)
+
+
+class ModeSamples(NamedTuple):
+    """The nodes' deviations in cosine modes, the constant one left out, at the samples near the star.
+
+    Parameters
+    ----------
+    whole, noise : ndarray (modes, samples)
+        From all stars; and half the difference of two halves of the stars.
+    """
+
+    whole: Floats
+    noise: Floats
+
+
+def _mode_samples(
+    epsf: GriddedEPSF, sums: NodeSums, width: Floats, degree: NDArray, modes_y: Floats, modes_x: Floats
+) -> ModeSamples:
+    """Deviations so far and their correction, smoothed over a width (0: left out)."""
     mean, even = epsf.samples.mean(axis=(0, 1)), np.ones((SAMPLES, SAMPLES))
     # Smoothed again every round: otherwise the rounds' noise would gather where the smoothing of the residuals hides it.
     now = np.zeros_like(epsf.samples)
     for node in np.ndindex(*now.shape[:2]):
         now[node] = np.where(width > 0, _smooth(epsf.samples[node] - mean, even, width, degree)[0], 0.0)
-    halves = [now + _solve_nodes(sums.top[k], sums.bottom[k], sums.gram[k], width, degree) for k in (0, 1)]
+    halves = [_solve_nodes(sums.top[k], sums.bottom[k], sums.gram[k], width, degree) for k in (0, 1)]
     whole = now + _solve_nodes(sums.top.sum(axis=0), sums.bottom.sum(axis=0), sums.gram.sum(axis=0), width, degree)
-    modes_y, modes_x = _cosines(epsf.node_y.size), _cosines(epsf.node_x.size)
-    radius = radius_grid()
-    near = radius < DEVIATION_RADIUS
-    core = radius[near] <= CORE_RADIUS
-
-    def to_modes(values: Floats) -> Floats:
-        """(modes but the constant one, samples near the star)."""
-        return np.asarray(np.einsum("aj,bi,jis->abs", modes_y, modes_x, values[..., near]).reshape(-1, near.sum())[1:])
-
-    full, noise = to_modes(whole), to_modes(0.5 * (halves[0] - halves[1]))
-    level = np.sqrt(np.mean(noise[:, core] ** 2, axis=1))[:, None]
-    level = np.maximum(level, 1e-12 + 1e-3 * level.max())
-    left, size, right = np.linalg.svd(full / level, full_matrices=False)
-    edge = float(np.linalg.norm(noise / level, 2))
-    found = size > STANDS_OUT * edge
-    beyond = np.sqrt(np.where(found, size**2 - edge**2, 0.0))
-    kept = np.zeros((len(full) + 1, *radius.shape))
-    kept[1:, near] = level * ((left * beyond) @ right)
-    shapes = right[found]
-    within = noise @ shapes.T @ shapes
-    deviations = np.einsum("aj,bi,abrc->jirc", modes_y, modes_x, kept.reshape(len(modes_y), len(modes_x), *radius.shape))
-    taper = np.clip((DEVIATION_RADIUS - radius) / DEVIATION_TAPER, 0.0, 1.0)
-    return deviations * taper, NOISE_FACTOR * float(np.sum(np.mean(within[:, core] ** 2, axis=1))) / len(kept)
+    near = width > 0
+    whole, noise = (
+        np.einsum("aj,bi,jis->abs", modes_y, modes_x, values[..., near]).reshape(-1, near.sum())[1:]
+        for values in (whole, 0.5 * (halves[0] - halves[1]))
+    )
+    return ModeSamples(whole, noise)
 
 
 def _solve_nodes(top: Floats, bottom: Floats, gram: Floats, width: Floats, degree: NDArray) -> Floats:
