@@ -16,6 +16,7 @@ from dpm.models.columns import (
     EXPOSURE_COLUMNS,
     MATCH_COLUMNS,
     MEASUREMENT_COLUMNS,
+    MOTION_COLUMNS,
     Column,
     markdown_table,
 )
@@ -55,6 +56,12 @@ def columns_page() -> str:
             "One row an artificial star, in the order drawn. Also `in_{f}_mag`, the magnitude put in, and all columns of the "
             "catalogue but its `id` as `out_<column>`: NaN, or 0 for whole numbers, where the star is lost.",
             (*ARTIFICIAL_INPUT_COLUMNS, *ARTIFICIAL_FATE_COLUMNS),
+            "",
+        ),
+        (
+            "`tables/motions.parquet`",
+            "One row a star of the catalogue, in its order, of a run with motions ([motions.md](motions.md)).",
+            MOTION_COLUMNS,
             "",
         ),
         ("`tables/exposures.parquet`", "One row an exposure of a detector.", EXPOSURE_COLUMNS, ""),

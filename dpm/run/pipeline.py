@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import threading
@@ -254,7 +255,8 @@ class Runner:
     def finish(self, step: Finish) -> None:
         """Do a closing step (the report) unless it was done for the same keys."""
         name, function, files = step
-        parts = Parts(self.folder, name, list(self.keys.values())[-1].key)
+        every = "".join(key.key for key in self.keys.values())
+        parts = Parts(self.folder, name, hashlib.sha256(every.encode()).hexdigest()[:16])
         if parts.finished() is not None:
             self.observer.stage_skipped(name, {})
             return

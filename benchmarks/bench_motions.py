@@ -1,0 +1,203 @@
+"""Motions, membership and kinematics of runs and of catalogues, against the truth; the figures of docs/results.md.
+
+usage: python benchmarks/bench_motions.py [--run RUN --scenes SCENE ...] [--realisations N] [--m92]
+
+``--run`` scores a finished run folder whose exposures are of the scenes (as benchmarks/bench_epochs.py makes and keeps them);
+``--realisations`` makes catalogues of a cluster and the field and recovers dispersion, share and bulk motion; ``--m92`` fits Gaia's
+M92.  Without any of them the last two are done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+from bench_epochs import OTHER, identify, truth_folders
+from numpy.typing import NDArray
+
+from dpm.io.tables import read_table
+from dpm.models.flags import StarFlag
+from dpm.models.master_frame import tangent_to_sky
+from dpm.models.statistics import robust_width
+from dpm.science.motions import as_covariance, dispersion_profile, fit_mixture, intrinsic_dispersion, motion_vectors
+
+ROOT = Path(__file__).resolve().parents[1]
+M92 = ROOT.parent / "shared" / "data" / "real" / "gaia_m92" / "NGC_6341_M_92.txt"
+DISPERSION = 0.03
+NOT_GOOD = int(StarFlag.SATURATED)
+
+
+def true_motions(stars: Table) -> NDArray:
+    """Motions on the sky, mas/yr: North turns across the tangent plane, so that they come from a step of a thousand years."""
+    ra0, dec0 = stars.meta["ra0"], stars.meta["dec0"]
+    here = tangent_to_sky(stars["xi"], stars["eta"], ra0, dec0)
+    there = tangent_to_sky(stars["xi"] + stars["pm_xi"], stars["eta"] + stars["pm_eta"], ra0, dec0)
+    return np.column_stack([3600 * (there[0] - here[0]) * np.cos(np.radians(here[1])), 3600 * (there[1] - here[1])])
+
+
+def line(name: str, off: NDArray, sigma: NDArray, extra: str = "") -> str:
+    """A row of a table: number, bias, scatter, pull."""
+    pull = off / sigma
+    bias = f"{np.median(off[:, 0]):+.4f}, {np.median(off[:, 1]):+.4f}"
+    far = np.mean(np.abs(pull) > 4)
+    return f"| {name} | {len(off)} | {bias} | {robust_width(off.ravel(), 0.0):.4f} | {robust_width(pull.ravel(), 0.0):.2f} | {far:.4f} |{extra}"
+
+
+def score_run(run: Path, scenes: list[Path]) -> None:
+    """Relative and absolute motions, membership and dispersion of a run."""
+    truths = truth_folders(scenes)
+    stars = Table.read(truths[-1] / "truth" / "stars.ecsv")
+    mag = np.array(stars[next(name for name in stars.colnames if name.startswith("mag_F090W"))])
+    true, member = true_motions(stars), np.array(stars["member"], bool)
+    catalog, motions = read_table(run / "tables" / "catalog.parquet"), read_table(run / "tables" / "motions.parquet")
+    seen: dict[int, set[int]] = defaultdict(set)
+    for rows in identify(run, truths).values():
+        for row, star in rows.items():
+            seen[row].add(star)
+    place = {int(number): k for k, number in enumerate(catalog["id"])}
+    single = {row: next(iter(known)) for row, known in seen.items() if len(known) == 1 and OTHER not in known}
+    k, star = np.array([place[row] for row in single]), np.array(list(single.values()))
+    good = (np.array(catalog["flags"])[k] & NOT_GOOD) == 0
+    k, star = k[good], star[good]
+    meta = motions.meta["motions"]
+    cluster_true = np.average(true[star[member[star]]], axis=0)
+    absolute, covariance = motion_vectors(catalog)
+    relative, spread = motion_vectors(motions, ("pmra_relative", "pmdec_relative"))
+    for title, value, error, expected in (
+        ("absolute", absolute, covariance, true),
+        ("relative to the members", relative, spread, true - cluster_true),
+    ):
+        off = value[k] - expected[star]
+        sigma = np.sqrt(np.diagonal(error[k], axis1=1, axis2=2))
+        known = np.isfinite(off).all(axis=1)
+        print(f"\n{title}, mas/yr\n| F090W | stars | bias East, North | RMS | pull | beyond 4 sigma |\n|---|---|---|---|---|---|")
+        for low in range(int(mag[star].min()), int(mag[star].max()) + 1):
+            mine = known & (mag[star] >= low) & (mag[star] < low + 1)
+            if mine.sum() >= 30:
+                print(line(f"{low + 0.5}", off[mine], sigma[mine]))
+        print(line("all", off[known], sigma[known]))
+    probability = np.array(motions["member_probability"], float)[k]
+    known = np.isfinite(probability)
+    print("\n| F090W | stars | members complete | pure | field called members |\n|---|---|---|---|---|")
+    for low, high in ((17, 21), (21, 23), (23, 25), (25, 28), (0, 40)):
+        mine = known & (mag[star] >= low) & (mag[star] < high)
+        chosen = probability >= 0.5
+        is_member = member[star]
+        if mine.sum() >= 30:
+            shares = (chosen[mine & is_member].mean(), is_member[mine & chosen].mean(), chosen[mine & ~is_member].mean())
+            print(f"| {low}-{high} | {mine.sum()} | " + " | ".join(f"{share:.3f}" for share in shares) + " |")
+    cluster = meta.get("cluster")
+    if cluster:
+        print(f"dispersion {cluster['sigma']:.4f} +- {cluster['sigma_error']:.4f}", end="; ")
+        mine = true[star[known & member[star]]]
+        print(f"of these members' true motions {np.std(mine - mine.mean(axis=0)):.4f}")
+    if "absolute" in meta:
+        zero = np.array(meta["absolute"]["motion"])
+        text = ", ".join(f"{value:+.4f} +- {error:.4f}" for value, error in zip(zero, meta["absolute"]["error"]))
+        pull = (zero - cluster_true) / np.array(meta["absolute"]["error"])
+        print(f"zero point of the members {text}; minus truth in errors {pull[0]:+.2f}, {pull[1]:+.2f}")
+    for name in ("error_floor", "map_before", "map_after"):
+        print(name, {key: round(value, 5) for key, value in meta.get(name, {}).items()})
+    if "motion_chi2" in motions.colnames:
+        chi2, degrees = np.array(motions["motion_chi2"])[k], np.array(motions["motion_degrees"])[k]
+        use = np.isfinite(chi2) & (degrees > 0)
+        print(f"slopes of single positions: median chi2 / degrees {np.median(chi2[use] / degrees[use]):.3f}")
+        for name in ("slope", "two_epoch"):
+            off = np.column_stack([motions[f"pmra_{name}"], motions[f"pmdec_{name}"]])[k] - true[star]
+            sigma = np.column_stack([motions["pmra_slope_error"], motions["pmdec_slope_error"]])[k]
+            use = np.isfinite(off).all(axis=1)
+            print(line(name, off[use], sigma[use]))
+    if "pmra_combined" in motions.colnames:
+        for name in ("reference", "combined"):
+            off = np.column_stack([motions[f"pmra_{name}"], motions[f"pmdec_{name}"]])[k] - true[star]
+            sigma = np.column_stack([motions[f"pmra_{name}_error"], motions[f"pmdec_{name}_error"]])[k]
+            use = np.isfinite(motions["pmra_combined"][k]) & np.isfinite(off).all(axis=1)
+            print(line(name, off[use], sigma[use], f" median error {np.median(sigma[use]):.4f}"))
+
+
+def make_catalog(seed: int, n: int) -> tuple[NDArray, NDArray, NDArray]:
+    """Motions, covariances and members: errors of a two-epoch field, 0.01 mas/yr at the bright end and 0.3 at the faint one."""
+    rng = np.random.default_rng(seed)
+    member = rng.random(n) < 0.5
+    field = (-2.0, 0.8) + rng.normal(0, (1.5, 1.0), (n, 2))
+    true = np.where(member[:, None], rng.normal(0, DISPERSION, (n, 2)), field)
+    error = 0.01 * 10 ** (1.5 * rng.power(2.0, n))[:, None] * (1.0, 1.2)
+    covariance = as_covariance(error, np.full(n, 0.2))
+    return true + np.einsum("nij,nj->ni", np.linalg.cholesky(covariance), rng.normal(size=(n, 2))), covariance, member
+
+
+def realisations(count: int, n: int = 800) -> None:
+    """Bias and honesty of dispersion, share and bulk motion over many catalogues."""
+    print(f"\n{count} catalogues of {n} stars, half of them members, dispersion {DISPERSION} mas/yr")
+    print("| | mean bias / error | scatter / error | |\n|---|---|---|---|")
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    purity, complete = [], []
+    for seed in range(count):
+        motion, covariance, member = make_catalog(seed, n)
+        alone = intrinsic_dispersion(motion[member], covariance[member])
+        found["dispersion of the true members"].append((alone.sigma - DISPERSION, alone.error))
+        mixture = fit_mixture(motion, covariance)
+        found["dispersion, mixture"].append((mixture.sigma - DISPERSION, mixture.sigma_error))
+        found["share of the cluster"].append((mixture.fraction - 0.5, mixture.fraction_error))
+        found["bulk motion, East"].append((mixture.mean[0], mixture.mean_error[0]))
+        found["bulk motion, North"].append((mixture.mean[1], mixture.mean_error[1]))
+        chosen = mixture.probability(motion, covariance) >= 0.5
+        purity.append(member[chosen].mean())
+        complete.append(chosen[member].mean())
+    for name, values in found.items():
+        off, error = np.array(values).T
+        print(f"| {name} | {off.mean() / np.median(error):+.2f} | {np.std(off / error):.2f} | error {np.median(error):.4f} |")
+    print(f"members at P >= 0.5: complete {np.mean(complete):.3f}, pure {np.mean(purity):.3f}")
+
+
+def m92() -> None:
+    """Gaia EDR3 of Vasiliev & Baumgardt (2021)."""
+    if not M92.is_file():
+        print(f"skipped: no file {M92}")
+        return
+    table = Table.read(M92, format="ascii.commented_header", delimiter="\t")
+    table = table[table["qflag"] >= 2]
+    motion = np.column_stack([table["pmra"], table["pmdec"]])
+    covariance = as_covariance(np.column_stack([table["pmrae"], table["pmdece"]]), table["pmcorr"])
+    position = 3600 * np.column_stack([table["x"], table["y"]])
+    radius, theirs = np.hypot(*position.T), np.array(table["memberprob"])
+    print(f"\nM92, {len(table)} stars of clean astrometry")
+    for name, where in (("motions alone", None), ("with positions", radius)):
+        mixture = fit_mixture(motion, covariance, where)
+        ours = mixture.probability(motion, covariance, where)
+        text = ", ".join(f"{value:.4f} +- {error:.4f}" for value, error in zip(mixture.mean, mixture.mean_error))
+        print(f"{name}: bulk {text}; dispersion {mixture.sigma:.4f} +- {mixture.sigma_error:.4f}; field called otherwise than by "
+              f"memberprob {np.mean((ours > 0.5) != (theirs > 0.5)):.4f}; members {ours.sum():.0f} and {theirs.sum():.0f}")  # fmt: skip
+    member = (ours > 0.9) & (np.array(table["g_mag"]) < 19.0)
+    profile = dispersion_profile(position[member], motion[member] - mixture.mean, covariance[member], [0, 60, 120, 180, 300, 450, 900])
+    print("| radius, arcsec | stars | dispersion | radial | tangential | mean tangential |\n|---|---|---|---|---|---|")
+    for row in profile:
+        parts = [f"{row[f'sigma{name}']:.3f} +- {row[f'sigma{name}_error']:.3f}" for name in ("", "_radial", "_tangential")]
+        turn = f"{row['mean_tangential']:+.3f} +- {row['mean_tangential_error']:.3f}"
+        print(f"| {row['r_low']:.0f}-{row['r_high']:.0f} | {row['n']} | " + " | ".join([*parts, turn]) + " |")
+
+
+def main() -> int:
+    """Do what is asked for; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--scenes", type=Path, nargs="+", default=[])
+    parser.add_argument("--realisations", type=int, default=0)
+    parser.add_argument("--m92", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.run:
+        score_run(arguments.run, arguments.scenes)
+    everything = not (arguments.run or arguments.realisations or arguments.m92)
+    if arguments.realisations or everything:
+        realisations(arguments.realisations or 200)
+    if arguments.m92 or everything:
+        m92()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
