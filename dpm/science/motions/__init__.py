@@ -25,7 +25,7 @@ from dpm.science.motions.lists import SkyPositions, displacements, match_positio
 from dpm.science.motions.members import MemberMotions, member_motions
 from dpm.science.motions.mixture import Mixture, densest_motion, fit_mixture
 from dpm.science.motions.parallax import parallax_factors
-from dpm.science.motions.priors import Combination, combine_with_priors
+from dpm.science.motions.priors import Combination, combine_states, combine_with_priors
 from dpm.science.motions.relative import RelativeMotions, relative_motions
 from dpm.science.motions.slopes import Slopes, fit_slopes, two_epoch_difference
 from dpm.science.motions.systematics import ErrorFloor, LocalCorrection, error_floor, local_correction, motion_map
@@ -49,6 +49,7 @@ __all__ = [
     "ZeroPoint",
     "as_covariance",
     "bulk_motion",
+    "combine_states",
     "combine_with_priors",
     "densest_motion",
     "dispersion_profile",

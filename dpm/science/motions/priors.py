@@ -16,7 +16,7 @@ from scipy.stats import norm
 
 from dpm.science.motions.vectors import MotionError
 
-__all__ = ["Combination", "combine_with_priors"]
+__all__ = ["Combination", "combine_states", "combine_with_priors"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -51,6 +51,49 @@ class Combination:
     used: Bools
     chi2: float
     degrees: int
+
+
+def combine_states(
+    state: NDArray, covariance: NDArray, prior: NDArray, prior_covariance: NDArray, years: NDArray
+) -> tuple[Floats, Floats]:
+    """A catalogue's positions and motions with those of another epoch as priors, star by star.
+
+    For catalogues that are tied to each other already, and whose errors hold all that is common.
+
+    Parameters
+    ----------
+    state, covariance : array_like (n, 4), (n, 4, 4)
+        East, North (mas), motions (mas/yr); a star without motions has NaN there, and its position alone counts.
+    prior, prior_covariance : array_like (n, 4), (n, 4, 4)
+        The same from the other catalogue, offsets from the same zeros.
+    years : array_like (n,)
+        The prior's epoch minus the catalogue's.
+
+    Returns
+    -------
+    value, covariance : ndarray (n, 4), (n, 4, 4)
+        At the catalogue's epoch; NaN where either lacks its position.
+    """
+    state, covariance, prior, prior_covariance, years = (
+        np.asarray(values, dtype=float) for values in (state, covariance, prior, prior_covariance, years)
+    )
+    n = len(state)
+    value, spread = np.full((n, 4), np.nan), np.full((n, 4, 4), np.nan)
+    there = np.isfinite(prior).all(axis=1) & np.isfinite(prior_covariance).all(axis=(1, 2)) & np.isfinite(state[:, :2]).all(axis=1)
+    moving = np.isfinite(state).all(axis=1) & np.isfinite(covariance).all(axis=(1, 2))
+    weight, right = np.zeros((n, 4, 4)), np.zeros((n, 4))
+    full, still = np.flatnonzero(there & moving), np.flatnonzero(there & ~moving)
+    weight[full] = np.linalg.inv(covariance[full])
+    weight[still, :2, :2] = np.linalg.inv(covariance[still, :2, :2])
+    right[full] = np.einsum("nij,nj->ni", weight[full], state[full])
+    right[still, :2] = np.einsum("nij,nj->ni", weight[still, :2, :2], state[still, :2])
+    k = np.flatnonzero(there)
+    carry = np.tile(np.eye(4), (len(k), 1, 1))
+    carry[:, 0, 2] = carry[:, 1, 3] = years[k]
+    back = np.swapaxes(carry, 1, 2) @ np.linalg.inv(prior_covariance[k])
+    spread[k] = np.linalg.inv(weight[k] + back @ carry)
+    value[k] = np.einsum("nij,nj->ni", spread[k], right[k] + np.einsum("nij,nj->ni", back, prior[k]))
+    return value, spread
 
 
 def combine_with_priors(

@@ -44,6 +44,8 @@ class RelativeMotions:
         Stars that the transforms rest on, after clipping.
     dispersion : float
         Scatter of the reference stars beyond their errors, mas/yr, one axis.
+    zero_variance : float
+        Of the reference stars' mean, one axis: what all stars' errors have in common.
     """
 
     motion: Floats
@@ -51,6 +53,7 @@ class RelativeMotions:
     field: Floats
     reference: Bools
     dispersion: float
+    zero_variance: float
 
 
 def relative_motions(
@@ -108,7 +111,7 @@ def relative_motions(
         field, spread = _global(design, motion, weight)
     field[~usable] = np.nan
     total = covariance + np.where(usable, spread, np.nan)[:, None, None] * np.eye(2)
-    return RelativeMotions(motion - field, total, field, use, dispersion)
+    return RelativeMotions(motion - field, total, field, use, dispersion, float(1.0 / weight.sum()))
 
 
 def _enough(use: Bools, story: str) -> None:

@@ -108,7 +108,7 @@ def reference_motions(catalog: Table, reference: ReferenceCatalog, pairs: tuple[
     theirs = as_covariance(np.column_stack([reference.ra_error, reference.dec_error]))
     first = SkyPositions(reference.ra, reference.dec, theirs, reference.ref_epoch)
     motion, covariance = np.full((n, 2), np.nan), np.full((n, 2, 2), np.nan)
-    motion[i], covariance[i], years = motions_between(first, second, pairs)
+    motion[i], covariance[i], years = motions_between(first, second, (j, i))
     # Of the catalogue's position and the motion: the position's own error is in both.
     shared = np.full((n, 2, 2), np.nan)
     shared[i] = mine[i] / years[:, None, None]
@@ -121,5 +121,6 @@ def reference_motions(catalog: Table, reference: ReferenceCatalog, pairs: tuple[
     text = "relative: mean motion, rotation and expansion of the reference's stars are zero"
     if reference.has_motions:
         text = "absolute: exposures are tied to the reference moved to their time"
-    meta = {"pm_zero_point": text, "pm_first_epoch": reference.name, "pm_first_epoch_year": float(np.median(reference.ref_epoch[j]))}
+    year = float(np.median(reference.ref_epoch[j]))
+    meta = {"pm_zero_point": text, "pm_first_epoch": reference.name, "pm_first_epoch_year": year}
     return Motions(motion, covariance, table, dict(meta))

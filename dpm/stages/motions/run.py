@@ -28,6 +28,7 @@ from dpm.science.motions import (
     zero_point_from_motions,
 )
 from dpm.stages.motions.choose import candidates, well_measured
+from dpm.stages.motions.combine import combined_columns
 from dpm.stages.motions.first_epoch import SHORTEST, Motions, catalog_motions, match_reference, reference_motions
 from dpm.stages.motions.single_positions import single_positions, slope_columns
 
@@ -94,11 +95,15 @@ def measure_motions(folder: RunFolder, options: Options) -> dict[str, Any]:
     moved, spread = _corrected(position, catalog, found, options.motions.corrections, meta)
     _relative_columns(table, moved, spread, found, catalog, meta)
     if several:
-        slopes = slope_columns(single_positions(folder, options, catalog), catalog, options.motions.parallax)
-        for name in slopes.colnames:
-            table[name] = slopes[name]
+        _add(table, slope_columns(single_positions(folder, options, catalog), catalog, options.motions.parallax))
     if reference is not None and reference.has_motions and pairs is not None:
-        _compare(table, motions, reference, pairs, several, meta)
+        _compare(table, reference, pairs, found.relative.zero_variance, meta)
+        if options.motions.priors:
+            _add(table, combined_columns(catalog, several, reference, pairs))
+    elif options.motions.priors:
+        raise MotionError("[motions] priors = true needs a reference catalogue with motions ([input] or [motions] reference)")
+    if options.motions.parallax and not several:
+        raise MotionError("[motions] parallax = true needs exposures of several epochs: these are of one")
     write_table(folder.motions, table, MOTION_COLUMNS, {"motions": meta})
     _finish_catalog(catalog, motions, table, meta)
     _write_catalog(folder, catalog)
@@ -174,7 +179,12 @@ def _relative_columns(
         meta["circles"] = {"mag": circles.mag.tolist(), "radius": circles.radius.tolist()}
 
 
-def _compare(table: Table, motions: Motions, reference: ReferenceCatalog, pairs: Any, several: bool, meta: dict[str, Any]) -> None:
+def _add(table: Table, columns: Table) -> None:
+    for name in columns.colnames:
+        table[name] = columns[name]
+
+
+def _compare(table: Table, reference: ReferenceCatalog, pairs: Any, zero_variance: float, meta: dict[str, Any]) -> None:
     """The reference's own motions beside ours, and the zero point between the relative motions and theirs."""
     i, j = pairs
     n = len(table)
@@ -194,7 +204,8 @@ def _compare(table: Table, motions: Motions, reference: ReferenceCatalog, pairs:
         log.info("no absolute zero point: %s", problem)
         return
     # What members move by on the sky: the relative motions count from it.
-    meta["absolute"] = {"motion": zero.motion.tolist(), "error": zero.error.tolist(), "n": int(zero.used.sum()),
+    error = np.sqrt(np.diag(zero.covariance) + zero_variance)
+    meta["absolute"] = {"motion": zero.motion.tolist(), "error": error.tolist(), "n": int(zero.used.sum()),
                         "chi2": zero.chi2, "degrees": zero.degrees}  # fmt: skip
 
 

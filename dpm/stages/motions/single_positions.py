@@ -121,18 +121,11 @@ def slope_columns(single: SinglePositions, catalog: Table, parallax: bool) -> Ta
         If all positions are of one epoch.
     """
     n, epoch = len(catalog), float(catalog["ref_epoch"][0])
-    factors = None
-    if parallax:
-        ra, dec = (np.asarray(catalog[name], float)[single.star] for name in ("ra", "dec"))
-        factors = np.empty_like(single.offset)
-        for observer, mine in (("l2", single.space), ("earth", ~single.space)):
-            if mine.any():
-                factors[mine] = parallax_factors(ra[mine], dec[mine], single.time[mine], observer)
     covariance = single.covariance
     for turn in range(ROUNDS):
-        found = fit_slopes(single.star, single.time, single.offset, covariance, epoch, n, factors)
+        found = fit_slopes(single.star, single.time, single.offset, covariance, epoch, n)
         if turn < ROUNDS - 1:
-            floor = _floors(single, found.value, epoch, factors)[single.exposure]
+            floor = _floors(single, found.value, epoch)[single.exposure]
             covariance = single.covariance + floor[:, None, None] ** 2 * np.eye(2)
     used = found.used
     two, _, _ = two_epoch_difference(single.star[used], single.time[used], single.offset[used], covariance[used], n)
@@ -142,19 +135,24 @@ def slope_columns(single: SinglePositions, catalog: Table, parallax: bool) -> Ta
         table[f"{name}_slope"], table[f"{name}_slope_error"] = found.motion[:, axis], error[:, 2 + axis]
         table[f"{name}_two_epoch"] = two[:, axis]
     if parallax:
+        ra, dec = (np.asarray(catalog[name], float)[single.star] for name in ("ra", "dec"))
+        factors = np.empty_like(single.offset)
+        for observer, mine in (("l2", single.space), ("earth", ~single.space)):
+            if mine.any():
+                factors[mine] = parallax_factors(ra[mine], dec[mine], single.time[mine], observer)
+        found = fit_slopes(single.star, single.time, single.offset, covariance, epoch, n, factors)
+        error = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
         table["parallax"], table["parallax_error"] = found.value[:, 4], error[:, 4]
         for axis, name in enumerate(("pmra", "pmdec")):
             table[f"parallax_{name}_corr"] = found.covariance[:, 4, 2 + axis] / (error[:, 4] * error[:, 2 + axis])
     return table
 
 
-def _floors(single: SinglePositions, value: Floats, epoch: float, factors: Floats | None) -> Floats:
+def _floors(single: SinglePositions, value: Floats, epoch: float) -> Floats:
     """Error floor of each exposure (mas, one axis), from the scatter of its brightest stars about their even motions."""
     out = np.zeros(int(single.exposure.max(initial=-1)) + 1)
     variance = 0.5 * np.trace(single.covariance, axis1=1, axis2=2)
     predicted = value[single.star, :2] + value[single.star, 2:4] * (single.time - epoch)[:, None]
-    if factors is not None:
-        predicted = predicted + value[single.star, 4:5] * factors
     for k in range(len(out)):
         mine = np.flatnonzero((single.exposure == k) & single.clean & np.isfinite(predicted).all(axis=1))
         if len(mine) < FEWEST_FLOOR:
