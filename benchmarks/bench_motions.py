@@ -172,10 +172,11 @@ def m92() -> None:
         ours = mixture.probability(motion, covariance, where)
         text = ", ".join(f"{value:.4f} +- {error:.4f}" for value, error in zip(mixture.mean, mixture.mean_error))
         print(f"{name}: bulk {text}; dispersion {mixture.sigma:.4f} +- {mixture.sigma_error:.4f}")
-        other = np.mean((ours > 0.5) != (theirs > 0.5))
-        print(f"    called otherwise than by memberprob {other:.4f}; members {ours.sum():.0f} and {theirs.sum():.0f}")
+        other, counts = np.mean((ours > 0.5) != (theirs > 0.5)), f"{ours.sum():.0f}, {theirs.sum():.0f}"
+        print(f"    {other:.4f} called otherwise than by memberprob; members {counts}")
     member = (ours > 0.9) & (np.array(table["g_mag"]) < 19.0)
-    profile = dispersion_profile(position[member], motion[member] - mixture.mean, covariance[member], [0, 60, 120, 180, 300, 450, 900])
+    edges = np.array([0, 60, 120, 180, 300, 450, 900])
+    profile = dispersion_profile(position[member], motion[member] - mixture.mean, covariance[member], edges)
     print("| radius, arcsec | stars | dispersion | radial | tangential | mean tangential |\n|---|---|---|---|---|---|")
     for row in profile:
         parts = [f"{row[f'sigma{name}']:.3f} +- {row[f'sigma{name}_error']:.3f}" for name in ("", "_radial", "_tangential")]
