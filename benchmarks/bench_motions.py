@@ -39,6 +39,18 @@ def true_motions(stars: Table) -> NDArray:
     return np.column_stack([3600 * (there[0] - here[0]) * np.cos(np.radians(here[1])), 3600 * (there[1] - here[1])])
 
 
+def motion_bound(scenes: list[Path], epochs: list[float]) -> tuple[NDArray, NDArray] | None:
+    """Cramer-Rao bounds (n, 2) of motions, mas/yr, and who has no bright neighbour; None for scenes of another kind."""
+    if len(scenes) != 2 or not all((scene / "truth" / "scene.json").is_file() for scene in scenes):
+        return None
+    sys.path.insert(0, str(ROOT / "benchmarks" / "scorer"))
+    from truthlib import Truth
+
+    truths = [Truth(str(scene)) for scene in scenes]
+    bounds = [1000 * truth.scale * np.column_stack(truth.crb_joint()[:2]) for truth in truths]
+    return np.hypot(*bounds) / (epochs[-1] - epochs[0]), truths[-1].isolated(rules=((4.0, 0.02),))
+
+
 def line(name: str, off: NDArray, sigma: NDArray, extra: str = "") -> str:
     """A row of a table: number, bias, scatter, pull."""
     pull = off / sigma
@@ -81,6 +93,19 @@ def score_run(run: Path, scenes: list[Path]) -> None:
             if mine.sum() >= 30:
                 print(line(f"{low + 0.5}", off[mine], sigma[mine]))
         print(line("all", off[known], sigma[known]))
+    bound = motion_bound(truths, sorted(catalog.meta["epochs"]))
+    if bound is not None:
+        print("\nisolated stars against the Cramer-Rao bound (per year of baseline: times the baseline)")
+        print("| F090W | stars | bound | RMS / bound | stated error / bound | excess in quadrature |\n|---|---|---|---|---|---|")
+        off, sigma = absolute[k] - true[star], np.sqrt(np.diagonal(covariance[k], axis1=1, axis2=2))
+        least, alone = bound[0][star], bound[1][star] & np.isfinite(off).all(axis=1)
+        for low in range(int(mag[star].min()), int(mag[star].max()) + 1):
+            mine = alone & (mag[star] >= low) & (mag[star] < low + 1)
+            if mine.sum() >= 15:
+                ratio, stated = robust_width((off / least)[mine].ravel(), 0.0), np.median((sigma / least)[mine])
+                middle = np.median(least[mine])
+                excess = middle * np.sqrt(max(ratio**2 - 1, 0.0))
+                print(f"| {low + 0.5} | {mine.sum()} | {middle:.4f} | {ratio:.2f} | {stated:.2f} | {excess:.4f} |")
     probability = np.array(motions["member_probability"], float)[k]
     known = np.isfinite(probability)
     print("\n| F090W | stars | members complete | pure | field called members |\n|---|---|---|---|---|")

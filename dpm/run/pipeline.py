@@ -247,6 +247,10 @@ class Runner:
             "summary": summary,
         }
         parts.finish(entry, [{"files": files}, *results])
+        for other, stage in self.stages.items():
+            if name in getattr(stage, "AMENDS", ()):
+                # Its columns went with the file that was just written, under whatever key.
+                self.parts(other).discard()
         self.provenance.add_stage(name, entry)
         log.info("%s: complete in %.1f s: %s", name, seconds, summary)
         self.observer.stage_finished(name, seconds, summary)

@@ -46,7 +46,8 @@ class Stage(Protocol):
     means the same. A stage that iterates also has ``next_round(folder, options, rounds)``: it gets the results of all rounds so
     far (the first is the plan's) and returns the tasks of the next one, or none when it is done; names of tasks are unique over all
     rounds. A resumed run asks it again, so it depends on the results alone, and parts leave the files that a later round reads
-    until that round is done. Files that the stage made under an earlier key and no longer lists are removed. An ``"inputs"``
+    until that round is done. ``AMENDS`` names stages upstream whose files it adds to: it is done again whenever one of them
+    was, be it under the same key. Files that the stage made under an earlier key and no longer lists are removed. An ``"inputs"``
     entry of the summary (``{path: {"sha256": ...}}``) holds checksums of input files.
     """
 

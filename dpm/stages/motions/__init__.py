@@ -15,13 +15,14 @@ from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
 from dpm.stages.base import Task
 
-__all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
+__all__ = ["AMENDS", "CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
 
 NAME = "motions"
 REVISION = 1
 PARTITIONED = False
 CONFIG = ("motions", "input.reference", "distortion", "frame.match_radius", "photometry")
 UPSTREAM = ("ingest", "distortion", "frame", "second_pass")
+AMENDS = ("second_pass",)
 
 # Seconds a star of the catalogue takes.
 SECONDS_PER_STAR = 1e-3

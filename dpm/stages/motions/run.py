@@ -59,6 +59,7 @@ def measure_motions(folder: RunFolder, options: Options) -> dict[str, Any]:
     """
     catalog = read_table(folder.catalog)
     _strip(catalog)
+    folder.motions.unlink(missing_ok=True)
     exposures = read_table(folder.exposures)
     frame = MasterFrame.from_meta(exposures.meta["master_frame"])
     path = options.motions.reference or options.input.reference
