@@ -1,6 +1,6 @@
 """Motions, membership and kinematics of runs and of catalogues, against the truth; the figures of docs/results.md.
 
-usage: python benchmarks/bench_motions.py [--run RUN --scenes SCENE ...] [--realisations N] [--m92]
+usage: python benchmarks/bench_motions.py [--run RUN --scenes SCENE ...] [--realisations N] [--m92] [--bp3m FILE]
 
 ``--run`` scores a finished run folder whose exposures are of the scenes (as benchmarks/bench_epochs.py makes and keeps them);
 ``--realisations`` makes catalogues of a cluster and the field and recovers dispersion, share and bulk motion; ``--m92`` fits Gaia's
@@ -23,7 +23,14 @@ from dpm.io.tables import read_table
 from dpm.models.flags import StarFlag
 from dpm.models.master_frame import tangent_to_sky
 from dpm.models.statistics import robust_width
-from dpm.science.motions import as_covariance, dispersion_profile, fit_mixture, intrinsic_dispersion, motion_vectors
+from dpm.science.motions import (
+    as_covariance,
+    combine_with_priors,
+    dispersion_profile,
+    fit_mixture,
+    intrinsic_dispersion,
+    motion_vectors,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 M92 = ROOT.parent / "shared" / "data" / "real" / "gaia_m92" / "NGC_6341_M_92.txt"
@@ -209,6 +216,28 @@ def m92() -> None:
         print(f"| {row['r_low']:.0f}-{row['r_high']:.0f} | {row['n']} | " + " | ".join([*parts, turn]) + " |")
 
 
+def bp3m(path: Path) -> None:
+    """BP3M's posterior (benchmarks/peers/run_bp3m_motions.py) beside ours, of the same stars and exposures."""
+    data = dict(np.load(path))
+    n, k = len(data["true"]), len(data["raw"])
+    back = np.linalg.inv(data["jacobian"])
+    offset = np.einsum("nij,knj->kni", back, data["raw"] - data["plane"]).reshape(-1, 2)
+    noise = np.tile(data["noise"] ** 2 * back @ np.swapaxes(back, 1, 2), (k, 1, 1))
+    tight = np.einsum("ni,ij->nij", data["sigma"] ** 2, np.eye(5))
+    star, exposure = np.tile(np.arange(n), k), np.repeat(np.arange(k), n)
+    years, factor = np.full(n * k, float(data["years"])), np.tile(data["factor"], (k, 1))
+    found = combine_with_priors(data["prior"], tight, data["plane"], star, exposure, years, offset, noise, factor, clip=50.0)
+    ours, theirs = (np.sqrt(np.diagonal(values, axis1=1, axis2=2)) for values in (found.covariance, data["covariance"]))
+    print("\nBP3M beside combine_with_priors\n| | largest difference / error | error ratio | pull, ours, BP3M |\n|---|---|---|---|")
+    # BP3M's values are the whole motion and parallax, as ours.
+    for axis, name in enumerate(("East", "North", "pmra", "pmdec", "parallax")):
+        difference = np.abs(found.value - data["value"])[:, axis] / theirs[:, axis]
+        ratio = ours[:, axis] / theirs[:, axis]
+        both = ((found.value, ours), (data["value"], theirs))
+        pulls = [np.std((value - data["true"])[:, axis] / error[:, axis]) for value, error in both]
+        print(f"| {name} | {difference.max():.4f} | {ratio.min():.3f} to {ratio.max():.3f} | {pulls[0]:.2f}, {pulls[1]:.2f} |")
+
+
 def main() -> int:
     """Do what is asked for; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,10 +245,13 @@ def main() -> int:
     parser.add_argument("--scenes", type=Path, nargs="+", default=[])
     parser.add_argument("--realisations", type=int, default=0)
     parser.add_argument("--m92", action="store_true")
+    parser.add_argument("--bp3m", type=Path, help="what benchmarks/peers/run_bp3m_motions.py wrote")
     arguments = parser.parse_args()
     if arguments.run:
         score_run(arguments.run, arguments.scenes)
-    everything = not (arguments.run or arguments.realisations or arguments.m92)
+    if arguments.bp3m:
+        bp3m(arguments.bp3m)
+    everything = not (arguments.run or arguments.realisations or arguments.m92 or arguments.bp3m)
     if arguments.realisations or everything:
         realisations(arguments.realisations or 200)
     if arguments.m92 or everything:
