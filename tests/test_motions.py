@@ -12,6 +12,7 @@ from motion_catalogs import make_field, pull_width
 from dpm.science.motions import (
     MotionError,
     as_covariance,
+    combine_states,
     combine_with_priors,
     displacements,
     error_floor,
@@ -313,3 +314,25 @@ def test_an_exposure_of_one_star_cannot_be_tied():
     one = [np.append(star, 0), np.append(exposure, 3), np.append(years, -10.0), np.vstack([place, place[:1]])]
     with pytest.raises(MotionError, match="exposure 3 has 1 usable"):
         combine_with_priors(prior, tight, plane, *one, np.concatenate([covariance, covariance[:1]]))
+
+
+def test_two_catalogues_together_have_honest_errors_with_and_without_motions_of_the_first():
+    rng = np.random.default_rng(16)
+    n, years = 3000, -16.0
+    true = np.column_stack([rng.normal(0, 1, (n, 2)), rng.normal(0, 3, (n, 2))])
+    then = np.column_stack([true[:, :2] + years * true[:, 2:], true[:, 2:]])
+    error, old = np.array([0.2, 0.3, 0.05, 0.05]), np.array([0.5, 0.4, 0.2, 0.3])
+    mix = np.array([[1, 0.3, 0.2, 0], [0.3, 1, 0, 0.2], [0.2, 0, 1, 0.1], [0, 0.2, 0.1, 1]])
+    covariance, prior_covariance = mix * np.outer(error, error), np.diag(old**2)
+    state = true + rng.normal(size=(n, 4)) @ np.linalg.cholesky(covariance).T
+    state[::2, 2:] = np.nan  # of one epoch: the position alone counts
+    prior = then + rng.normal(size=(n, 4)) * old
+    tiled = [np.tile(values, (n, 1, 1)) for values in (covariance, prior_covariance)]
+    value, spread = combine_states(state, tiled[0], prior, tiled[1], np.full(n, years))
+    pull = (value - true) / np.sqrt(np.diagonal(spread, axis1=1, axis2=2))
+    for part in (pull[::2], pull[1::2]):
+        assert np.std(part, axis=0) == pytest.approx(np.ones(4), abs=0.06)
+    # A position at either end says sqrt(0.5^2 + 0.2^2) / 16 of a motion, the prior's own a little more.
+    assert spread[1, 2, 2] < spread[0, 2, 2] < (0.25 + 0.04) / 16**2
+    state[5, 0] = np.nan
+    assert np.isnan(combine_states(state, tiled[0], prior, tiled[1], np.full(n, years))[0][5]).all()
