@@ -143,6 +143,35 @@ def test_the_report_shows_the_motions(run: RunFolder) -> None:
     assert re.search(r"^Zero point absolute.* to 0\.0\d+ and 0\.0\d+ mas/yr by \d+ of its stars\.$", describe_zero_point(data))
 
 
+def test_members_are_those_of_the_truth_and_their_motions_relative(run: RunFolder) -> None:
+    catalog, rows, stars, star = matched(run)
+    table = read_table(run.motions)
+    assert np.array_equal(table["id"], catalog["id"])
+    probability, member = np.array(catalog["member_probability"])[rows], np.array(stars["member"], bool)[star]
+    known = np.isfinite(probability)
+    assert known.sum() > 250
+    assert np.mean((probability[known] > 0.5) == member[known]) > 0.95
+    bulk = np.array([np.mean(stars[name][star[member]]) for name in ("pm_xi", "pm_eta")])
+    true = np.column_stack([stars["pm_xi"][star], stars["pm_eta"][star]])
+    off = np.column_stack([table["pmra_relative"][rows], table["pmdec_relative"][rows]]) - true
+    pull = (off + bulk) / np.column_stack([table["pmra_relative_error"][rows], table["pmdec_relative_error"][rows]])
+    good = np.isfinite(pull).all(axis=1)
+    assert 0.8 < robust_width(pull[good].ravel(), 0.0) < 1.2
+    absolute = table.meta["motions"]["absolute"]
+    assert np.abs((np.array(absolute["motion"]) - bulk) / absolute["error"]).max() < 4
+
+
+def test_single_positions_agree_with_even_motions(run: RunFolder) -> None:
+    catalog, table = read_table(run.catalog), read_table(run.motions)
+    degrees = np.array(table["motion_degrees"])
+    use = np.isfinite(table["motion_chi2"]) & (degrees >= 8)
+    assert use.sum() > 200
+    assert 0.7 < np.median(np.array(table["motion_chi2"])[use] / degrees[use]) < 1.2
+    off = (np.array(table["pmra_slope"]) - catalog["pmra"])[use] / np.array(catalog["pmra_error"])[use]
+    assert robust_width(off, 0.0) < 0.5
+    assert np.median(np.abs(np.array(table["pmra_two_epoch"]) - table["pmra_slope"])[use]) < 0.01
+
+
 def test_one_tile_runs_by_hand_after_a_complete_run(run: RunFolder) -> None:
     before = run.catalog.read_bytes()
     text = command("debug", run.root, "--tile", "find_0")
@@ -175,4 +204,7 @@ def test_a_tile_that_fails_is_named_as_debug_wants_it(run: RunFolder, monkeypatc
     assert (run.work / "second_pass_files" / "pixels").is_dir()
     command("debug", run.root, "--tile", name[1])
     command(*stage)
+    # The catalogue is a new one, without the columns that the motions stage adds: that stage knows.
+    assert "member_probability" not in read_table(run.catalog).colnames
+    command("stage", "motions", run.root, "--cluster", "none")
     assert run.catalog.read_bytes() == before

@@ -84,6 +84,11 @@ class RunFolder:
         return self.tables / "catalog.parquet"
 
     @property
+    def motions(self) -> Path:
+        """Motions against the members, and who they are (written by the motions stage)."""
+        return self.tables / "motions.parquet"
+
+    @property
     def artificial_stars(self) -> Path:
         """The artificial stars, what went in and what came out."""
         return self.tables / "artificial_stars.parquet"

@@ -16,6 +16,7 @@ from dpm.models.columns import (
     EXPOSURE_COLUMNS,
     MATCH_COLUMNS,
     MEASUREMENT_COLUMNS,
+    MOTION_COLUMNS,
     SELECTION_COLUMNS,
     SELECTION_COUNT_COLUMNS,
     Column,
@@ -58,6 +59,12 @@ def columns_page() -> str:
             "`in_{f}_sky_rms`, the sky scatter at its place, lost or not; and all columns of the catalogue but its `id` as "
             "`out_<column>`: NaN, or 0 for whole numbers, where the star is lost.",
             (*ARTIFICIAL_INPUT_COLUMNS, *ARTIFICIAL_FATE_COLUMNS),
+            "",
+        ),
+        (
+            "`tables/motions.parquet`",
+            "One row a star of the catalogue, in its order, of a run with motions ([motions.md](motions.md)).",
+            MOTION_COLUMNS,
             "",
         ),
         (

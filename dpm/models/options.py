@@ -19,6 +19,7 @@ __all__ = [
     "FindOptions",
     "FrameOptions",
     "InputOptions",
+    "MotionsOptions",
     "Options",
     "PhotometryOptions",
     "PsfOptions",
@@ -171,6 +172,31 @@ class SelectionOptions:
 
 
 @dataclass(frozen=True)
+class MotionsOptions:
+    """``[motions]``: members, and motions against them, where stars were seen at two epochs.
+
+    ``reference`` is a catalogue of another time that serves as first epoch where the exposures have only one ([input]
+    reference when empty), and whose motions are compared.  Members are chosen by their motions, among the stars of ``members``
+    (a table of ra, dec) and of ``cmd_polygon`` (corners in colour and magnitude of ``cmd_bands``: blue, red, magnitude) where
+    these are given; ``center`` (ra, dec in degrees) lets the cluster's share fall outwards.  ``neighbors``: the nearest
+    reference stars of a local transform, 0 for one transform of all.  ``corrections`` subtracts the members' mean motion about
+    each star, on the sky and in magnitude; ``parallax`` solves for parallaxes; ``priors`` combines the reference's motions with
+    the new positions.  ``max_motion`` (mas/yr) limits the search for partners in a catalogue without motions.
+    """
+
+    reference: str = _file("")
+    members: str = _file("")
+    cmd_bands: tuple[str, ...] = ()
+    cmd_polygon: tuple[tuple[float, float], ...] = ()
+    center: tuple[float, float] | None = None
+    neighbors: Annotated[int, Ge(0)] = 0
+    corrections: bool = False
+    parallax: bool = False
+    priors: bool = False
+    max_motion: Annotated[float, Gt(0)] = 10.0
+
+
+@dataclass(frozen=True)
 class ClusterOptions:
     """``[cluster]``: where the work is done and how a local cluster is sized; never part of a stage's key.
 
@@ -196,5 +222,6 @@ class Options:
     find: FindOptions = field(default_factory=FindOptions)
     photometry: PhotometryOptions = field(default_factory=PhotometryOptions)
     artificial_stars: ArtificialStarsOptions = field(default_factory=ArtificialStarsOptions)
+    motions: MotionsOptions = field(default_factory=MotionsOptions)
     selection: SelectionOptions = field(default_factory=SelectionOptions)
     cluster: ClusterOptions = field(default_factory=ClusterOptions)

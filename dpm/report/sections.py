@@ -22,6 +22,7 @@ from dpm.report.calibration import load_builds, load_solutions
 from dpm.report.calibration_tables import build_table, solution_table
 from dpm.report.data import RunData, Sample, filter_label, read_json
 from dpm.report.figures import Image
+from dpm.report.plots_members import load_members, member_figures, member_table
 from dpm.report.plots_motions import plot_motions
 from dpm.report.select import measured_residuals
 from dpm.report.summary import HtmlTable
@@ -65,6 +66,7 @@ def build_sections(data: RunData) -> list[Section]:
     makers: tuple[Callable[[RunData], Section], ...] = (
         _field,
         _second_pass,
+        _motions,
         _artificial_stars,
         _quality,
         _position_scatter,
@@ -136,7 +138,7 @@ def _second_pass(data: RunData) -> Section:
         wide=True,
     )
     if data.catalog is not None and data.folder.measurements.is_dir():
-        section.images = plot_motions(data) + second_pass.plot_residuals(data)
+        section.images = second_pass.plot_residuals(data)
         stacks, missing = second_pass.plot_stacks(data)
         section.images += stacks
         section.text += missing
@@ -147,6 +149,22 @@ def _second_pass(data: RunData) -> Section:
             section.images += _some(second_pass.plot_methods(data, band, label))
     if section.empty:
         section.absent = "Absent: there is no table in tables/measurements; the second pass writes them."
+    return section
+
+
+def _motions(data: RunData) -> Section:
+    section = Section(
+        "motions",
+        "Motions",
+        "Motions of stars seen at two epochs, absolute and against the cluster's members, who are chosen by their motions. "
+        "Transforms tied to members take out what these do together: rotation, expansion and shear of the cluster.",
+        wide=True,
+    )
+    section.images = plot_motions(data)
+    stars = load_members(data)
+    if stars is not None:
+        section.images += member_figures(data, stars)
+        section.tables = [member_table(stars)]
     return section
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import threading
@@ -247,6 +248,10 @@ class Runner:
             "summary": summary,
         }
         parts.finish(entry, [{"files": files}, *results])
+        for other, stage in self.stages.items():
+            if name in getattr(stage, "AMENDS", ()):
+                # Its columns went with the file that was just written, under whatever key.
+                self.parts(other).discard()
         self.provenance.add_stage(name, entry)
         log.info("%s: complete in %.1f s: %s", name, seconds, summary)
         self.observer.stage_finished(name, seconds, summary)
@@ -255,7 +260,8 @@ class Runner:
     def finish(self, step: Finish) -> None:
         """Do a closing step (the report) unless it was done for the same keys."""
         name, function, files = step
-        parts = Parts(self.folder, name, list(self.keys.values())[-1].key)
+        every = "".join(key.key for key in self.keys.values())
+        parts = Parts(self.folder, name, hashlib.sha256(every.encode()).hexdigest()[:16])
         if parts.finished() is not None:
             self.observer.stage_skipped(name, {})
             return

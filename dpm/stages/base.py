@@ -47,7 +47,8 @@ class Stage(Protocol):
     the plan's) and returns the tasks of the next one, or none when it is done; names of tasks are unique over all rounds. A
     resumed run asks it again, so it depends on the results alone, and parts leave the files that a later round reads until that
     round is done. Job-array partitions share its round ``SHARED_ROUND`` (the plan's is 0): one of them does the rounds before,
-    and ``--finalise`` those after. Files that the stage made under an earlier key and no longer lists are removed. An
+    and ``--finalise`` those after. ``AMENDS`` names stages upstream whose files it adds to: it is done again whenever one of
+    them was, be it under the same key. Files that the stage made under an earlier key and no longer lists are removed. An
     ``"inputs"`` entry of the summary (``{path: {"sha256": ...}}``) holds checksums of input files.
     """
 

@@ -21,7 +21,7 @@ NAME = "selection"
 REVISION = 1
 PARTITIONED = False
 CONFIG = ("selection",)
-UPSTREAM = ("second_pass", "artificial_stars")
+UPSTREAM = ("second_pass", "motions", "artificial_stars")
 
 
 def plan(folder: RunFolder, options: Options) -> list[Task]:
