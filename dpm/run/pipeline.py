@@ -26,7 +26,7 @@ from dpm.run.provenance import Provenance
 from dpm.stages import load_stages
 from dpm.stages.base import Stage, Task
 
-__all__ = ["Finish", "Observer", "RunResult", "Runner", "at_work", "check_partitions", "run_pipeline"]
+__all__ = ["Finish", "Observer", "RunResult", "Runner", "at_work", "check_partitions", "run_pipeline", "telling_full_disk"]
 
 log = logging.getLogger(__name__)
 
@@ -395,7 +395,7 @@ def at_work(folder: RunFolder, executor: Executor) -> Iterator[WarningList]:
     """
     with Lock(folder.lock, f"run folder {folder.root}"):
         check_partitions(folder)
-        try:
+        with telling_full_disk(folder):
             folder.create()
             with log_file(folder) as warnings:
                 try:
@@ -408,10 +408,23 @@ def at_work(folder: RunFolder, executor: Executor) -> Iterator[WarningList]:
                 except Exception:
                     log.exception("the run stopped")
                     raise
-        except OSError as error:
-            if error.errno in DISK_FULL:
-                raise DiskFullError(_disk_full(folder)) from error
-            raise
+
+
+@contextmanager
+def telling_full_disk(folder: RunFolder) -> Iterator[None]:
+    """Turn a full disk into an error that says what to do.
+
+    Raises
+    ------
+    DiskFullError
+        If the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise DiskFullError(_disk_full(folder)) from error
+        raise
 
 
 def check_partitions(folder: RunFolder, but: str = "") -> None:

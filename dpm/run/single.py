@@ -13,7 +13,7 @@ from dpm.run.errors import IncompleteError, LockedError, RunError
 from dpm.run.lock import Lock, describe_owner, live_owner
 from dpm.run.log import log_file
 from dpm.run.parts import Part, Parts
-from dpm.run.pipeline import Observer, Runner, at_work, check_partitions
+from dpm.run.pipeline import Observer, Runner, at_work, check_partitions, telling_full_disk
 from dpm.stages.base import Stage, Task
 
 __all__ = ["UsageError", "finalise_stage", "run_partition", "run_stage"]
@@ -96,11 +96,12 @@ def run_partition(
     runner.require_upstream(name)
     if runner.parts(name).finished() is not None:
         return 0
-    folder.create()
-    with lock, log_file(folder):
-        share = _shared_round(runner, name)[index::count]
-        runner.map(name, runner.parts(name), share)
-        return len(share)
+    with telling_full_disk(folder), lock:
+        folder.create()
+        with log_file(folder):
+            share = _shared_round(runner, name)[index::count]
+            runner.map(name, runner.parts(name), share)
+            return len(share)
 
 
 def _shared_round(runner: Runner, name: str) -> list[Task]:
