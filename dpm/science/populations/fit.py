@@ -23,8 +23,7 @@ __all__ = ["PopulationFit", "fit_population"]
 PARAMETERS = "exponent", "age", "pair_fraction", "companion_fraction"
 # Stars that are none of the model's: one in 500, anywhere, so that a single interloper does not rule out the truth.
 OUTLIERS = 0.002
-# Of the ages: between two of them the cut-off fades instead of moving, which narrower posteriors would notice.
-MIN_ERROR_OF_STEP = 0.4
+MIN_ERROR_OF_STEP = 0.4  # of the ages: between two of them the cut-off fades instead of moving, which is seen in narrow posteriors
 N_WALKERS, N_BURN, N_STEPS = 32, 200, 400
 MIN_EXPECTED = 5.0  # of a group of cells in the goodness of fit
 
