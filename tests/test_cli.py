@@ -142,6 +142,7 @@ def test_init_writes_a_file_that_loads(shared_data, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_demo_ends_with_a_table_and_the_report(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = dpm_command("demo", "new")
