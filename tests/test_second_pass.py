@@ -289,7 +289,8 @@ def patch_of(geometry, patch: PatchBounds) -> PatchScene:
     one = np.ones_like(pixels)
     planes = np.stack([pixels, one * 64, one, one * 0, one * 0, one * 0])
     return PatchScene(
-        patch, [Cutout(planes, 0, 0, geometry, 0, 0)], pack_libraries([gridded_epsf()]), np.ones((1, 3, 3), np.float32), 1, 0.0
+        patch, [Cutout(planes, 0, 0, geometry, 0, 0)], planes[0].size, pack_libraries([gridded_epsf()]),
+        np.ones((1, 3, 3), np.float32), 1, 0.0,
     )
 
 

@@ -77,6 +77,17 @@ class GatheredPixels:
     def __init__(self, path: str | os.PathLike[str], shape: tuple[int, int], origin: tuple[int, int]) -> None:
         self.path, self.shape, self.origin = Path(path), shape, origin
 
+    def _clip(self, x0: int, x1: int, y0: int, y1: int) -> tuple[int, int, int, int]:
+        """First and last row and column (excluded) of the part of a raw box that the exposure has."""
+        ny, nx = self.shape
+        a, c = max(y0 - self.origin[1], 0), max(x0 - self.origin[0], 0)
+        return a, max(min(y1 - self.origin[1], ny), a), c, max(min(x1 - self.origin[0], nx), c)
+
+    def count(self, x0: int, x1: int, y0: int, y1: int) -> int:
+        """Pixels of the raw box [x0, x1) x [y0, y1) that the exposure has."""
+        a, b, c, d = self._clip(x0, x1, y0, y1)
+        return (b - a) * (d - c)
+
     def read(self, x0: int, x1: int, y0: int, y1: int) -> tuple[NDArray[np.float32], int, int]:
         """Planes (6, ny, nx) of the raw box [x0, x1) x [y0, y1) as far as the exposure reaches, and where they begin (x, y).
 
@@ -88,9 +99,8 @@ class GatheredPixels:
             If it is shorter than its shape says.
         """
         ny, nx = self.shape
-        a, b = max(y0 - self.origin[1], 0), min(y1 - self.origin[1], ny)
-        c, d = max(x0 - self.origin[0], 0), min(x1 - self.origin[0], nx)
-        if a >= b or c >= d:
+        a, b, c, d = self._clip(x0, x1, y0, y1)
+        if a == b or c == d:
             return np.zeros((PLANES, 0, 0), np.float32), 0, 0
         columns = -(-nx // BLOCK)
         first_row, last_row, first, last = a // BLOCK, (b - 1) // BLOCK, c // BLOCK, (d - 1) // BLOCK

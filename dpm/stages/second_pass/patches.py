@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,17 +47,24 @@ class PatchReader:
 
     def scene(self, patch: PatchBounds) -> tuple[PatchScene, list[int]] | None:
         """A patch with its pixels and no stars, and the numbers of its exposures; None where no exposure has enough pixels."""
-        cutouts, members = [], []
-        for k, (exposure, geometry) in enumerate(zip(self.group.exposures, self.geometries)):
-            planes, x_origin, y_origin = self.field.pixels(exposure).read(*cutout_box(geometry, patch))
+        members: list[int] = []
+        boxes = [cutout_box(geometry, patch) for geometry in self.geometries]
+        most = sum(self.field.pixels(exposure).count(*box) for exposure, box in zip(self.group.exposures, boxes))
+        cutouts = self._cutouts(boxes, members)
+        first = next(cutouts, None)
+        if first is None:
+            return None
+        told = self.libraries, self.profiles, len(self.group.bands), self.model_error
+        return PatchScene(patch, itertools.chain([first], cutouts), most, *told), members
+
+    def _cutouts(self, boxes: list[tuple[int, int, int, int]], members: list[int]) -> Iterator[Cutout]:
+        """Cut-outs of the exposures that have enough pixels, whose numbers are added to ``members``."""
+        for k, (exposure, geometry, box) in enumerate(zip(self.group.exposures, self.geometries, boxes)):
+            planes, x_origin, y_origin = self.field.pixels(exposure).read(*box)
             if min(planes.shape[1:]) < SMALLEST or not np.isfinite(planes[1]).any():
                 continue
-            cutouts.append(Cutout(planes, x_origin, y_origin, geometry, exposure.band, self.library_of[k], self.charge_share[k]))
             members.append(k)
-        if not cutouts:
-            return None
-        scene = PatchScene(patch, cutouts, self.libraries, self.profiles, len(self.group.bands), self.model_error)
-        return scene, members
+            yield Cutout(planes, x_origin, y_origin, geometry, exposure.band, self.library_of[k], self.charge_share[k])
 
 
 def select(stars: StarList, rows: NDArray) -> StarList:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dpm.io.gathered import PLANES
 from dpm.kernels.patch import FIT_HALF, Libraries, Patch, add_stars, halo_limits
 from dpm.kernels.patch_clean import mask_outliers
 from dpm.kernels.patch_find import (
@@ -114,8 +115,10 @@ class PatchScene:
     Parameters
     ----------
     bounds : PatchBounds
-    cutouts : sequence of Cutout
-        In the order of exposures.
+    cutouts : iterable of Cutout
+        In the order of exposures; each is let go before the next is asked for.
+    most : int
+        Pixels of all of them together, at most.
     libraries : Libraries
     profiles : ndarray (L, 3, 3), float32
         Each library's ePSF averaged over the pixel phase.
@@ -127,7 +130,8 @@ class PatchScene:
     def __init__(
         self,
         bounds: PatchBounds,
-        cutouts: Sequence[Cutout],
+        cutouts: Iterable[Cutout],
+        most: int,
         libraries: Libraries,
         profiles: NDArray[np.float32],
         n_bands: int,
@@ -138,32 +142,38 @@ class PatchScene:
         # Another star's fit sees a star's light a pixel nearer than it stands.
         nearer = np.maximum(np.arange(TOUCH_REACH) - 1, 0)
         self._fall = np.max(libraries.envelope[:, nearer] / libraries.envelope[:, :1], axis=0)
-        shapes = np.array([cut.planes.shape[1:] for cut in cutouts], np.int64)
-        first = np.concatenate([[0], np.cumsum(shapes[:, 0] * shapes[:, 1])])
-        planes = np.empty((len(cutouts[0].planes), first[-1]), np.float32)
-        for cut, begin, end in zip(cutouts, first[:-1], first[1:]):
-            planes[:, begin:end] = cut.planes.reshape(len(planes), -1)
-        scene, read, poisson, flat, halo, quality = planes
+        # Of many exposures the pixels are most of a worker's memory: they are copied one by one to where they stay.
+        planes, dq = np.empty((PLANES - 1, most), np.float32), np.empty(most, np.uint8)
+        shapes, origins, numbers, windows = [], [], [], []
+        end = 0
+        for cut in cutouts:
+            begin, end = end, end + cut.planes[0].size
+            planes[:, begin:end] = cut.planes[:-1].reshape(PLANES - 1, -1)
+            dq[begin:end] = cut.planes[-1].ravel()
+            shapes.append(cut.planes.shape[1:])
+            origins.append((cut.x_origin, cut.y_origin))
+            numbers.append((cut.band, cut.library, cut.charge_share))
+            windows.append(cut.geometry.window(bounds))
+        scene, read, poisson, flat, halo = planes[:, :end]
+        self.dq = dq[:end]
+        (ny, nx), (x_origin, y_origin) = np.array(shapes, np.int64).T.copy(), np.array(origins, np.int64).T.copy()
+        band, library, charge_share = np.array(numbers, float).T
+        first = np.concatenate([[0], np.cumsum(ny * nx)[:-1]])
         row, column = bounds.first_node
-        cells = int(max(1, -(-shapes.max() // SKY_CELL)))
-        meshes = (len(cutouts), cells, cells)
+        cells = int(max(1, -(-max(ny.max(), nx.max()) // SKY_CELL)))
+        meshes = (len(first), cells, cells)
         self.patch = Patch(
-            scene.copy(), scene, read, poisson, flat, halo,
-            first[:-1].copy(), shapes[:, 0].copy(), shapes[:, 1].copy(),
-            np.array([cut.x_origin for cut in cutouts], np.int64), np.array([cut.y_origin for cut in cutouts], np.int64),
-            np.stack([cut.geometry.window(bounds) for cut in cutouts]),
-            np.array([column * NODE_STEP, row * NODE_STEP], float),
-            np.array([cut.band for cut in cutouts], np.int64), np.array([cut.library for cut in cutouts], np.int64),
-            np.ones(len(cutouts)),
+            scene.copy(), scene, read, poisson, flat, halo, first, ny, nx, x_origin, y_origin, np.stack(windows),
+            np.array([column * NODE_STEP, row * NODE_STEP], float), band.astype(np.int64), library.astype(np.int64),
+            np.ones(len(first)),
             np.zeros(meshes, np.float32), np.zeros(meshes, np.float32), np.zeros(meshes, np.float32), SKY_CELL,
-            np.array([cut.charge_share for cut in cutouts], float),
+            charge_share.copy(),
         )  # fmt: skip
         # Boxes of turned exposures reach beyond the patch and its margins, among unknown stars.
         x_low, x_high, y_low, y_high = bounds.bounds(MARGIN + FRINGE + 1)
         drop_outside(self.patch, x_low, x_high, y_low, y_high)
-        self.read_variance, self.poisson = np.empty((2, len(cutouts)))
+        self.read_variance, self.poisson = np.empty((2, len(first)))
         plane_medians(self.patch, STATISTICS_STEP, self.read_variance, self.poisson)
-        self.dq = quality.astype(np.uint8)
         self._begin()
         update_sky(self.patch, False)
         _, sky = self._noise()
