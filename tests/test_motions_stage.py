@@ -115,6 +115,19 @@ def test_one_epoch_alone_has_no_motions_and_says_so(run):
         execute(folder, options, reference=options.input.reference)
 
 
+def test_few_stars_and_none_are_no_failure(run):
+    folder, options, _ = run
+    whole = read_table(folder.catalog)
+    for n, words in ((20, "no relative motions"), (0, "the catalogue is empty")):
+        write_table(folder.catalog, whole[:n], None)
+        assert words in execute(folder, options)["words"]
+    write_table(folder.catalog, whole[:150], None)
+    assert execute(folder, options)["stars"] > 100
+    with style():
+        data = load_run(folder)
+        assert member_figures(data, load_members(data))
+
+
 def test_a_reference_without_motions_gives_relative_ones(run):
     folder, options, field = run
     reference = Table.read(options.input.reference)

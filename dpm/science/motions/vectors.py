@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm.models.master_frame import sky_to_tangent
-from dpm.models.statistics import robust_width
 from dpm.science.table_access import column_names, column_values
 
 __all__ = ["MotionError", "as_covariance", "known_motions", "motion_vectors", "tangent_positions"]
@@ -98,8 +97,3 @@ def tangent_positions(
         middle = np.degrees(np.arctan2(np.nanmean(np.sin(angle)), np.nanmean(np.cos(angle)))) % 360.0
         center = (float(middle), float(np.nanmedian(dec)))
     return np.column_stack(sky_to_tangent(ra, dec, *center)), center
-
-
-def scatter(values: Floats) -> float:
-    """Robust one-axis scatter of vectors (n, 2) about their median."""
-    return robust_width((values - np.median(values, axis=0)).ravel(), 0.0)

@@ -108,6 +108,8 @@ def reference_motions(catalog: Table, reference: ReferenceCatalog, pairs: tuple[
     theirs = as_covariance(np.column_stack([reference.ra_error, reference.dec_error]))
     first = SkyPositions(reference.ra, reference.dec, theirs, reference.ref_epoch)
     motion, covariance = np.full((n, 2), np.nan), np.full((n, 2, 2), np.nan)
+    # A catalogue of several sources may hold rows of the exposures' own time.
+    i, j = i[np.abs(epoch - reference.ref_epoch[j]) >= SHORTEST], j[np.abs(epoch - reference.ref_epoch[j]) >= SHORTEST]
     motion[i], covariance[i], years = motions_between(first, second, (j, i))
     # Of the catalogue's position and the motion: the position's own error is in both.
     shared = np.full((n, 2, 2), np.nan)

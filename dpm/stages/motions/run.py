@@ -65,6 +65,8 @@ def measure_motions(folder: RunFolder, options: Options) -> dict[str, Any]:
     path = options.motions.reference or options.input.reference
     reference = read_reference(path) if path else None
     pairs = None
+    if not len(catalog):
+        return {"words": "no motions: the catalogue is empty", "warnings": []}
     if reference is not None:
         pixel = float(np.max(exposures["pixel_scale"]))
         pairs = match_reference(catalog, frame, reference, pixel, options.frame, options.motions.max_motion)
@@ -96,7 +98,12 @@ def measure_motions(folder: RunFolder, options: Options) -> dict[str, Any]:
     moved, spread = _corrected(position, catalog, found, options.motions.corrections, meta)
     _relative_columns(table, moved, spread, found, catalog, meta)
     if several:
-        _add(table, slope_columns(single_positions(folder, options, catalog), catalog, options.motions.parallax))
+        try:
+            _add(table, slope_columns(single_positions(folder, options, catalog), catalog, options.motions.parallax))
+        except MotionError as problem:
+            if options.motions.parallax:
+                raise
+            log.info("no slopes of single positions: %s", problem)
     if reference is not None and reference.has_motions and pairs is not None:
         _compare(table, reference, pairs, found.relative.zero_variance, meta)
         if options.motions.priors:
@@ -174,10 +181,15 @@ def _relative_columns(
         "field_mean": mixture.field_means[0].tolist(), "field_covariance": mixture.field_covariances[0].tolist(),
         "evidence": mixture.evidence, "scale": mixture.scale, "scale_error": mixture.scale_error,
     }  # fmt: skip
-    if mag is not None:
+    if mag is None:
+        return
+    try:
         circles = membership_circles(motion, covariance, mag, mixture.sigma, mixture.mean)
-        table["member"] = circles(motion, mag)
-        meta["circles"] = {"mag": circles.mag.tolist(), "radius": circles.radius.tolist()}
+    except MotionError as problem:
+        log.info("no circles of membership: %s", problem)
+        return
+    table["member"] = circles(motion, mag)
+    meta["circles"] = {"mag": circles.mag.tolist(), "radius": circles.radius.tolist()}
 
 
 def _add(table: Table, columns: Table) -> None:
