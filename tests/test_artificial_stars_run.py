@@ -125,8 +125,9 @@ def test_errors_of_recovered_stars_are_honest(run):
 def test_errors_and_skies_are_those_of_the_catalogue(run):
     _, folder, _ = run
     stars, catalog = read_table(folder.artificial_stars), read_table(folder.catalog)
-    for band in BANDS:
-        for low in (23.0, 25.0):
+    # Magnitudes at which real stars, to 26.5 in F090W, are as numerous at both ends of a bin.
+    for band, lows in zip(BANDS, ((23.0, 25.0), (22.0, 23.0))):
+        for low in lows:
             mags = stars[f"out_{band}_mag"], catalog[f"{band}_mag"]
             alike = [(mag > low) & (mag < low + 1) for mag in mags]
             for name in ("x_error", f"{band}_mag_error", f"{band}_sky_rms"):
@@ -163,7 +164,7 @@ def few(run, tmp_path_factory):
     shutil.copytree(folder.root, place / "run")
     config = place / "few.toml"
     text = (field.parent / "field.toml").read_text()
-    config.write_text(text.replace(str(folder.root), str(place / "run")).replace(f"n = {N}", "n = 150"))
+    config.write_text(text.replace(str(folder.root), str(place / "run")).replace(f"n = {N}", "n = 60"))
     options, folder = load_options(config), RunFolder(place / "run")
     run_stage(folder, options, create_executor("none", ClusterOptions()), "artificial_stars")
     return options, folder, config, read_table(folder.artificial_stars)
