@@ -18,7 +18,7 @@ from dpm.stages.frame.catalog import build_catalog
 from dpm.stages.frame.geometry import load_units
 from dpm.stages.frame.link import Links
 from dpm.stages.frame.units import Unit
-from dpm.stages.second_pass.assemble import _set_solution, links_by_star
+from dpm.stages.second_pass.assemble import links_by_star, set_solution
 from dpm.stages.second_pass.field import SecondPassField
 
 __all__ = ["learn_field", "real_units"]
@@ -31,7 +31,7 @@ def real_units(
     exposures = exposures.copy()
     exposures["band"] = [band_name(str(row["detector"]), str(row["filter"])) for row in exposures]
     units = load_units(folder, exposures, frame, options, folder.measurements)
-    _set_solution(units, exposures)
+    set_solution(units, exposures)
     names = [folder.measurements_file(str(row["exposure"]), str(row["detector"])) for row in exposures]
     rows = {k: {"star": np.asarray(read_table(path, ["id"])["id"]) - 1} for k, path in enumerate(names)}
     n = 1 + max((int(part["star"].max(initial=-1)) for part in rows.values()), default=-1)

@@ -40,7 +40,7 @@ from dpm.stages.frame.units import Unit
 from dpm.stages.second_pass.field import SecondPassField
 from dpm.stages.second_pass.waves import equivalent_threshold
 
-__all__ = ["Measured", "assemble", "by_exposure", "keep_stars", "links_by_star", "measured_units"]
+__all__ = ["Measured", "assemble", "by_exposure", "keep_stars", "links_by_star", "measured_units", "set_solution"]
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def measured_units(
     # The configuration's zero points go by a band's own name, without the year.
     exposures["band"] = [band_name(str(row["detector"]), str(row["filter"])) for row in exposures]
     units = load_units(folder, exposures, frame, options, destination)
-    _set_solution(units, exposures)
+    set_solution(units, exposures)
     return names, units
 
 
@@ -234,7 +234,7 @@ def _area(part: Measured, row: Any) -> NDArray[np.float64]:
     return np.asarray(10 ** (0.4 * (zero_point if np.isfinite(zero_point) else 0.0)) / part["scale"])
 
 
-def _set_solution(units: list[Unit], exposures: Table) -> None:
+def set_solution(units: list[Unit], exposures: Table) -> None:
     """The frame stage's transforms and zero points."""
     for unit, row in zip(units, exposures):
         values = [float(row[key]) for key in ("a", "b", "c", "d", "x_shift", "y_shift")]
