@@ -25,7 +25,8 @@ from dpm.science.populations.synthetic import COMPANION, PAIR, Companions, add_m
 __all__ = ["PopulationTemplates", "population_templates"]
 
 LOG_SYSTEMS = 16  # power of two, of systems of a kind and age: Sobol's sequence is even for these
-N_MEASURED = 100  # times that a star of each node is measured
+# Times that a star of each node is measured: the draws' noise looks like structure, and makes errors of sharp parameters too small.
+N_MEASURED = 400
 STEP = 0.02  # mag, of the nodes; sharing a star out over them adds 0.008 mag to its error, in quadrature
 CHUNK = 400_000  # measurements at once
 PROPOSAL = -1.8  # exponent of the systems, in the middle of those that are fitted
