@@ -13,6 +13,7 @@ from dpm.execute import create_executor
 from dpm.io.run_folder import RunFolder
 from dpm.io.tables import read_table
 from dpm.models.options import ClusterOptions
+from dpm.run.parts import Parts
 from dpm.run.single import run_stage
 from dpm.simulate import Effects, SimulationOptions, Visit, simulate_field
 from dpm.stages.second_pass import field as second_pass_field
@@ -44,10 +45,11 @@ def products(folder):
 
 
 def again(crowd, executor):
-    """Products of the second pass, run once more; and the number of tiles."""
+    """Products of the second pass, run once more, with what the motions add to its catalogue."""
     options, folder = crowd
     shutil.rmtree(folder.work / "second_pass")
-    run_stage(folder, options, executor, "second_pass")
+    for stage in ("second_pass", "motions"):
+        run_stage(folder, options, executor, stage)
     return products(folder)
 
 
@@ -99,3 +101,20 @@ def test_same_bits_after_a_worker_was_killed(crowd, monkeypatch):
             assert_same(first, again(crowd, executor))
     finally:
         executor.close()
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_the_stage_is_closed_loses_nothing(crowd, monkeypatch):
+    _, folder = crowd
+    first = products(folder)
+    executor = create_executor("none", ClusterOptions())
+    with monkeypatch.context() as patch:
+        # After the files that tasks left for each other are removed, and before the stage counts as complete.
+        patch.setattr(Parts, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            again(crowd, executor)
+    assert not list(folder.work.glob("second_pass_files/pixels/*"))
+    options, _ = crowd
+    for stage in ("second_pass", "motions"):
+        run_stage(folder, options, executor, stage)
+    assert_same(first, products(folder))

@@ -71,7 +71,7 @@ def next_round(folder: RunFolder, options: Options, rounds: list[list[dict[str, 
     """Finding, two rounds of joint fits with frozen surroundings (the second measures), and the catalogue."""
     if len(rounds) >= len(ROUNDS) or not rounds[0]:
         return []
-    from dpm.stages.second_pass.field import SecondPassField
+    from dpm.stages.second_pass.field import SecondPassField, plan_file
 
     step = ROUNDS[len(rounds)]
     if step == "assemble":
@@ -81,7 +81,7 @@ def next_round(folder: RunFolder, options: Options, rounds: list[list[dict[str, 
         tables = {name: asdict(getattr(options, name)) for name in ("find", "frame", "photometry", "distortion")}
         cost = 1.0 + 1e-5 * sum(result["stars"] for result in rounds[-1])
         return [Task(NAME, "assemble", common | tables, cost)]
-    field = save_tiles(folder) if step == "find" else SecondPassField.load(folder)
+    field = SecondPassField.load(folder) if plan_file(folder).exists() else save_tiles(folder)
     return [tile_task(field, options, step, tile.number) for tile in field.tiles]
 
 
@@ -138,9 +138,12 @@ def _options(arguments: dict[str, Any]) -> Options:
 
 def finalise(folder: RunFolder, options: Options, results: list[dict[str, Any]]) -> dict[str, Any]:
     """Remove what tasks left for each other, and say what came out."""
-    from dpm.stages.second_pass.field import files_folder
+    from dpm.stages.second_pass.field import files_folder, plan_file
 
-    shutil.rmtree(files_folder(folder), ignore_errors=True)
+    # The plan stays: a run killed before the stage is closed asks again what tasks there were.
+    for path in files_folder(folder).glob("*"):
+        if path != plan_file(folder):
+            shutil.rmtree(path)
     made = next(result for result in results if result["step"] == "assemble")
     by_step = {step: [result for result in results if result["step"] == step] for step in ROUNDS}
     warnings = [text for result in results for text in result["warnings"]]

@@ -10,7 +10,7 @@ from dpm.io.tables import read_table
 from dpm.models.options import Options
 from dpm.stages.base import Task
 from dpm.stages.second_pass import gather_tasks, save_tiles, tile_task, work
-from dpm.stages.second_pass.field import SecondPassField, files_folder, neighbors
+from dpm.stages.second_pass.field import SecondPassField, neighbors, plan_file
 
 __all__ = ["UnknownPartError", "run_part"]
 
@@ -58,7 +58,7 @@ def run_part(folder: RunFolder, options: Options, name: str) -> dict[str, Any]:
     for exposure, task in gathers.items():
         if not (field.pixels_file(exposures[exposure]).exists() and field.geometry_file(exposures[exposure]).exists()):
             _work(task)
-    field = SecondPassField.load(folder) if (files_folder(folder) / "plan.json").exists() else save_tiles(folder)
+    field = SecondPassField.load(folder) if plan_file(folder).exists() else save_tiles(folder)
     number = int(place)
     if number >= len(field.tiles):
         raise UnknownPartError(f"no tile {number}; they count from 0 to {len(field.tiles) - 1}")

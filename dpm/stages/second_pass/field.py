@@ -33,6 +33,7 @@ __all__ = [
     "files_folder",
     "load_libraries",
     "neighbors",
+    "plan_file",
     "plan_tiles",
     "read_geometry",
     "write_geometry",
@@ -103,6 +104,11 @@ def files_folder(folder: RunFolder, stage: str = "second_pass") -> Path:
     return folder.work / f"{stage}_files"
 
 
+def plan_file(folder: RunFolder, stage: str = "second_pass") -> Path:
+    """The plan of a stage's tiles, for its tasks."""
+    return files_folder(folder, stage) / "plan.json"
+
+
 def write_geometry(path: Path, geometry: ExposureGeometry) -> None:
     """Write an exposure's nodes, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +170,7 @@ class SecondPassField:
 
     def save(self) -> None:
         """Write the plan for the tasks."""
-        path = self.files / "plan.json"
+        path = plan_file(self.folder, self.stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"groups": [asdict(group) for group in self.groups], "tiles": [asdict(tile) for tile in self.tiles]}
         with replacing(path) as temporary:
@@ -173,7 +179,7 @@ class SecondPassField:
     @classmethod
     def load(cls, folder: RunFolder, stage: str = "second_pass") -> SecondPassField:
         """The plan that the driver saved."""
-        content = json.loads((files_folder(folder, stage) / "plan.json").read_text())
+        content = json.loads(plan_file(folder, stage).read_text())
         groups = [
             Group(
                 entry["bands"],
