@@ -21,10 +21,11 @@ from dpm.kernels.patch_find import (
     lattice_significance,
     score_exposures,
 )
-from dpm.kernels.patch_fit import NOT_CONVERGED, PatchStars, sweep, touch_by_light
+from dpm.kernels.patch_fit import NOT_CONVERGED, PatchStars, sweep
 from dpm.kernels.patch_groups import link_groups
 from dpm.kernels.patch_measure import fit_candidates
 from dpm.kernels.patch_sky import drop_outside, noise_ratios, plane_medians, update_sky, update_star_skies
+from dpm.kernels.patch_touch import touch_by_light
 from dpm.kernels.sky import annulus_spans
 from dpm.models.epsf import GriddedEPSF
 from dpm.models.patches import FRINGE, MARGIN, NODE_STEP, PatchBounds
