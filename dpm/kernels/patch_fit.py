@@ -325,11 +325,6 @@ def sweep(patch, libraries, stars, members, first, model_error, iterations, leas
         Only groups of which a member was touched by more than this when its turn comes.
     fall : ndarray (reach,)
         Share of a star's light that counts for another at each whole distance, master pixels.
-
-    Returns
-    -------
-    int
-        Stars that were fitted.
     """
     box = box_workspace()
     group = group_workspace(patch.first.shape[0], stars.flux.shape[1])
@@ -338,7 +333,6 @@ def sweep(patch, libraries, stars, members, first, model_error, iterations, leas
     for k in range(members.shape[0]):
         rank[by_x[k]] = k
     before = np.empty((MAX_GROUP, 2 + stars.flux.shape[1]))
-    fitted = 0
     for g in range(first.shape[0] - 1):
         begin, n = first[g], first[g + 1] - first[g]
         touched = 0.0
@@ -353,7 +347,6 @@ def sweep(patch, libraries, stars, members, first, model_error, iterations, leas
             for b in range(stars.flux.shape[1]):
                 before[k, 2 + b] = stars.flux[m, b]
         apart = fit_group(patch, libraries, box, group, stars, stars.flux, members, begin, n, model_error, iterations) == FAILED
-        fitted += n
         if apart:
             for k in range(n):
                 one = begin + k
@@ -370,4 +363,3 @@ def sweep(patch, libraries, stars, members, first, model_error, iterations, leas
                 stars.touch[m] = 0.0
             if stars.status[m] == NOT_CONVERGED:
                 stars.touch[m] = np.inf
-    return fitted
