@@ -30,7 +30,7 @@ from dpm.config import load_options
 from dpm.io.run_folder import RunFolder
 from dpm.io.star_lists import write_arrays
 from dpm.models.options import ArtificialStarsOptions, Options
-from dpm.models.patches import NODE_STEP, PATCH
+from dpm.models.patches import NODE_STEP
 from dpm.stages import artificial_stars
 from dpm.stages.artificial_stars.files import STAGE, chunk_file, read_chunks, read_plan, recovered_file
 from dpm.stages.second_pass.field import SecondPassField
@@ -70,7 +70,7 @@ def write_made_up(folder: RunFolder, chunks: list[tuple[int, int]]) -> None:
         plan = read_plan(folder, first, last)
         for group in range(len(field.groups)):
             rows = made_up(field, plan, group)
-            place = np.floor(np.column_stack([plan[f"y_{group}"], plan[f"x_{group}"]]) / PATCH).astype(int)
+            place = np.floor(np.column_stack([plan[f"y_{group}"], plan[f"x_{group}"]]) / field.groups[group].side).astype(int)
             tiles = np.array([field.tile_of.get((group, int(r), int(c)), -1) for r, c in place])
             star = np.searchsorted(np.sort(plan["id"]), rows["star"])
             order = np.argsort(plan["id"])

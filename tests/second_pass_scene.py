@@ -26,6 +26,7 @@ from dpm.stages.second_pass.geometry import make_geometry
 from dpm.stages.second_pass.tasks import find_tile, solve_tile
 
 THRESHOLD = 5.0
+PATCH = 128  # master pixels a side of patches
 
 
 @dataclass
@@ -80,7 +81,12 @@ def make_scene(
 
 
 def prepare(
-    scene: Scene, root: Path, one_patch_a_tile: bool = False, term: BrightnessTerm | None = None, stage: str = "second_pass"
+    scene: Scene,
+    root: Path,
+    one_patch_a_tile: bool = False,
+    term: BrightnessTerm | None = None,
+    stage: str = "second_pass",
+    patch: int = PATCH,
 ) -> SecondPassField:
     """The run folder as it is when the exposures are gathered."""
     folder = RunFolder(root)
@@ -105,20 +111,25 @@ def prepare(
         image = exposure(pixels, dq)
         write_geometry(field.geometry_file(exposed), geometry)
         write_gathered(field.pixels_file(exposed), image, image.sci, image.var_read, np.zeros(image.shape, np.float32))
-    tiles = plan_tiles(field, [geometries])
+    field = plan_tiles(field, [geometries], largest=patch)
     if one_patch_a_tile:
-        patches = [patch for tile in tiles for patch in tile.patches]
-        tiles = [Tile(number, 0, [patch], 1.0) for number, patch in enumerate(reversed(patches))]
-    field = SecondPassField(folder, field.groups, tiles, stage)
+        places = [place for tile in field.tiles for place in tile.patches]
+        tiles = [Tile(number, 0, [place], 1.0) for number, place in enumerate(reversed(places))]
+        field = SecondPassField(folder, field.groups, tiles, stage)
     field.save()
     return field
 
 
 def solve(
-    scene: Scene, root: Path, one_patch_a_tile: bool = False, min_exposures: int = 1, term: BrightnessTerm | None = None
+    scene: Scene,
+    root: Path,
+    one_patch_a_tile: bool = False,
+    min_exposures: int = 1,
+    term: BrightnessTerm | None = None,
+    patch: int = PATCH,
 ) -> dict[str, NDArray]:
     """Measurements of the stars that stay; ``id`` numbers the stars in the order of patches."""
-    field = prepare(scene, root, one_patch_a_tile, term)
+    field = prepare(scene, root, one_patch_a_tile, term, patch=patch)
     for tile in field.tiles:
         find_tile(field.folder, tile.number, THRESHOLD)
     for step, source in (("sweep", "found"), ("measure", "sweep")):

@@ -8,7 +8,7 @@ from analytic_scene import true_epsf
 from astropy.table import Table
 from scipy.spatial import cKDTree
 from scipy.stats import kstest
-from second_pass_scene import THRESHOLD, dithers, make_scene, prepare
+from second_pass_scene import PATCH, THRESHOLD, dithers, make_scene, prepare
 
 from dpm.io.run_folder import RunFolder
 from dpm.io.star_lists import read_arrays
@@ -37,7 +37,7 @@ def empty_patch(root, n: int = 3):
     """A patch of exposures without a star."""
     none = np.zeros(0)
     scene = make_scene(none, none, np.zeros((0, 2)), dithers(n, 3), [0, 1, 0][:n], 11, side=160)
-    return PatchReader(prepare(scene, root), 0).scene(PatchBounds(0, 0))[0]
+    return PatchReader(prepare(scene, root), 0).scene(PatchBounds(0, 0, PATCH))[0]
 
 
 def inject(scene, x, y, flux, keys, saturation=np.inf):

@@ -17,7 +17,7 @@ from dpm.kernels.patch_fit import MAX_GROUP
 from dpm.models.distortion import MapDistortion
 from dpm.models.epsf import BrightnessTerm
 from dpm.models.flags import PixelFlag, StarFlag
-from dpm.models.patches import NODE_STEP, PatchBounds
+from dpm.models.patches import FRINGE, MARGIN, NODE_STEP, PatchBounds, patch_side
 from dpm.models.transform import LinearTransform
 from dpm.stages.brightness.term import spreading
 from dpm.stages.second_pass.field import SecondPassField, load_libraries
@@ -158,6 +158,26 @@ def test_same_bits_for_one_patch_a_task_and_for_all_in_one(tmp_path):
         np.testing.assert_array_equal(whole[name], single[name], err_msg=name)
 
 
+def test_patches_are_as_large_as_the_exposures_allow():
+    """A worker holds the pixels of a patch in all exposures: at 40 bytes each they stay below half a GiB up to a thousand."""
+    sides = [patch_side(depth) for depth in (1, 18, 100, 300, 1000)]
+    assert sides[:2] == [256, 256] and sorted(sides, reverse=True) == sides
+    for depth in (18, 100, 300, 1000):
+        assert 40 * depth * (patch_side(depth) + 2 * (MARGIN + FRINGE)) ** 2 < 0.5 * 2**30
+
+
+def test_stars_hardly_depend_on_the_side_of_patches(tmp_path):
+    """A star in a pixel's hundred, whose neighbours across a border are frozen: far below its errors in the middle, and no star less."""
+    x, y = np.random.default_rng(60).uniform(5, 195, (2, 400))
+    scene = make_scene(x, y, np.full((x.size, 1), 4000.0), dithers(4, 61), [0] * 4, 62)
+    found = [averages(scene, solve(scene, tmp_path / str(side), patch=side)) for side in (64, 256)]
+    distance, other = cKDTree(np.column_stack([found[1]["x"], found[1]["y"]])).query(np.column_stack([found[0]["x"], found[0]["y"]]))
+    same = distance < 0.3
+    assert same.mean() > 0.98 and abs(len(found[0]["x"]) - len(found[1]["x"])) < 0.01 * len(found[0]["x"])
+    change = distance[same] / found[0]["error"][same]
+    assert np.median(change) < 0.03 and np.mean(change > 0.5) < 0.03
+
+
 def test_no_star_is_lost_or_doubled_on_the_border_of_two_patches(tmp_path):
     scene = crowded_scene(70)
     found = averages(scene, solve(scene, tmp_path))
@@ -272,8 +292,8 @@ def test_geometry_inverts_a_distortion_and_interpolates_it():
     x, y = transform(*distortion.forward(raw_x, raw_y))
     from dpm.kernels.patch import place_stars
 
-    for patch in {PatchBounds.holding(a, b) for a, b in zip(x, y)}:
-        mine = [PatchBounds.holding(a, b) == patch for a, b in zip(x, y)]
+    for patch in {PatchBounds.holding(a, b, 128) for a, b in zip(x, y)}:
+        mine = [PatchBounds.holding(a, b, 128) == patch for a, b in zip(x, y)]
         scene = patch_of(geometry, patch)
         out = np.zeros((sum(mine), 1, 3))
         place_stars(scene.patch, x[mine], y[mine], out)
@@ -295,7 +315,7 @@ def patch_of(geometry, patch: PatchBounds) -> PatchScene:
 
 
 def test_nodes_of_a_patch_reach_beyond_its_margin():
-    patch = PatchBounds(3, -2)
+    patch = PatchBounds(3, -2, 128)
     row, column = patch.first_node
     x_low, x_high, y_low, y_high = patch.bounds(30.0)
     assert column * NODE_STEP <= x_low - NODE_STEP / 2 and (column + patch.n_nodes - 1) * NODE_STEP >= x_high + NODE_STEP / 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from analytic_scene import READ_NOISE, SKY, exposure, gridded_epsf, observe, render
 from numpy.typing import NDArray
-from second_pass_scene import THRESHOLD, dithers, make_scene, prepare
+from second_pass_scene import PATCH, THRESHOLD, dithers, make_scene, prepare
 
 from dpm.models.flags import PixelFlag
 from dpm.models.patches import PatchBounds
@@ -73,7 +73,7 @@ def test_a_band_whose_flux_a_halo_explains_does_not_count(tmp_path):
     field = prepare(scene, tmp_path)
     significance = {}
     for explained in ((), (0,), (1,), (0, 1)):
-        patch, _ = PatchReader(field, 0).scene(PatchBounds(0, 0))
+        patch, _ = PatchReader(field, 0).scene(PatchBounds(0, 0, PATCH))
         for e, begin in enumerate(patch.patch.first):
             end = begin + int(patch.patch.nx[e]) * int(patch.patch.ny[e])
             patch.patch.halo[begin:end] = 2.0 * flux if patch.patch.band[e] in explained else 0.0

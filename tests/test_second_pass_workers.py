@@ -71,7 +71,7 @@ def test_same_bits_for_any_tiles_and_workers(crowd, monkeypatch):
 
     def counted(*arguments):
         made = plan_tiles(*arguments)
-        tiles.append(len(made))
+        tiles.append(len(made.tiles))
         return made
 
     monkeypatch.setattr("dpm.stages.second_pass.field.plan_tiles", counted)

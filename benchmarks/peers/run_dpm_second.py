@@ -56,7 +56,7 @@ def second_pass(root: Path) -> Table:
     )
     write_geometry(field.geometry_file(exposure), geometry)
     write_gathered(field.pixels_file(exposure), image, *without_halos(image, epsf, columns, options.threshold))
-    field = SecondPassField(folder, field.groups, plan_tiles(field, [[geometry]]))
+    field = plan_tiles(field, [[geometry]])
     field.save()
     for tile in field.tiles:
         find_tile(folder, tile.number, options.threshold)

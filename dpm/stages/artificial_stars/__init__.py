@@ -20,7 +20,7 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "SHARED_ROUND", "UPSTREAM", "finalise", "next_round", "plan", "work"]
 
 NAME = "artificial_stars"
-REVISION = 2
+REVISION = 3
 PARTITIONED = True
 CONFIG = ("input.reference", "distortion", "find", "frame", "photometry", "artificial_stars")
 UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame", "second_pass")

@@ -12,7 +12,6 @@ from dpm.io.run_folder import RunFolder
 from dpm.io.tables import read_table
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import Options
-from dpm.models.patches import PATCH
 from dpm.stages.artificial_stars.draw import Coverage, draw_stars, passes
 from dpm.stages.artificial_stars.files import STAGE, is_planned, read_chunks, write_plan
 from dpm.stages.frame.astrometry import positions_at
@@ -25,6 +24,7 @@ __all__ = ["prepare"]
 log = logging.getLogger(__name__)
 
 TILE_SECONDS = 1.0  # of work in a tile: a task takes many passes over the pixels that it read
+LARGEST_PATCH = 128  # master pixels a side: no star of the margins is fitted, and more pixels do not stay in a processor's cache
 
 
 def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, list[tuple[int, int]]]:
@@ -48,7 +48,7 @@ def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, list[
     told = options.artificial_stars
     exposures, catalog = read_table(folder.exposures), read_table(folder.catalog)
     frame = MasterFrame.from_meta(exposures.meta["master_frame"])
-    field = save_tiles(folder, STAGE, TILE_SECONDS)
+    field = save_tiles(folder, STAGE, seconds=TILE_SECONDS, largest=LARGEST_PATCH)
     geometries = [field.geometries(number) for number in range(len(field.groups))]
     placed = [(group.bands[e.band], e, g) for group, maps in zip(field.groups, geometries) for e, g in zip(group.exposures, maps)]
     bands = sorted({band for band, _, _ in placed})
@@ -57,8 +57,8 @@ def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, list[
     fewest = min(options.frame.min_exposures, len(placed))
     stars = draw_stars(told, catalog, bands, coverage, fewest, frame, tables)
     places = [_place(stars, frame, group_years(group, exposures, float(catalog["ref_epoch"][0]))) for group in field.groups]
-    n_patches = len({(tile.group, *patch) for tile in field.tiles for patch in tile.patches}) / len(field.groups)
-    plan = {name: np.asarray(stars[name]) for name in stars.colnames} | {"pass": passes(places, n_patches * PATCH**2)}
+    area = sum(patch.side**2 for tile in field.tiles for patch in field.patches(tile)) / len(field.groups)
+    plan = {name: np.asarray(stars[name]) for name in stars.colnames} | {"pass": passes(places, area)}
     for number, place in enumerate(places):
         plan |= {f"x_{number}": place[:, 0], f"y_{number}": place[:, 1]}
     # A star is not put into a band whose exposures do not hold it: there it is neither found nor lost.

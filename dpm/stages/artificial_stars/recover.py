@@ -86,8 +86,7 @@ def recover_tile(
     measured: list[StarList] = [{name: np.zeros(0, dtype) for name, dtype in MEASURED.items()}]
     columns = FOUND | {f"{band}_sky_rms": np.float64 for band in reader.group.bands}
     found: list[StarList] = [{name: np.zeros(0, dtype) for name, dtype in columns.items()}]
-    for place in tile.patches:
-        bounds = PatchBounds(*place)
+    for bounds in field.patches(tile):
         mine = select(plan, np.flatnonzero(inside(plan["x"], plan["y"], bounds.bounds())))
         made = reader.scene(bounds) if len(mine["id"]) else None
         if made is None:

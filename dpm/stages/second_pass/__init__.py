@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 NAME = "second_pass"
-REVISION = 6
+REVISION = 7
 PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "find", "frame", "photometry")
 UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame")
@@ -85,14 +85,13 @@ def next_round(folder: RunFolder, options: Options, rounds: list[list[dict[str, 
     return [tile_task(field, options, step, tile.number) for tile in field.tiles]
 
 
-def save_tiles(folder: RunFolder, stage: str = NAME, seconds: float | None = None) -> SecondPassField:
-    """Plan the tiles of a stage, for which every exposure has to be gathered, and write the plan."""
+def save_tiles(folder: RunFolder, stage: str = NAME, **wanted: Any) -> SecondPassField:
+    """Plan the tiles of a stage, for which every exposure has to be gathered, and write the plan; ``wanted`` as `plan_tiles`."""
     from dpm.io.tables import read_table
     from dpm.stages.second_pass.field import SecondPassField, plan_tiles
 
     field = SecondPassField.from_exposures(folder, read_table(folder.exposures), stage)
-    tiles = plan_tiles(field, (field.geometries(k) for k in range(len(field.groups))), seconds)
-    field = SecondPassField(folder, field.groups, tiles, stage)
+    field = plan_tiles(field, (field.geometries(k) for k in range(len(field.groups))), **wanted)
     field.save()
     return field
 

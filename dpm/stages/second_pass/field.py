@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from dpm.io.run_folder import RunFolder
 from dpm.io.stdpsf import read_model_error
 from dpm.io.tables import read_columns
 from dpm.kernels.patch import Libraries
-from dpm.models.patches import NODE_STEP, PATCH
+from dpm.models.patches import NODE_STEP, SIDES, PatchBounds, patch_side
 from dpm.stages.frame.units import EPOCH_GAP
 from dpm.stages.second_pass.geometry import ExposureGeometry
 from dpm.stages.second_pass.scene import pack_libraries
@@ -83,10 +83,13 @@ class Group:
         Prefixes of the bands' columns in the catalogue.
     exposures : list of Exposure
         In the order of ``tables/exposures.parquet``.
+    side : int
+        Master pixels a side of its patches.
     """
 
     bands: list[str]
     exposures: list[Exposure]
+    side: int = SIDES[0]
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,7 @@ class SecondPassField:
             Group(
                 entry["bands"],
                 [Exposure(**{**e, "shape": tuple(e["shape"]), "origin": tuple(e["origin"])}) for e in entry["exposures"]],
+                entry["side"],
             )
             for entry in content["groups"]
         ]
@@ -199,6 +203,10 @@ class SecondPassField:
     def pixels(self, exposure: Exposure) -> GatheredPixels:
         """The gathered pixels of one exposure."""
         return GatheredPixels(self.pixels_file(exposure), exposure.shape, exposure.origin)
+
+    def patches(self, tile: Tile) -> list[PatchBounds]:
+        """Patches of a tile."""
+        return [PatchBounds(row, column, self.groups[tile.group].side) for row, column in tile.patches]
 
     def stars_file(self, step: str, tile: int) -> Path:
         """List of stars that a step made of a tile."""
@@ -243,9 +251,12 @@ def load_libraries(files: tuple[tuple[str, str], ...]) -> tuple[Libraries, NDArr
 
 
 def plan_tiles(
-    field: SecondPassField, geometries: Iterable[list[ExposureGeometry]], seconds: float | None = None
-) -> list[Tile]:
-    """Bundles of patches of about equal cost, along the rows of the lattice.
+    field: SecondPassField,
+    geometries: Iterable[list[ExposureGeometry]],
+    seconds: float | None = None,
+    largest: int = SIDES[0],
+) -> SecondPassField:
+    """The field with patches and bundles of them of about equal cost, along the rows of the lattice.
 
     Parameters
     ----------
@@ -254,40 +265,50 @@ def plan_tiles(
         One list a group.
     seconds : float, optional
         Of work in a tile; TILE_SECONDS if not given.
+    largest : int, optional
+        Side of patches at most.
     """
     tiles: list[Tile] = []
-    for number, exposures in enumerate(geometries):
-        depth: dict[tuple[int, int], int] = {}
-        for geometry, exposure in zip(exposures, field.groups[number].exposures):
-            for patch in _covered(geometry, exposure):
-                depth[patch] = depth.get(patch, 0) + 1
+    groups: list[Group] = []
+    for number, (exposures, group) in enumerate(zip(geometries, field.groups, strict=True)):
+        overlap = _depths(exposures, group, SIDES[-1])
+        side = min(largest, patch_side(max(overlap.values(), default=1)))
+        groups.append(replace(group, side=side))
+        depths = _depths(exposures, group, side)
         seeds = field.seeds(number)
         stars: dict[tuple[int, int], int] = {}
-        for row, column in zip((seeds["y"] // PATCH).astype(int), (seeds["x"] // PATCH).astype(int)):
+        for row, column in zip((seeds["y"] // side).astype(int), (seeds["x"] // side).astype(int)):
             stars[row, column] = stars.get((row, column), 0) + 1
         patches: list[tuple[int, int]] = []
         cost = 0.0
-        for patch in sorted(depth):
-            n = depth[patch]
+        for patch in sorted(depths):
             patches.append(patch)
-            cost += n * (SECONDS_A_ROW * stars.get(patch, 0) + SECONDS_A_PIXEL * PATCH * PATCH)
+            cost += depths[patch] * (SECONDS_A_ROW * stars.get(patch, 0) + SECONDS_A_PIXEL * side * side)
             if cost > (TILE_SECONDS if seconds is None else seconds):
                 tiles.append(Tile(len(tiles), number, patches, cost))
                 patches, cost = [], 0.0
         if patches:
             tiles.append(Tile(len(tiles), number, patches, cost))
-    return tiles
+    return SecondPassField(field.folder, groups, tiles, field.stage)
 
 
-def _covered(geometry: ExposureGeometry, exposure: Exposure) -> list[tuple[int, int]]:
+def _depths(geometries: list[ExposureGeometry], group: Group, side: int) -> dict[tuple[int, int], int]:
+    """Exposures of every patch that holds a pixel of one."""
+    depths: dict[tuple[int, int], int] = {}
+    for geometry, exposure in zip(geometries, group.exposures, strict=True):
+        for patch in _covered(geometry, exposure, side):
+            depths[patch] = depths.get(patch, 0) + 1
+    return depths
+
+
+def _covered(geometry: ExposureGeometry, exposure: Exposure, side: int) -> set[tuple[int, int]]:
     """Patches that hold a pixel of the exposure: those with a node on it, or one between nodes near its border."""
     ny, nx = exposure.shape
     x, y = geometry.nodes[0] - exposure.origin[0], geometry.nodes[1] - exposure.origin[1]
     inside = (x > -16) & (x < nx + 16) & (y > -16) & (y < ny + 16)
     rows, columns = np.nonzero(inside)
-    per = PATCH // NODE_STEP
-    cells = {(int(r), int(c)) for r, c in zip((rows + geometry.first_row) // per, (columns + geometry.first_column) // per)}
-    return sorted(cells)
+    per = side // NODE_STEP
+    return {(int(r), int(c)) for r, c in zip((rows + geometry.first_row) // per, (columns + geometry.first_column) // per)}
 
 
 def neighbors(patch: tuple[int, int]) -> list[tuple[int, int]]:

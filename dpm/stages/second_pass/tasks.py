@@ -42,9 +42,9 @@ def find_tile(folder: RunFolder, number: int, threshold: float) -> dict[str, int
     seeds = group_seeds(field, tile.group)
     n_bands = len(reader.group.bands)
     limit = equivalent_threshold(threshold, n_bands)
-    lists: list[StarList] = [star_list(PatchBounds(0, 0), n_bands, None, np.zeros(0, np.int64))]
+    lists: list[StarList] = [star_list(None, n_bands, None, np.zeros(0, np.int64))]
     masked = 0
-    for patch in [PatchBounds(*place) for place in tile.patches]:
+    for patch in field.patches(tile):
         made = reader.scene(patch)
         if made is None:
             continue
@@ -81,11 +81,10 @@ def solve_tile(folder: RunFolder, number: int, step: str, source: str, measure: 
     reader = PatchReader(field, tile.group)
     n_bands = len(reader.group.bands)
     known = read_neighbors(field, source, tile.group, tile.patches)
-    lists: list[StarList] = [star_list(PatchBounds(0, 0), n_bands, None, np.zeros(0, np.int64))]
+    lists: list[StarList] = [star_list(None, n_bands, None, np.zeros(0, np.int64))]
     measured: list[StarList] = []
     largest = [0.0]
-    for place in tile.patches:
-        patch = PatchBounds(*place)
+    for patch in field.patches(tile):
         near, beyond = context(known["x"], known["y"], patch)
         near |= (known["row"] == patch.row) & (known["column"] == patch.column)
         beyond &= ~near
@@ -132,11 +131,12 @@ def sweep_all(scene: PatchScene) -> None:
         scene.sweep(SWEEP_ITERATIONS, everyone=turn == 0)
 
 
-def star_list(patch: PatchBounds, n_bands: int, scene: PatchScene | None, rows: NDArray[np.int64]) -> StarList:
+def star_list(patch: PatchBounds | None, n_bands: int, scene: PatchScene | None, rows: NDArray[np.int64]) -> StarList:
     """Stars of a scene, as they go from task to task."""
     n = len(rows)
     stars = scene.stars if scene is not None else None
-    out: StarList = {"row": np.full(n, patch.row, np.int64), "column": np.full(n, patch.column, np.int64)}
+    row, column = (patch.row, patch.column) if patch is not None else (0, 0)
+    out: StarList = {"row": np.full(n, row, np.int64), "column": np.full(n, column, np.int64)}
     for name in ("x", "y", "half", "status"):
         dtype = np.float64 if name in "xy" else np.int64
         out[name] = getattr(stars, name)[rows] if stars is not None else np.zeros(0, dtype)
