@@ -311,6 +311,9 @@ def write_distortion(folder: RunFolder, detector: str, filters: tuple[str, ...],
     units["pixel_scale"] = np.tile(0.0655 * (1 + 1e-5 * (np.arange(n_exposures) - (n_exposures - 1) / 2)), len(filters))
     units["pixel_scale_error"] = np.full(len(units), 0.0655 * 3.7e-6)
     units["pixel_scale_relative_error"] = np.full(len(units), 0.0655 * 1.9e-6)
+    for name in ("skew_x", "skew_y"):
+        units[name], units[f"{name}_error"] = 0.002 * np.sin(np.arange(len(units))), np.full(len(units), 0.0007)
+    units["bend"], units["bend_chi2"] = np.full(len(units), 0.0021), np.full(len(units), 1.2)
     header: dict[str, str | float | int] = {"DETECTOR": detector, "DPMORDER": 5, "DPMERROR": 0.00453, "NMEAS": 34377.0}
     write_solution(solution_file(folder.distortion, detector), units, images, header)
     return widths

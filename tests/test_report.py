@@ -277,6 +277,7 @@ def test_distortion_shows_the_numbers_of_its_file(calibrated: tuple[RunFolder, d
     for words in ("Distortion correction", "Distortion residuals before and after each term", "Histograms of distortion"):
         assert words in names
     assert "Filter dependence of the distortion, NIRISS" in names and "Pixel scale of every exposure, NIRISS" in names
+    assert "Distortion of every exposure less the map, NIRISS" in names
     for term, words in (("START", "before any term"), ("TABLE", "after the look-up table"), ("FINE", "after the per-pixel term")):
         width = widths[f"F150W_{term}"]
         assert f"{words} {width:.4f}, {1.2 * width:.4f}" in text  # Gaussian fits

@@ -15,6 +15,7 @@ __all__ = [
     "TERM_WORDS",
     "fit_gaussian",
     "plot_correction",
+    "plot_exposure_changes",
     "plot_filter_differences",
     "plot_pixel_scales",
     "plot_term_histograms",
@@ -218,6 +219,40 @@ def plot_pixel_scales(solution: Solution) -> Image | None:
         "against the others."
     )
     return encode(figure, f"Pixel scale of every exposure, {solution.detector}", note)
+
+
+def plot_exposure_changes(solution: Solution) -> Image | None:
+    """What each exposure's distortion has beyond its filter's map, against the epoch; None where the solution does not tell."""
+    units = solution.units
+    if units is None or "skew_x" not in units.colnames:
+        return None
+    epoch = np.asarray(units["epoch"], float)
+    filters = np.array([str(name).strip().upper() for name in units["filter"]])
+    start, days = float(epoch.min()), float(np.ptp(epoch)) < _DAYS_OVER
+    names = list(solution.filters)[:_MOST_FILTERS]
+    figure, panels = new_figure(4.8, 1.4 * len(names) + 1.0, nrows=len(names), sharex=True, sharey=True)
+    notes = []
+    for panel, name in zip(np.atleast_1d(panels), names, strict=True):
+        mine = filters == name
+        place = (epoch[mine] - start) * _DAYS_A_YEAR if days else epoch[mine]
+        for column, words, color in (("skew_x", "x longer than y", "blue"), ("skew_y", "axes not square", "vermillion")):
+            value, error = (np.asarray(units[key], float)[mine] for key in (column, f"{column}_error"))
+            panel.errorbar(place, value, error, fmt="o", ms=3.5, lw=1.0, color=COLORS[color], label=words)
+        panel.axhline(0, color=COLORS["grey"], lw=0.7)
+        panel.set_title(name, fontsize=8)
+        bend, chi2 = (np.asarray(units[key], float)[mine] for key in ("bend", "bend_chi2"))
+        if np.isfinite(bend).any():
+            notes.append(f"{name} {np.nanmedian(bend):.4f}, at most {np.nanmax(bend):.4f}, χ² a term {np.nanmedian(chi2):.1f}")
+    np.atleast_1d(panels)[0].legend(loc="upper left", fontsize=6.5, handlelength=1.0)
+    figure.supylabel("skew at the detector's edge − map [pix]", fontsize=9)
+    figure.suptitle(solution.detector, fontsize=9.5, fontweight="bold", x=0.02, ha="left")
+    np.atleast_1d(panels)[-1].set_xlabel(f"days since {start:.4f}" if days else "epoch [yr]")
+    note = (
+        "How single exposures differ from the map of their filter beyond shift, scale and rotation, errors included. RMS over "
+        f"the detector of skew and second order together [pixels], median over the exposures: {'; '.join(notes)}. What changes "
+        "along with the pointing is taken for star positions."
+    )
+    return encode(figure, f"Distortion of every exposure less the map, {solution.detector}", note)
 
 
 def plot_filter_differences(solution: Solution) -> Image | None:

@@ -434,7 +434,8 @@ def _distortion(data: RunData) -> Section:
         for name in solution.filters:
             for plot in (distortion.plot_correction, distortion.plot_term_maps, distortion.plot_term_histograms):
                 pictures += _some(plot(solution, name))
-        pictures += _some(distortion.plot_filter_differences(solution)) + _some(distortion.plot_pixel_scales(solution))
+        for whole in (distortion.plot_filter_differences, distortion.plot_pixel_scales, distortion.plot_exposure_changes):
+            pictures += _some(whole(solution))
         if len(section.images) + len(pictures) <= _MAX_MAPS or not section.images:
             section.images += pictures
         else:

@@ -18,7 +18,7 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
 
 NAME = "distortion"
-REVISION = 2
+REVISION = 3
 PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "frame")
 UPSTREAM = ("ingest", "first_pass")

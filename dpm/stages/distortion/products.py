@@ -15,6 +15,7 @@ from dpm.models.distortion_errors import DistortionErrors
 from dpm.models.master_frame import MasterFrame
 from dpm.models.statistics import robust_width
 from dpm.models.transform import LinearTransform, fit_linear
+from dpm.stages.distortion.changes import exposure_changes, say_changes
 from dpm.stages.distortion.fine import FineTerm
 from dpm.stages.distortion.joint import Fit, draw
 from dpm.stages.distortion.sample import Sample
@@ -106,6 +107,8 @@ def finish_detector(
             )
     centre = float(fit.layout.centre[0]), float(fit.layout.centre[1])
     order = np.argsort(sample.star, kind="stable")
+    changes = exposure_changes(fit, sample)
+    warnings += [f"{detector}: {text}" for text in say_changes([unit.name for unit in units], changes)]
     solutions = {}
     for k, unit in enumerate(units):
         mine = order[sample.unit[order] == k]
@@ -124,6 +127,7 @@ def finish_detector(
             scale * float(np.std(scale_errors[:, k] - mates)),
             len(used),
             robust_width(residual, 0.0) if len(used) else float("nan"),
+            changes[k],
             star,
         )
     found = DetectorSolution(

@@ -114,6 +114,14 @@ def _unit_table(solution: DistortionSolution, one: DetectorSolution, units: list
     for name in scales:
         table[name].unit = "arcsec"
     table["rms"].unit = "pix"
+    changes = [value.change for _, value in solved]
+    for axis, name in enumerate(("skew_x", "skew_y")):
+        table[name] = [change.skew[axis] for change in changes]
+        table[f"{name}_error"] = [change.skew_error[axis] for change in changes]
+    table["bend"] = [change.bend for change in changes]
+    for name in ("skew_x", "skew_x_error", "skew_y", "skew_y_error", "bend"):
+        table[name].unit = "pix"
+    table["bend_chi2"] = [change.chi2 for change in changes]
     for name in ("a", "b", "c", "d", "x_shift", "y_shift"):
         table[name] = [getattr(value.transform, name) for _, value in solved]
     return table

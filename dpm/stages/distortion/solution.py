@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dpm.models.distortion import MapDistortion
 from dpm.models.distortion_errors import DistortionErrors
 from dpm.models.transform import LinearTransform
+from dpm.stages.distortion.changes import Change
 
 __all__ = ["DetectorSolution", "DistortionSolution", "TermResiduals", "UnitSolution"]
 
@@ -69,6 +70,8 @@ class UnitSolution:
         Measurements used.
     rms : float
         Robust scatter of their residuals, raw pixels.
+    change : Change
+        Its distortion less the map.
     star : ndarray (n,)
         Star of every detection of the unit, -1 for none (only detections good enough to be solved with have one).
     """
@@ -80,6 +83,7 @@ class UnitSolution:
     pixel_scale_relative_error: float
     n_used: int
     rms: float
+    change: Change
     star: Ints
 
 
