@@ -75,7 +75,7 @@ def assemble_chunk(folder: RunFolder, number: int, options: Options) -> dict[str
         parts.append(keep_stars(measured, limit, min(options.frame.min_exposures, len(group.exposures))))
     # An artificial star has one number in all groups.
     parts = [part | {"id": np.searchsorted(plan["id"], part["star"])} for part in parts]
-    rows = by_exposure(field, parts, [0] * len(parts))
+    rows = by_exposure(field, [[part] for part in parts], [0] * len(parts))
     place = measurements_folder(folder, number)
     _, units = measured_units(field, exposures, frame, options, rows, place)
     links = links_by_star(field, units, rows, n)

@@ -64,25 +64,23 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
     field = SecondPassField.load(folder)
     exposures = read_table(folder.exposures)
     frame = MasterFrame.from_meta(exposures.meta["master_frame"])
-    parts, n_found = [], 0
+    parts, first, n_found, n_kept = [], [], 0, 0
     for number in range(len(field.groups)):
-        measured = _read_group(field, number)
-        limit = equivalent_threshold(options.find.threshold, len(field.groups[number].bands))
-        n_found += int(measured["id"].max(initial=-1)) + 1
-        parts.append(keep_stars(measured, limit, min(options.frame.min_exposures, len(field.groups[number].exposures))))
-    counts = [int(part["id"].max(initial=-1)) + 1 for part in parts]
-    rows = by_exposure(field, parts, [sum(counts[:number]) for number in range(len(counts))])
+        kept, found, count = _read_group(field, number, options)
+        parts.append(kept)
+        first.append(n_kept)
+        n_found, n_kept = n_found + found, n_kept + count
+    rows = by_exposure(field, parts, first)
     names, units = measured_units(field, exposures, frame, options, rows, folder.measurements)
+    # What is written need not stay in memory.
+    rows = {k: {"star": part["star"]} for k, part in rows.items()}
     links = _link(field, units, rows, frame.scale)
     reference = read_reference(options.input.reference) if options.input.reference else None
     medians = (*MEDIANS, "neighbor_ratio")
     result = build_catalog(units, links, exposures, frame, options.frame, options.photometry, reference, medians)
-    for k, match in enumerate(result.matches):
-        if k not in rows:
-            continue
-        rows[k]["id"] = np.zeros(len(rows[k]["star"]), np.int64)
-        rows[k]["id"][match["row"]] = match["id"]
-    _write_measurements(folder, exposures, rows, folder.measurements)
+    for k, (match, name) in enumerate(zip(result.matches, names, strict=True)):
+        if k in rows:
+            _write_ids(folder.measurements / name, match)
     bands = sorted(set(band_names(units)))
     write_table(folder.catalog, result.catalog, catalog_columns(bands))
     stale = {path.name for path in folder.measurements.glob("*.parquet")} - set(names)
@@ -92,24 +90,33 @@ def assemble(folder: RunFolder, options: Options) -> dict[str, Any]:
     return {
         "stars": len(result.catalog),
         "found": n_found,
-        "measurements": int(sum(len(part["star"]) for part in rows.values())),
+        "measurements": sum(len(part["star"]) for part in rows.values()),
         "position_systematic_mas": result.summary["position_systematic_mas"],
         "files": [path.relative_to(folder.root).as_posix() for path in files],
         "warnings": [],
     }
 
 
-def _read_group(field: SecondPassField, number: int) -> Measured:
-    """Measurements of one group, with a number ``id`` for each star, in the order of patches."""
-    tiles = [tile for tile in field.tiles if tile.group == number]
-    lists = [read_arrays(field.stars_file("measured", tile.number)) for tile in tiles]
-    out = {name: np.concatenate([part[name] for part in lists]) for name in lists[0]}
-    order = np.lexsort((out["exposure"], out["star"], out["column"], out["row"]))
-    out = {name: values[order] for name, values in out.items()}
-    key = np.column_stack([out["row"], out["column"], out["star"]])
-    new = np.any(key[1:] != key[:-1], axis=1) if len(key) else np.zeros(0, bool)
-    out["id"] = np.concatenate([np.zeros(min(len(key), 1), np.int64), np.cumsum(new)])
-    return out
+def _read_group(field: SecondPassField, number: int, options: Options) -> tuple[list[Measured], int, int]:
+    """Measurements of a group, one list a tile, ``id`` numbering its stars in the order of patches; stars found, stars kept."""
+    group = field.groups[number]
+    limit = equivalent_threshold(options.find.threshold, len(group.bands))
+    fewest = min(options.frame.min_exposures, len(group.exposures))
+    parts, n_found, n_kept = [], 0, 0
+    for tile in (tile for tile in field.tiles if tile.group == number):
+        part = read_arrays(field.stars_file("measured", tile.number))
+        order = np.lexsort((part["exposure"], part["star"], part["column"], part["row"]))
+        part = {name: values[order] for name, values in part.items()}
+        key = np.column_stack([part["row"], part["column"], part["star"]])
+        new = np.any(key[1:] != key[:-1], axis=1) if len(key) else np.zeros(0, bool)
+        part["id"] = np.concatenate([np.zeros(min(len(key), 1), np.int64), np.cumsum(new)])
+        n_found += int(part["id"].max(initial=-1)) + 1
+        part = keep_stars(part, limit, fewest)
+        count = int(part["id"].max(initial=-1)) + 1
+        part["id"] += n_kept
+        n_kept += count
+        parts.append(part)
+    return parts, n_found, n_kept
 
 
 def keep_stars(measured: Measured, limit: float, min_exposures: int) -> Measured:
@@ -177,19 +184,23 @@ def measured_units(
     return names, units
 
 
-def by_exposure(field: SecondPassField, parts: list[Measured], first: Sequence[int]) -> dict[int, Measured]:
-    """Measurements by row of the exposure table, from one list a group.
+def by_exposure(field: SecondPassField, parts: list[list[Measured]], first: Sequence[int]) -> dict[int, Measured]:
+    """Measurements by row of the exposure table, from lists of each group, which are emptied on the way.
 
     ``star`` becomes ``id`` counted from the group's ``first``; ``group`` is added.
     """
     out: dict[int, Measured] = {}
-    for number, (group, measured) in enumerate(zip(field.groups, parts)):
-        for k, exposure in enumerate(group.exposures):
-            mine = np.flatnonzero(measured["exposure"] == k)
-            rows = {name: values[mine] for name, values in measured.items() if name not in ("row", "column", "exposure", "id")}
-            rows["star"] = measured["id"][mine] + first[number]
-            rows["group"] = np.full(len(mine), number)
-            out[exposure.row] = rows
+    for number, (group, lists) in enumerate(zip(field.groups, parts, strict=True)):
+        exposure = np.concatenate([part.pop("exposure") for part in lists])
+        order = np.argsort(exposure, kind="stable")
+        ends = np.searchsorted(exposure[order], np.arange(len(group.exposures) + 1))
+        # Column by column: all of them twice would be most of a worker's memory.
+        columns = {"star": np.concatenate([part.pop("id") for part in lists])[order] + first[number]}
+        for name in [name for name in lists[0] if name not in ("row", "column", "star")]:
+            columns[name] = np.concatenate([part.pop(name) for part in lists])[order]
+        columns["group"] = np.full(len(order), number)
+        for k, one in enumerate(group.exposures):
+            out[one.row] = {name: values[ends[k] : ends[k + 1]] for name, values in columns.items()}
     return out
 
 
@@ -226,6 +237,15 @@ def _write_measurements(folder: RunFolder, exposures: Table, rows: dict[int, Mea
         write_table(path, table, MEASUREMENT_COLUMNS)
         names.append(path.name)
     return names
+
+
+def _write_ids(path: Path, match: Any) -> None:
+    """Number of the catalogue's star of each measurement, in a table that is written already."""
+    table = read_table(path)
+    number = np.zeros(len(table), np.int64)
+    number[match["row"]] = match["id"]
+    table["id"] = number
+    write_table(path, table, MEASUREMENT_COLUMNS)
 
 
 def _area(part: Measured, row: Any) -> NDArray[np.float64]:
