@@ -152,6 +152,12 @@ def test_the_selection_treats_real_and_artificial_stars_alike(run):
     assert counts["n_real"][-1] == real["selected"].sum() and counts["n_artificial"][-1] == mine["selected"].sum()
     assert 0.8 < mine["selected"].sum() / stars["recovered"].sum() < 0.99
     table = read_table(folder.completeness)
+    of_stars = read_table(folder.selection / "completeness.parquet")
+    assert np.array_equal(of_stars["id"], catalog["id"])
+    known = np.isfinite(of_stars["niriss_f090w_completeness"])
+    bright = known & (catalog["niriss_f090w_mag"] < 25.0)
+    assert known.mean() > 0.8 and np.median(of_stars["niriss_f090w_completeness"][bright]) > 0.9
+    assert np.all(of_stars["niriss_f090w_completeness_error"][known] > 0)
     # Another keep costs no artificial star: the stage before stays as it is.
     assert np.all(table["completeness_selected"] <= table["completeness"]) and "selection" not in artificial_stars.CONFIG
 

@@ -20,6 +20,7 @@ from dpm.science import (
     in_good_region,
     local_sky_rms,
     recovered_in,
+    star_completeness,
 )
 
 PLACES = np.arange(20.5, 27.01, 0.25)
@@ -221,3 +222,33 @@ def test_table_of_curves_goes_to_parquet_and_back(tmp_path):
     assert "a curve needs 20" in again.meta["limits"]["f:bright"]["absent"]
     limit = again.meta["limits"]["f:good"]
     assert abs(limit["mag_50"] - limit_of(pritchet, 0.5)) < 3 * limit["mag_50_error"]
+
+
+def test_completeness_at_every_star_of_a_catalogue():
+    """Two bands over a field that is shallower and crowded in one half: at single stars, with errors."""
+    generator = np.random.default_rng(17)
+
+    def stars(n: int, prefix: str) -> Table:
+        out = Table({f"{prefix}x": generator.uniform(0, 2000, n), f"{prefix}y": generator.uniform(0, 1000, n)})
+        out[f"{prefix}f_mag"] = generator.uniform(21.0, 28.0, n)
+        out[f"{prefix}g_mag"] = out[f"{prefix}f_mag"] - 0.5
+        return out
+
+    artificial, catalog = stars(30_000, "in_"), stars(2000, "")
+    truth = over_the_field(artificial["in_f_mag"], artificial["in_x"], artificial["in_y"])
+    artificial["recovered"] = generator.random(len(artificial)) < truth
+    passed = artificial["recovered"] & (generator.random(len(artificial)) < 0.9)
+    catalog["id"] = np.arange(1, len(catalog) + 1)
+    catalog["g_mag"][:5] = np.nan
+    out, missing = star_completeness(artificial, catalog, ["f", "g"], np.asarray(passed))
+    assert not missing and np.array_equal(out["id"], catalog["id"]) and np.isnan(out["g_completeness"][:5]).all()
+    true = over_the_field(catalog["f_mag"], catalog["x"], catalog["y"])
+    away = np.abs(catalog["x"] - 1000.0) > 150.0
+    off = (out["f_completeness"] - true)[away]
+    # 234 artificial stars a cell leave 0.03.
+    assert np.sqrt(np.nanmean(off**2)) < 0.04 and np.isfinite(off).mean() > 0.99
+    assert np.nanmean(np.abs(off) < 3 * out["f_completeness_error"][away]) > 0.9
+    ratio = np.asarray(out["f_completeness_selected"] / out["f_completeness"])[away & (true > 0.5)]
+    assert np.nanmedian(ratio) == pytest.approx(0.9, abs=0.02)
+    both = over_the_field(catalog["f_mag"], 0.0, 0.0) + over_the_field(catalog["f_mag"], 2000.0, 0.0)
+    assert np.nanmedian(np.abs(out["two_band_completeness"] - 0.5 * both)) < 0.03

@@ -25,9 +25,25 @@ from astropy.table.meta import get_header_from_yaml, get_yaml_from_table
 from numpy.typing import NDArray
 
 from dpm.io.atomic import replacing
-from dpm.models.columns import ARTIFICIAL_FATE_COLUMNS, ARTIFICIAL_INPUT_COLUMNS, CATALOG_COLUMNS, CATALOG_FILTER_COLUMNS, Column
+from dpm.models.columns import (
+    ARTIFICIAL_FATE_COLUMNS,
+    ARTIFICIAL_INPUT_COLUMNS,
+    CATALOG_COLUMNS,
+    CATALOG_FILTER_COLUMNS,
+    STAR_COMPLETENESS_COLUMNS,
+    STAR_COMPLETENESS_FILTER_COLUMNS,
+    Column,
+)
 
-__all__ = ["artificial_columns", "catalog_columns", "read_columns", "read_table", "table_names", "write_table"]
+__all__ = [
+    "artificial_columns",
+    "catalog_columns",
+    "read_columns",
+    "read_table",
+    "star_completeness_columns",
+    "table_names",
+    "write_table",
+]
 
 _YAML_KEY = b"table_meta_yaml"
 _LENGTH_KEY = "table::len::{}"
@@ -68,6 +84,12 @@ def artificial_columns(bands: Iterable[str]) -> tuple[Column, ...]:
     put_in += [replace(scatter, name=f"in_{band}_sky_rms", description=text) for band in bands]
     came_out = [replace(column, name=f"out_{column.name}") for column in catalog_columns(bands) if column.name != "id"]
     return (*ARTIFICIAL_INPUT_COLUMNS, *put_in, *ARTIFICIAL_FATE_COLUMNS, *came_out)
+
+
+def star_completeness_columns(bands: Iterable[str]) -> tuple[Column, ...]:
+    """The registry of ``tables/selection/completeness.parquet`` for these bands."""
+    mine = [replace(column, name=f"{band}_{column.name}") for band in bands for column in STAR_COMPLETENESS_FILTER_COLUMNS]
+    return (*STAR_COMPLETENESS_COLUMNS, *mine)
 
 
 def write_table(

@@ -20,6 +20,8 @@ __all__ = [
     "MOTION_COLUMNS",
     "SELECTION_COLUMNS",
     "SELECTION_COUNT_COLUMNS",
+    "STAR_COMPLETENESS_COLUMNS",
+    "STAR_COMPLETENESS_FILTER_COLUMNS",
     "Column",
     "markdown_table",
 ]
@@ -246,6 +248,25 @@ SELECTION_COLUMNS: tuple[Column, ...] = (
     Column("id", "int64", "", "meta.id;src", "star of the catalogue, or artificial star"),
     Column("selected", "bool", "", "meta.code", "passes all steps (an artificial star: and was recovered)"),
     Column("failed_step", "int16", "", "meta.number", "the first step that the star fails, from 1 in their order; 0: none"),
+)
+
+STAR_COMPLETENESS_COLUMNS: tuple[Column, ...] = (
+    Column("id", "int64", "", "meta.id;src", "star of the catalogue"),
+    Column(
+        "two_band_completeness", "float32", "", "stat.probability",
+        "completeness, of the whole field, of stars with its magnitudes in the first two bands; NaN where unknown",
+    ),
+)
+
+STAR_COMPLETENESS_FILTER_COLUMNS: tuple[Column, ...] = (
+    Column(
+        "completeness", "float32", "", "stat.probability",
+        "share of artificial stars that were recovered at the star's place and magnitude; NaN where unknown",
+    ),
+    Column("completeness_error", "float32", "", "stat.error;stat.probability", "error of the completeness"),
+    Column(
+        "completeness_selected", "float32", "", "stat.probability", "the same, of those that were recovered and pass the selection"
+    ),
 )
 
 SELECTION_COUNT_COLUMNS: tuple[Column, ...] = (

@@ -19,6 +19,8 @@ from dpm.models.columns import (
     MOTION_COLUMNS,
     SELECTION_COLUMNS,
     SELECTION_COUNT_COLUMNS,
+    STAR_COMPLETENESS_COLUMNS,
+    STAR_COMPLETENESS_FILTER_COLUMNS,
     Column,
     markdown_table,
 )
@@ -74,6 +76,14 @@ def columns_page() -> str:
             SELECTION_COLUMNS,
             "",
         ),
+        (
+            "`tables/selection/completeness.parquet`",
+            "Completeness at every star of the catalogue, in its order; its measured magnitudes are taken for the true ones. The "
+            "metadata's `two_bands` names the first two bands.",
+            STAR_COMPLETENESS_COLUMNS,
+            "",
+        ),
+        ("`tables/selection/completeness.parquet`, columns of every filter", "", STAR_COMPLETENESS_FILTER_COLUMNS, "{f}_"),
         ("`tables/selection/counts.parquet`", "Stars left after each step.", SELECTION_COUNT_COLUMNS, ""),
         ("`tables/exposures.parquet`", "One row an exposure of a detector.", EXPOSURE_COLUMNS, ""),
         ("`tables/detections/`", "First pass, one part an exposure of a detector.", DETECTION_COLUMNS, ""),

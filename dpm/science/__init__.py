@@ -18,6 +18,7 @@ from dpm.science.artificial_tables import map_columns, read_dolphot_artificial_s
 from dpm.science.completeness import completeness_in_bins, completeness_table, in_good_region, local_sky_rms, recovered_in
 from dpm.science.completeness_curve import CompletenessCurve, fit_completeness
 from dpm.science.completeness_map import CompletenessMap, fit_completeness_map
+from dpm.science.completeness_of_stars import star_completeness
 from dpm.science.completeness_two_magnitudes import TwoMagnitudeCompleteness, completeness_of_two_magnitudes
 from dpm.science.error_model import ErrorModel, fit_error_model
 from dpm.science.luminosity_fit import LuminosityFit, fit_luminosity_function, slope_and_cutoff
@@ -73,6 +74,7 @@ __all__ = [
     "recovered_in",
     "slope_and_cutoff",
     "standard_artificial_stars",
+    "star_completeness",
     "well_recovered",
     "write_selections",
 ]

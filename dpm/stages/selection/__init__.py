@@ -18,7 +18,7 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
 
 NAME = "selection"
-REVISION = 1
+REVISION = 2
 PARTITIONED = False
 CONFIG = ("selection",)
 UPSTREAM = ("second_pass", "motions", "artificial_stars")

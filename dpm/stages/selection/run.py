@@ -11,10 +11,11 @@ from astropy.table import Table, vstack
 from numpy.typing import NDArray
 
 from dpm.io.run_folder import RunFolder
-from dpm.io.tables import read_table, table_names, write_table
+from dpm.io.tables import read_table, star_completeness_columns, table_names, write_table
 from dpm.models.columns import SELECTION_COLUMNS, SELECTION_COUNT_COLUMNS
 from dpm.models.options import SelectionOptions
 from dpm.science.completeness import completeness_table, local_sky_rms
+from dpm.science.completeness_of_stars import star_completeness
 from dpm.science.quality_cuts import quality_cut
 from dpm.science.selections import Selection, count_selections, quantity_columns, read_selections, write_selections
 from dpm.science.table_access import artificial_bands
@@ -68,6 +69,10 @@ def select_stars(folder: RunFolder, options: SelectionOptions) -> dict[str, Any]
         write_selections(place / "cuts.ecsv", steps)
         made.append(place / "cuts.ecsv")
     write_table(folder.completeness, completeness_curves(stars, catalog, bands, passed if steps else None))
+    of_stars, missing = star_completeness(stars, catalog, bands, passed)
+    made.append(place / "completeness.parquet")
+    write_table(made[-1], of_stars, star_completeness_columns(bands))
+    warnings += missing
     for text in warnings:
         log.warning(text)
     return {
