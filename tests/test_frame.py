@@ -212,8 +212,9 @@ def test_a_reference_of_another_epoch_without_motions_is_named(tmp_path):
     table = read_ecsv(field.reference(tmp_path / "reference.ecsv"))
     table.remove_columns([name for name in table.colnames if name.startswith("pm")])
     table.write(tmp_path / "still.ecsv")
-    _, exposures, summary = run(folder, input=InputOptions(reference=str(tmp_path / "still.ecsv")))
+    catalog, exposures, summary = run(folder, input=InputOptions(reference=str(tmp_path / "still.ecsv")))
     assert np.all(exposures["n_reference"] > 30)
+    assert np.all(catalog["flags"] & int(StarFlag.POSITION_RELATIVE))
     assert any("has no motions: its positions of 2006.4 stand for those of 2022.3" in text for text in summary["warnings"])
 
 

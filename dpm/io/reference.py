@@ -100,6 +100,12 @@ class ReferenceCatalog:
         """Whether the file has motions; without them all are zero."""
         return bool(np.any(self.pmra != 0) or np.any(self.pmdec != 0))
 
+    def years_without_motions(self, epoch: float) -> float:
+        """Years from the catalogue's epoch to another in which its stars moved without it telling how; 0 where it has motions."""
+        if self.has_motions or not np.isfinite(self.ref_epoch).any():
+            return 0.0
+        return epoch - float(np.nanmedian(self.ref_epoch))
+
     def at(self, epoch: float) -> tuple[Floats, Floats, Floats, Floats]:
         """Positions and errors at an epoch.
 

@@ -83,7 +83,12 @@ def columns_page() -> str:
             STAR_COMPLETENESS_COLUMNS,
             "",
         ),
-        ("`tables/selection/completeness.parquet`, columns of every filter", "`{f}` as in the catalogue.", STAR_COMPLETENESS_FILTER_COLUMNS, "{f}_"),
+        (
+            "`tables/selection/completeness.parquet`, columns of every filter",
+            "`{f}` as in the catalogue.",
+            STAR_COMPLETENESS_FILTER_COLUMNS,
+            "{f}_",
+        ),
         ("`tables/selection/counts.parquet`", "Stars left after each step.", SELECTION_COUNT_COLUMNS, ""),
         ("`tables/exposures.parquet`", "One row an exposure of a detector.", EXPOSURE_COLUMNS, ""),
         ("`tables/detections/`", "First pass, one part an exposure of a detector.", DETECTION_COLUMNS, ""),

@@ -18,7 +18,7 @@ from dpm.stages.frame.link import Links
 from dpm.stages.frame.map_errors import has_map_errors, map_draws
 from dpm.stages.frame.photometry import Band
 from dpm.stages.frame.positions import Positions, age_positions, motion_spreads, systematic_variance
-from dpm.stages.frame.units import Unit, match_radius, placed_epochs
+from dpm.stages.frame.units import EPOCH_GAP, Unit, match_radius, placed_epochs
 
 __all__ = ["Epochs", "solve_epochs"]
 
@@ -44,7 +44,7 @@ class Epochs:
     systematic : float
         Median error that maps and reference added to a position, master pixels.
     measured : ndarray (n_stars,), bool
-        Stars all of whose epochs have the distortion that is left in their errors.
+        Stars all of whose epochs have in their errors the distortion that is left and what ties them to the sky.
     hidden : ndarray (n_stars,), bool
         Stars with a neighbour that another epoch hides in them, far enough to matter.
     field : FieldErrors
@@ -111,6 +111,9 @@ def solve_epochs(
         if field is None:
             learned = np.array(systematic_variance(full, frame, reference, times[number], radius, options.clip_sigma, known))
             there = np.full(n, known or bool(learned.any()))
+            # What a reference's stars moved in common since it was made is in no residual, and so in no error.
+            if reference is not None and abs(reference.years_without_motions(times[number])) > EPOCH_GAP:
+                there[:] = False
         else:
             learned, there = field.at(number, mean.x, mean.y)
         extras.append(learned.T)

@@ -199,12 +199,12 @@ def _to_reference(
     stars = bright_points(units, radius, options.clip_sigma)
     epoch = float(np.mean([unit.epoch for unit in units]))
     target = reference_points(reference, frame, epoch)
-    years = epoch - float(np.nanmedian(reference.ref_epoch)) if np.isfinite(reference.ref_epoch).any() else 0.0
-    if not reference.has_motions and abs(years) > EPOCH_GAP:
+    years = reference.years_without_motions(epoch)
+    if abs(years) > EPOCH_GAP:
         units[0].warnings.append(
             f"{reference.name} has no motions: its positions of {epoch - years:.1f} stand for those of {epoch:.1f}, each with the "
             "error of a motion that is not known. What its stars move in common shifts the whole catalogue, and no residual "
-            "shows it: give a reference with motions, or one of the exposures' epoch"
+            "shows it, nor does any error column (flag POSITION_RELATIVE): give a reference with motions, or one of the exposures' epoch"
         )
     offset, cell = options.max_offset / frame.scale, max(3 * radius, 1.0)
     typical = float(np.median(target.error)) if len(target) else 0.0
