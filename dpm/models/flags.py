@@ -74,8 +74,8 @@ STAR_FLAG_MEANINGS: dict[StarFlag, str] = {
     StarFlag.FEW_EXPOSURES: "fewer exposures than asked for: the scatter over exposures says little",
     StarFlag.NOISE_RAISED: "the sky about the star scatters clearly more than the file's noise planes: errors were raised to match",
     StarFlag.POSITION_RELATIVE: (
-        "no reference catalogue measured the distortion that is left, or it is of another epoch and has no motions: position errors "
-        "hold only what differs between exposures"
+        "no reference catalogue measured the distortion that is left, or it is of another epoch and has no motions: position "
+        "errors hold only what differs between exposures"
     ),
     StarFlag.DISTORTION_EXTRAPOLATED: (
         "on a part of the detector where the solved distortion rests on no star near, or errs by more than three times its usual "

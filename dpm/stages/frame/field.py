@@ -204,7 +204,8 @@ def _to_reference(
         units[0].warnings.append(
             f"{reference.name} has no motions: its positions of {epoch - years:.1f} stand for those of {epoch:.1f}, each with the "
             "error of a motion that is not known. What its stars move in common shifts the whole catalogue, and no residual "
-            "shows it, nor does any error column (flag POSITION_RELATIVE): give a reference with motions, or one of the exposures' epoch"
+            "shows it, nor does any error column (flag POSITION_RELATIVE): give a reference with motions, or one of the exposures' "
+            "epoch"
         )
     offset, cell = options.max_offset / frame.scale, max(3 * radius, 1.0)
     typical = float(np.median(target.error)) if len(target) else 0.0
