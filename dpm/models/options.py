@@ -208,7 +208,7 @@ class AtlasOptions:
 
     make: bool = False
     scale: Annotated[float, Gt(0)] | None = None
-    pixfrac: Annotated[float, Gt(0), Le(1)] = 0.8
+    pixfrac: Annotated[float, Gt(0), Le(1)] = 1.0
     colour_bands: tuple[str, ...] = ()
     max_side: Annotated[int, Ge(1)] = 8192
 

@@ -14,7 +14,7 @@ __all__ = ["ColourScale", "colour_image", "colour_planes", "learn_colour_scale"]
 GREEN_RED_WEIGHT = 0.25  # of two images the green one is their weighted mean, 1:3 red to blue
 BRIGHT_SIGMA = 20.0  # times its sky's scatter: pixels of stars, which tell what white is
 SOFTENING = 8.0  # Q of Lupton et al.
-STRETCH_SIGMA = 3.0  # times the sky's scatter: where the stretch turns from linear to logarithmic, at the least
+STRETCH_SIGMA = 6.0  # times the sky's scatter: where the stretch turns from linear to logarithmic, at the least
 # The stretch is white at this many times its scale, which the brightest thousandth of the pixels should reach.
 WHITE, WHITE_QUANTILE = 95.0, 0.999
 FEWEST_BRIGHT = 30

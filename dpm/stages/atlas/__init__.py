@@ -1,7 +1,7 @@
 """Atlas: stacks of every band and epoch, pictures in colour, and a page to zoom (issue of the papers' atlases; docs/atlas.md).
 
-Exposures are gathered; tasks drizzle blocks of a stack; others join blocks into FITS files, and make the pictures.  Reads the cubes,
-``calibration/distortion`` and the tables of the frame stage; writes ``images/atlas*``.  Does nothing without ``[atlas] make``.
+Exposures are gathered, with the light of the catalogue's stars, which tells cosmic rays from stars' cores; tasks drizzle blocks of a stack; others join blocks into FITS files, and make the pictures.  Reads the
+cubes, ``calibration`` and the tables of the second pass; writes ``images/atlas*``.  Does nothing without ``[atlas] make``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "SHARED_ROUND", "UPSTREA
 NAME = "atlas"
 REVISION = 1
 PARTITIONED = True
-CONFIG = ("distortion", "atlas")
-UPSTREAM = ("ingest", "distortion", "frame")
+CONFIG = ("distortion", "find.threshold", "atlas")
+UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame", "second_pass")
 
 ROUNDS = ("gather", "drizzle", "join", "picture")
 SHARED_ROUND = ROUNDS.index("drizzle")
@@ -39,7 +39,7 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
 
     made = begin(folder, options.atlas)
     shapes = {name: shape for name, shape in made.exposures}
-    arguments = {"step": "gather", "root": str(folder.root), "source": options.distortion.source}
+    arguments = {"step": "gather", "root": str(folder.root), "source": options.distortion.source, "threshold": options.find.threshold}
     return [
         Task(NAME, f"gather_{name}", arguments | {"exposure": name}, 0.05 + GATHER_SECONDS * shape[0] * shape[1] / 1e6)
         for name, shape in shapes.items()
@@ -94,7 +94,7 @@ def work(task: Task) -> dict[str, Any]:
     if step == "gather":
         from dpm.stages.atlas.exposure import gather_exposure
 
-        return out | {"exposure": told["exposure"]} | gather_exposure(plan, told["exposure"], told["source"])
+        return out | {"exposure": told["exposure"]} | gather_exposure(plan, told["exposure"], told["source"], told["threshold"])
     if step == "drizzle":
         from dpm.stages.atlas.drizzle_cells import drizzle_block
 

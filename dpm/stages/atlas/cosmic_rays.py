@@ -12,9 +12,11 @@ Images = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 # First look at every pixel, then, with lower limits, at the neighbours of those found: times the noise, and times the largest
-# difference to a neighbouring pixel in the median, which stands for what resampling leaves of an undersampled star's core.
+# difference to a neighbouring pixel in the median, which stands for what resampling leaves of the cores of stars that the catalogue
+# lacks, and of galaxies.
 SIGMA, GRADIENT = (4.0, 3.0), (1.2, 0.7)
-# Two exposures' common value is the lower one, where a star's core may be lower by its pixel phase: more is allowed.
+MODEL_ERROR = 0.1  # of the light of the catalogue's stars: what their ePSF may err by in a pixel
+# Two exposures' common value is the lower one, where such a core may be lower by its pixel phase: more is allowed.
 FEW, FEW_GRADIENT = 3, (2.0, 1.2)
 # Two of three exposures hit at the same place: the middle one lies above the lowest by more than this part of it and its noise.
 MINIMUM_SIGMA, MINIMUM_SHARE = 5.0, 0.7
@@ -71,17 +73,22 @@ def predict(median: Images, count: NDArray[np.int16], x: NDArray, y: NDArray) ->
     return np.where(number > 0, value, np.float32(np.nan)), number.astype(np.int16)
 
 
-def outliers(value: Images, good: Mask, expected: Images, count: NDArray[np.int16], variance: Images) -> Mask:
+def outliers(
+    value: Images, good: Mask, expected: Images, count: NDArray[np.int16], variance: Images, stars: Images
+) -> Mask:
     """Good pixels that are far from what all exposures say.
 
     Parameters
     ----------
     value : ndarray (ny, nx), float32
+        An exposure without the catalogue's stars.
     good : ndarray (ny, nx), bool
     expected, count : ndarray (ny, nx)
         Of `predict`; where fewer than two exposures tell, nothing is rejected.
     variance : ndarray (ny, nx), float32
         Of ``value``.
+    stars : ndarray (ny, nx), float32
+        What was subtracted.
 
     Returns
     -------
@@ -103,6 +110,6 @@ def outliers(value: Images, good: Mask, expected: Images, count: NDArray[np.int1
     found = told
     for turn in range(2):
         gradient = np.where(few, FEW_GRADIENT[turn], GRADIENT[turn])
-        over = told & (off > SIGMA[turn] * sigma + gradient * steep)
+        over = told & (off > SIGMA[turn] * sigma + gradient * steep + MODEL_ERROR * np.abs(stars))
         found = over if turn == 0 else found | (over & binary_dilation(found, np.ones((3, 3), bool)))
     return np.asarray(found)

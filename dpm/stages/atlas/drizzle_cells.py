@@ -100,8 +100,9 @@ def drizzle_cell(
         window = source.window(*near)
         if window is None or not window.good.any():
             continue
+        # Without the catalogue's stars: the cores of undersampled ones differ from exposure to exposure as cosmic rays do.
         single = _drizzle(wide)
-        value = np.where(window.good, window.value - np.float32(level), np.float32(0.0))
+        value = np.where(window.good, window.value - window.stars - np.float32(level), np.float32(0.0))
         _drop(single, value, window.good.astype(np.float32), window.pixmap - corner, 1.0)
         singles.append(np.where(single.out_wht >= LEAST_SHARE * source.density, single.out_img, np.float32(np.nan)))
         present.append(number)
@@ -111,45 +112,56 @@ def drizzle_cell(
     noise = np.array([np.sqrt(sources[k].noise / sources[k].density) for k in present])
     median, count = combine_median(np.array(singles), noise)
     del singles
-    made, spread = _drizzle(shape), _drizzle(shape)
-    number_of = np.zeros(shape, np.int16)
+    made, spread, everything, everything_spread = (_drizzle(shape) for _ in range(4))
+    number_of, all_of = np.zeros(shape, np.int16), np.zeros(shape, np.int16)
     pixels = rejected = 0
+    inner = np.array([x0, y0], float)
     for k in present:
         window = sources[k].window(*near)
         assert window is not None
-        value, weight, variance, lost = _weigh(window, sources[k].noise, sky[k], median, count, corner)
-        before = made.out_wht.copy()
-        pixmap = window.pixmap - np.array([x0, y0], float)
-        _drop(made, value, weight, pixmap, pixfrac, data2=variance)
-        _drop(spread, weight * variance, weight, pixmap, pixfrac)
+        value, variance, lost = _judge(window, sky[k], median, count, corner)
+        # One weight an exposure: weights that follow the light would bend the profiles of stars.
+        weight = np.where(window.good, np.float32(1.0 / sources[k].noise), np.float32(0.0))
+        kept = np.where(lost, np.float32(0.0), weight)
+        pixmap = window.pixmap - inner
+        before, before_all = made.out_wht.copy(), everything.out_wht.copy()
+        _drop(made, value, kept, pixmap, pixfrac, data2=variance)
+        _drop(spread, kept * variance, kept, pixmap, pixfrac)
+        _drop(everything, value, weight, pixmap, pixfrac)
+        _drop(everything_spread, weight * variance, weight, pixmap, pixfrac)
         number_of += made.out_wht > before
-        inside = (pixmap[..., 0] > -0.5) & (pixmap[..., 0] < shape[1] - 0.5) & (pixmap[..., 1] > -0.5) & (pixmap[..., 1] < shape[0] - 0.5)
+        all_of += everything.out_wht > before_all
+        inside = np.all((pixmap > -0.5) & (pixmap < np.array(shape[::-1]) - 0.5), axis=-1)
         pixels, rejected = pixels + int((window.good & inside).sum()), rejected + int((lost & inside).sum())
+    # Where all exposures disagree, as on what moved between them, none is better than another.
+    hole = (made.out_wht == 0) & (everything.out_wht > 0)
+    for kept_plane, plane in ((made.out_img, everything.out_img), (made.out_wht, everything.out_wht), (number_of, all_of)):
+        kept_plane[hole] = plane[hole]
     there = made.out_wht > 0
     if not there.any():
         return None
     with np.errstate(invalid="ignore", divide="ignore"):
         # Exposure by exposure the sum of weight^2 variance over pixels, over the square of the sum of weights.
-        error = np.sqrt(np.where(there, spread.out_img / made.out_wht, np.float32(np.nan)))
-        ratio = np.sqrt(np.asarray(made.out_img2[0])[there]) / error[there]
-    scatter = float(np.median(ratio)) if there.any() else float("nan")
+        mean = np.where(hole, everything_spread.out_img, spread.out_img)
+        error = np.sqrt(np.where(there, mean / made.out_wht, np.float32(np.nan)))
+        ratio = np.sqrt(np.asarray(made.out_img2[0])[there & ~hole]) / error[there & ~hole]
+    scatter = float(np.median(ratio)) if ratio.size else float("nan")
     return Cell(made.out_img, made.out_wht, error, number_of, pixels, rejected, scatter)
 
 
-def _weigh(
-    window: Window, noise: float, level: float, median: Images, count: NDArray[np.int16], corner: NDArray[np.float64]
-) -> tuple[Images, Images, Images, NDArray[np.bool_]]:
-    """Pixels above the sky, their weights and variances, and which of them are cosmic rays."""
+def _judge(
+    window: Window, level: float, median: Images, count: NDArray[np.int16], corner: NDArray[np.float64]
+) -> tuple[Images, Images, NDArray[np.bool_]]:
+    """Pixels above the sky, their variances, and which of them are cosmic rays."""
     x, y = np.moveaxis(window.pixmap - corner, -1, 0)
     expected, told = predict(median, count, x, y)
     above = np.where(window.good, window.value - np.float32(level), np.float32(0.0))
+    rest = above - window.stars
     # The noise of the light that is expected, not of what was counted: faint pixels would weigh too much. Alone, a pixel tells itself.
-    light = np.maximum(np.where(np.isfinite(expected), expected, above) + np.float32(level), 0.0)
-    variance = np.where(window.good, window.variance, 0.0) + window.gain * light + window.flat * light**2
-    lost = outliers(above, window.good, expected, told, variance)
-    # One weight an exposure: weights that follow the light would bend the profiles of stars.
-    weight = np.where(window.good & ~lost, np.float32(1.0 / noise), np.float32(0.0))
-    return above, weight, variance.astype(np.float32), lost
+    light = np.maximum(window.stars + np.where(np.isfinite(expected), expected, rest) + np.float32(level), 0.0)
+    variance = np.where(window.good, window.variance, np.float32(0.0)) + window.gain * light
+    lost = outliers(rest, window.good, expected, told, variance, window.stars)
+    return above, variance.astype(np.float32), lost
 
 
 def cells(box: tuple[int, int, int, int]) -> Iterator[tuple[int, int, int, int]]:

@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.table import Row, Table
+from astropy.table import Row
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
 from dpm.io.atomic import replacing
-from dpm.io.cubes import read_exposure
 from dpm.io.gathered import BLOCK as FILE_BLOCK
 from dpm.io.gathered import GatheredPixels, write_blocks
-from dpm.io.tables import read_table
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag
 from dpm.models.master_frame import MasterFrame
 from dpm.models.transform import LinearTransform, fit_linear
 from dpm.stages.atlas.layout import BLOCK, AtlasPlan
 from dpm.stages.atlas.sky import sky_cells
+from dpm.stages.residuals.exposure import RunScene
 from dpm.stages.second_pass.placement import exposure_maps
 
 __all__ = ["AtlasExposure", "Window", "gather_exposure"]
@@ -45,8 +44,10 @@ class Window:
     ----------
     value : ndarray (ny, nx), float32
         Catalogue flux per atlas pixel, the sky in it; 0 where not good.
-    variance, gain, flat : ndarray (ny, nx), float32
-        Variance without light, variance per unit of light, and relative variance of the flat field.
+    variance, gain : ndarray (ny, nx), float32
+        Variance without light but for what the flat field errs in ``stars``, and variance per unit of light.
+    stars : ndarray (ny, nx), float32
+        The catalogue's stars in the pixel, of ``value``.
     good : ndarray (ny, nx), bool
     pixmap : ndarray (ny, nx, 2), float64
         Atlas x and y of the pixels' centres.
@@ -55,7 +56,7 @@ class Window:
     value: Images
     variance: Images
     gain: Images
-    flat: Images
+    stars: Images
     good: NDArray[np.bool_]
     pixmap: Floats
 
@@ -110,7 +111,7 @@ def _corners(grid: Floats, extreme: np.ufunc) -> Floats:
     return np.asarray(extreme(along[:-1], along[1:]))
 
 
-def gather_exposure(plan: AtlasPlan, name: str, source: str) -> dict[str, Any]:
+def gather_exposure(plan: AtlasPlan, name: str, source: str, threshold: float) -> dict[str, Any]:
     """Write the pixels and the map of one exposure.
 
     Parameters
@@ -120,17 +121,18 @@ def gather_exposure(plan: AtlasPlan, name: str, source: str) -> dict[str, Any]:
         Exposure and detector.
     source : str
         ``[distortion] source``.
+    threshold : float
+        ``[find] threshold``.
 
     Returns
     -------
     dict
         ``blocks``: those that it touches.
     """
-    table = read_table(plan.folder.exposures)
-    master = MasterFrame.from_meta(table.meta["master_frame"])
-    row = table[next(row for stack in plan.stacks for known, row in zip(stack.exposures, stack.rows) if known == name)]
-    image = read_exposure(plan.folder.cubes / str(row["cube"]), int(row["index"]))
-    write_exposure(plan, name, image, *_maps(plan, master, row, image, source))
+    scene = RunScene(plan.folder, source, threshold)
+    made = scene.residual(name)
+    stars = np.where(np.isfinite(made.residual), made.image.sci - made.residual, np.float32(0.0))
+    write_exposure(plan, name, made.image, stars, *_maps(plan, scene.frame, made.row, made.image, source))
     exposure = AtlasExposure(plan.pixels_file(name), plan.map_file(name))
     ny, nx = plan.frame.ny, plan.frame.nx
     blocks = [
@@ -143,7 +145,7 @@ def gather_exposure(plan: AtlasPlan, name: str, source: str) -> dict[str, Any]:
 
 
 def _maps(
-    plan: AtlasPlan, master: MasterFrame, row: Row | Table, image: ExposureImage, source: str
+    plan: AtlasPlan, master: MasterFrame, row: Row, image: ExposureImage, source: str
 ) -> tuple[Any, Any, float]:
     """Atlas positions and relative areas of raw positions, and the flux scale of the exposure."""
     plane, transform, area = exposure_maps(plan.folder, row, master, image, source)
@@ -161,7 +163,9 @@ def _maps(
     return place, relative_area, 10 ** (-0.4 * zero_point) if np.isfinite(zero_point) else 1.0
 
 
-def write_exposure(plan: AtlasPlan, name: str, image: ExposureImage, place: Any, area: Any, scale: float) -> None:
+def write_exposure(
+    plan: AtlasPlan, name: str, image: ExposureImage, stars: Images, place: Any, area: Any, scale: float
+) -> None:
     """Write pixels in catalogue flux per atlas pixel, and where they fall.
 
     Parameters
@@ -170,6 +174,8 @@ def write_exposure(plan: AtlasPlan, name: str, image: ExposureImage, place: Any,
     name : str
         Exposure and detector.
     image : ExposureImage
+    stars : ndarray (ny, nx), float32
+        Light of the catalogue's stars in it.
     place : callable
         Array positions to atlas positions.
     area : callable
@@ -198,16 +204,17 @@ def write_exposure(plan: AtlasPlan, name: str, image: ExposureImage, place: Any,
         near_x, near_y = linear(x, y)
         strip = planes[:, mine, :nx]
         strip[0] = np.where(lost, 0.0, image.sci[mine] * unit)
-        strip[1] = np.where(lost, np.inf, image.var_read[mine] * unit**2)
+        light = stars[mine] * unit
+        strip[1] = np.where(lost, np.inf, image.var_read[mine] * unit**2 + image.flat_variance[mine] * light**2)
         strip[2] = np.where(lost, 0.0, image.poisson_factor[mine] * unit)
-        strip[3] = np.where(lost, 0.0, image.flat_variance[mine])
+        strip[3] = np.where(lost, 0.0, light)
         strip[4], strip[5] = at_x.reshape(x.shape) - near_x, at_y.reshape(x.shape) - near_y
     write_blocks(plan.pixels_file(name), planes)
     value, good = planes[0, :ny, :nx], ~bad
     noise = float(np.median(planes[1, :ny, :nx][good])) if good.any() else np.inf
     if good.any():
         level = max(float(np.median(value[good])), 0.0)
-        noise += float(np.median(planes[2, :ny, :nx][good])) * level + float(np.median(planes[3, :ny, :nx][good])) * level**2
+        noise += float(np.median(planes[2, :ny, :nx][good])) * level
     density = float(np.median(1.0 / size))
     thin = slice(0, ny, SKY_STRIDE), slice(0, nx, SKY_STRIDE)
     x, y = linear(*np.meshgrid(np.arange(0.0, nx, SKY_STRIDE), np.arange(0.0, ny, SKY_STRIDE)))
