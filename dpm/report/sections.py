@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm.report import plots_astrometry as astrometry
+from dpm.report import plots_atlas as atlas
 from dpm.report import plots_distortion as distortion
 from dpm.report import plots_epsf as epsf
 from dpm.report import plots_images as images
@@ -40,7 +41,8 @@ _NO_MATCHES = (
 class Section:
     """One section: words on how to read it, pictures, tables; ``absent`` says why it is empty.
 
-    ``folded`` tables open on a click; ``wide`` pictures stand two in a row instead of three.
+    ``folded`` tables open on a click; ``wide`` pictures stand two in a row instead of three; ``links``: address from the report's
+    folder, and words.
     """
 
     anchor: str
@@ -51,6 +53,7 @@ class Section:
     absent: str = ""
     folded: bool = False
     wide: bool = False
+    links: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
@@ -65,6 +68,7 @@ def build_sections(data: RunData) -> list[Section]:
     """
     makers: tuple[Callable[[RunData], Section], ...] = (
         _field,
+        _atlas,
         _second_pass,
         _motions,
         _artificial_stars,
@@ -107,6 +111,20 @@ def _field(data: RunData) -> Section:
         section.text += f" The first {_MAX_FIELD_IMAGES // 2} of {len(rows)} detectors are shown."
     if not section.images:
         section.absent = "Absent: the run folder has no cube with pixels of its exposures."
+    return section
+
+
+def _atlas(data: RunData) -> Section:
+    section = Section(
+        "atlas",
+        "Atlas",
+        "All exposures of a band and epoch drizzled onto one grid, cosmic rays rejected, skies matched and subtracted. Of two bands "
+        "the green picture is their mean, 1:3 red to blue; white is the colour of the median bright pixel.",
+        wide=True,
+    )
+    if data.folder.atlas_index.is_file():
+        section.images, section.links = atlas.plot_pictures(data)
+        section.tables = [atlas.stack_table(data)]
     return section
 
 

@@ -14,6 +14,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from dpm.io.atomic import replacing
+from dpm.io.tables import read_table
 from dpm.science.colour_images import ColourScale, colour_image, colour_planes, learn_colour_scale
 from dpm.stages.atlas.join import Box, read_plane, wcs_header
 from dpm.stages.atlas.layout import BLOCK, AtlasPlan
@@ -48,9 +49,10 @@ def write_picture(plan: AtlasPlan, name: str, stacks: Sequence[int]) -> dict[str
             with replacing(cubes[-1], ".fits") as temporary:
                 _write_cube(plan, temporary, stacks, box, scale, pages)
     levels = _pyramid(plan, pages)
+    covered = _covered(plan, stacks)
     png = folder.images / f"atlas_{name}.png"
-    _stitch(plan, pages, levels, png)
-    page = _page(plan, name, [plan.stacks[k].name for k in stacks], pages, levels)
+    _stitch(plan, pages, levels, covered, png)
+    page = _page(plan, name, [plan.stacks[k].name for k in stacks], pages, levels, covered)
     made = [png, page, *cubes]
     return {"name": name, "files": [path.relative_to(folder.root).as_posix() for path in [*made, pages]]}
 
@@ -60,6 +62,20 @@ def _strips(box: Box) -> Iterator[Box]:
     y0, y1, x0, x1 = box
     for y in range(y0, y1, BLOCK):
         yield y, min(y + BLOCK, y1), x0, x1
+
+
+def _covered(plan: AtlasPlan, stacks: Sequence[int]) -> Box:
+    """The smallest box that holds the data of all the stacks; the whole field without any."""
+    rows, columns = np.zeros(plan.frame.ny, bool), np.zeros(plan.frame.nx, bool)
+    for k in stacks:
+        for strip in _strips((0, plan.frame.ny, 0, plan.frame.nx)):
+            there = read_plane(plan, k, "number", strip) > 0
+            rows[strip[0] : strip[1]] |= there.any(axis=1)
+            columns |= there.any(axis=0)
+    if not rows.any():
+        return 0, plan.frame.ny, 0, plan.frame.nx
+    (y0, y1), (x0, x1) = ((int(np.flatnonzero(part)[0]), int(np.flatnonzero(part)[-1]) + 1) for part in (rows, columns))
+    return y0, y1, x0, x1
 
 
 def _sample(plan: AtlasPlan, stacks: Sequence[int]) -> list[NDArray[np.float32]]:
@@ -150,27 +166,30 @@ def _pyramid(plan: AtlasPlan, pages: Path) -> int:
     return finest
 
 
-def _stitch(plan: AtlasPlan, pages: Path, finest: int, path: Path) -> None:
-    """One PNG of the whole field."""
+def _stitch(plan: AtlasPlan, pages: Path, finest: int, covered: Box, path: Path) -> None:
+    """One PNG of what is covered."""
     from PIL import Image
 
-    nx, ny, level, height = plan.frame.nx, plan.frame.ny, finest, _height(plan)
-    while max(nx, ny) > LARGEST_PNG:
-        nx, ny, level, height = -(-nx // 2), -(-ny // 2), level - 1, height // 2
-    whole = Image.new("RGB", (nx, ny))
+    y0, y1, x0, x1 = covered
+    left, top, right, bottom, level = x0, _height(plan) - y1, x1, _height(plan) - y0, finest
+    while max(right - left, bottom - top) > LARGEST_PNG:
+        left, top, right, bottom, level = left // 2, top // 2, -(-right // 2), -(-bottom // 2), level - 1
+    whole = Image.new("RGB", (right - left, bottom - top))
     for tile in (pages / str(level)).glob("*.png"):
         column, row = (int(part) for part in tile.stem.split("_"))
         with Image.open(tile) as picture:
-            whole.paste(picture, (column * TILE, row * TILE - (height - ny)))
+            whole.paste(picture, (column * TILE - left, row * TILE - top))
     with replacing(path, ".png") as temporary:
         whole.save(temporary)
 
 
-def _page(plan: AtlasPlan, name: str, bands: list[str], pages: Path, finest: int) -> Path:
+def _page(plan: AtlasPlan, name: str, bands: list[str], pages: Path, finest: int, covered: Box) -> Path:
     """The page itself, with nothing to load but the tiles beside it."""
     frame = plan.frame
+    target = str(read_table(plan.folder.exposures, ["target"])["target"][0])
     told = {
-        "title": f"{plan.folder.root.resolve().name}: {name}", "bands": bands, "colours": _keys(len(bands)), "tile": TILE, "levels": finest,
+        "title": f"{target or plan.folder.root.resolve().name}: {name}", "covered": covered,
+        "bands": bands, "colours": _keys(len(bands)), "tile": TILE, "levels": finest,
         "nx": frame.nx, "ny": frame.ny, "height": _height(plan), "ra0": frame.ra0, "dec0": frame.dec0, "scale": frame.scale,
         "x0": frame.x0, "y0": frame.y0,
     }  # fmt: skip
