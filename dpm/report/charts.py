@@ -49,7 +49,8 @@ def catalog_targets(catalog: Table, ids: Sequence[int]) -> list[Target]:
     known = {int(number): row for row, number in enumerate(catalog["id"])}
     missing = [str(number) for number in ids if number not in known]
     if missing:
-        raise KeyError(f"no star {', '.join(missing)} in the catalogue, whose {len(known):,} ids go from {min(known, default=0)} to {max(known, default=0)}")
+        ids_there = f"{len(known):,} stars, ids {min(known)} to {max(known)}" if known else "no star at all"
+        raise KeyError(f"no star {', '.join(missing)} in the catalogue; it has {ids_there}")
     rows = [known[number] for number in ids]
     return [Target(f"star_{n}", float(catalog["ra"][k]), float(catalog["dec"][k]), int(n)) for n, k in zip(ids, rows)]
 
@@ -66,7 +67,8 @@ def position_target(text: str) -> Target:
     try:
         if len(parts) != 2:
             raise ValueError
-        place = SkyCoord(*parts, unit=("hourangle", "deg")) if ":" in text else SkyCoord(float(parts[0]), float(parts[1]), unit="deg")
+        units = ("hourangle", "deg") if ":" in text else ("deg", "deg")
+        place = SkyCoord(*parts, unit=units)
     except ValueError:
         raise ValueError(f"{text!r} is no position: write RA,DEC in degrees (80.49,-69.50), or 05:21:57.6,-69:29:52") from None
     return Target(f"{place.ra.deg:.5f}_{place.dec.deg:+.5f}", float(place.ra.deg), float(place.dec.deg))
@@ -147,8 +149,8 @@ class _Cut:
 
 def _cut(atlas: AtlasFiles, stack: str, target: Target, stars: dict[str, NDArray[Any]], size: float) -> _Cut:
     """Pixels about a target, and where it stands in the atlas."""
-    at = np.flatnonzero(stars["id"] == target.id) if target.id else []
-    if len(at):
+    at = np.flatnonzero(stars["id"] == target.id)
+    if target.id and at.size:
         x, y, mag = (float(stars[key][at[0]]) for key in ("x", "y", "mag"))
     else:
         x, y, mag = *(float(value) for value in atlas.frame.sky_to_pixel(target.ra, target.dec)), float("nan")
@@ -193,7 +195,8 @@ def _draw(atlas: AtlasFiles, stack: str, target: Target, cut: _Cut, stars: dict[
     words = place.to_string("hmsdms", sep=":", precision=3)
     bright = f", {cut.mag:.2f} mag" if np.isfinite(cut.mag) else ""
     axes.set_title(f"{head}: {words}{bright}", fontsize=8.5)
-    axes.set_xlabel(f"{band_label(stack)}, {atlas.epoch(stack):.2f}; {size:g}″ a side; the mark is where the star stood then", fontsize=7.5)
+    note = f"{band_label(stack)}, {atlas.epoch(stack):.2f}; {size:g}″ a side; the mark is where the star stood then"
+    axes.set_xlabel(note, fontsize=7.5)
     return figure
 
 
@@ -215,11 +218,10 @@ def _bar(axes: Any, box: tuple[int, int, int, int], size: float, scale: float) -
     length = max((value for value in BAR_LENGTHS if value <= LONGEST_BAR * size), default=LONGEST_BAR * size)
     y0, y1, x0, x1 = box
     left, low = x0 + 0.06 * (x1 - x0), y0 + 0.05 * (y1 - y0)
-    axes.plot([left, left + length / scale], [low, low], color=COLORS["green"], lw=2.2, solid_capstyle="butt", path_effects=outline())
-    axes.text(
-        left + 0.5 * length / scale, low + 0.012 * (y1 - y0), f"{length:g}″", color=COLORS["green"], weight="bold", ha="center",
-        va="bottom", path_effects=outline(),
-    )  # fmt: skip
+    look: dict[str, Any] = {"color": COLORS["green"], "path_effects": outline()}
+    axes.plot([left, left + length / scale], [low, low], lw=2.2, solid_capstyle="butt", **look)
+    middle = left + 0.5 * length / scale, low + 0.012 * (y1 - y0)
+    axes.text(*middle, f"{length:g}″", weight="bold", ha="center", va="bottom", **look)
 
 
 def _compass(axes: Any, atlas: AtlasFiles, cut: _Cut) -> None:
@@ -229,6 +231,6 @@ def _compass(axes: Any, atlas: AtlasFiles, cut: _Cut) -> None:
     base = np.array([x0 + 0.92 * (x1 - x0), y0 + 0.07 * (y1 - y0)])
     for column, letter in ((1, "N"), (0, "E")):
         step = 0.1 * (x1 - x0) * steps[:, column] / np.hypot(*steps[:, column])
-        look = {"arrowstyle": "->", "color": COLORS["green"], "lw": 1.6, "path_effects": outline()}
-        axes.annotate("", base + step, base, arrowprops=look)
-        axes.text(*(base + 1.25 * step), letter, color=COLORS["green"], weight="bold", ha="center", va="center", path_effects=outline())
+        look: dict[str, Any] = {"color": COLORS["green"], "path_effects": outline()}
+        axes.annotate("", base + step, base, arrowprops=look | {"arrowstyle": "->", "lw": 1.6})
+        axes.text(*(base + 1.25 * step), letter, weight="bold", ha="center", va="center", **look)

@@ -48,7 +48,8 @@ def plot_pictures(data: RunData) -> tuple[list[Image], list[tuple[str, str]]]:
 def stack_table(data: RunData) -> HtmlTable:
     """One row a FITS file."""
     atlas = AtlasFiles(data.folder)
-    scale = f"{1000 * atlas.frame.scale:.1f} mas a pixel, drops of {float(atlas.index.meta['pixfrac']):g} of the exposures' pixels"
+    drops = float(atlas.index.meta["pixfrac"])
+    scale = f"{1000 * atlas.frame.scale:.1f} mas a pixel, drops of {drops:g} of the exposures' pixels"
     rows = []
     for row in atlas.index:
         year = f"{float(row['epoch']):.2f}"
@@ -56,4 +57,5 @@ def stack_table(data: RunData) -> HtmlTable:
         counts = str(int(row["n_exposures"])), f"{float(row['median_exposures']):g}"
         rows.append([band_label(str(row["band"])), year, *counts, size, str(row["file"])])
     head = ["Band", "Epoch", "Exposures", "Exposures in a pixel (median)", "Pixels", "File"]
-    return HtmlTable(head, rows, numeric=frozenset({1, 2, 3}), caption=f"Stacks: {scale}. Planes: SCI, ERR, WHT, NEXP; EXPOSURES tells the skies.")
+    caption = f"Stacks: {scale}. Planes: SCI, ERR, WHT, NEXP; the table EXPOSURES tells the skies that were subtracted."
+    return HtmlTable(head, rows, frozenset({1, 2, 3}), caption)

@@ -118,8 +118,8 @@ def _atlas(data: RunData) -> Section:
     section = Section(
         "atlas",
         "Atlas",
-        "All exposures of a band and epoch drizzled onto one grid, cosmic rays rejected, skies matched and subtracted. Of two bands "
-        "the green picture is their mean, 1:3 red to blue; white is the colour of the median bright pixel.",
+        "All exposures of a band and epoch drizzled onto one grid, cosmic rays rejected, skies matched and subtracted. Of two "
+        "bands the green picture is their mean, 1:3 red to blue; white is the colour of the median bright pixel.",
         wide=True,
     )
     if data.folder.atlas_index.is_file():

@@ -1,7 +1,8 @@
-"""Atlas: stacks of every band and epoch, pictures in colour, and a page to zoom (issue of the papers' atlases; docs/atlas.md).
+"""Atlas: stacks of every band and epoch, pictures in colour, and pages that zoom (docs/atlas.md).
 
-Exposures are gathered, with the light of the catalogue's stars, which tells cosmic rays from stars' cores; tasks drizzle blocks of a stack; others join blocks into FITS files, and make the pictures.  Reads the
-cubes, ``calibration`` and the tables of the second pass; writes ``images/atlas*``.  Does nothing without ``[atlas] make``.
+Exposures are gathered, with the light of the catalogue's stars, which tells cosmic rays from stars' cores; tasks drizzle blocks of
+a stack; others join blocks into FITS files, and make the pictures.  Reads the cubes, ``calibration`` and the tables of the second
+pass; writes ``images/atlas*``.  Does nothing without ``[atlas] make``.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distor
 
 ROUNDS = ("gather", "drizzle", "join", "picture")
 SHARED_ROUND = ROUNDS.index("drizzle")
-# Measured: seconds a megapixel of an exposure, of an exposure's part of a block, and of a file.
-GATHER_SECONDS, DRIZZLE_SECONDS, WRITE_SECONDS = 3.0, 2.5, 0.3
+# Measured: seconds a megapixel of an exposure, of an exposure's part of a block, and of a file; and pictures over files.
+GATHER_SECONDS, DRIZZLE_SECONDS, WRITE_SECONDS, PICTURE = 2.0, 0.5, 0.1, 8.0
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,11 @@ def plan(folder: RunFolder, options: Options) -> list[Task]:
     from dpm.stages.atlas.prepare import begin
 
     made = begin(folder, options.atlas)
-    shapes = {name: shape for name, shape in made.exposures}
-    arguments = {"step": "gather", "root": str(folder.root), "source": options.distortion.source, "threshold": options.find.threshold}
+    arguments: dict[str, Any] = {"step": "gather", "root": str(folder.root)}
+    arguments |= {"source": options.distortion.source, "threshold": options.find.threshold}
     return [
         Task(NAME, f"gather_{name}", arguments | {"exposure": name}, 0.05 + GATHER_SECONDS * shape[0] * shape[1] / 1e6)
-        for name, shape in shapes.items()
+        for name, shape in made.exposures
     ]
 
 
@@ -67,13 +68,17 @@ def next_round(folder: RunFolder, options: Options, rounds: list[list[dict[str, 
     seconds = 0.2 + WRITE_SECONDS * plan.frame.nx * plan.frame.ny / 1e6
     if step == "join":
         results = [{key: part[key] for key in ("stack", "pixels", "rejected", "scatter")} for part in rounds[1]]
-        return [
-            Task(NAME, f"join_{k}{suffix}", common | {"stack": k, "suffix": suffix, "box": list(box), "parts": _of(results, k)}, seconds)
-            for k in range(len(plan.stacks))
-            for suffix, box in plan.file_boxes()
-        ]
+        tasks = []
+        for k in range(len(plan.stacks)):
+            stack = common | {"stack": k, "parts": _of(results, k)}
+            for suffix, box in plan.file_boxes():
+                tasks.append(Task(NAME, f"join_{k}{suffix}", stack | {"suffix": suffix, "box": list(box)}, seconds))
+        return tasks
     pictures = choose_pictures(plan, options.atlas.colour_bands)
-    return [Task(NAME, f"picture_{name}", common | {"name": name, "stacks": stacks}, 10 * seconds) for name, stacks in pictures.items()]
+    return [
+        Task(NAME, f"picture_{name}", common | {"name": name, "stacks": stacks}, PICTURE * seconds)
+        for name, stacks in pictures.items()
+    ]
 
 
 def _of(results: list[dict[str, Any]], stack: int) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _judge(
     expected, told = predict(median, count, x, y)
     above = np.where(window.good, window.value - np.float32(level), np.float32(0.0))
     rest = above - window.stars
-    # The noise of the light that is expected, not of what was counted: faint pixels would weigh too much. Alone, a pixel tells itself.
+    # The noise of the light that is expected, not of what was counted, which would hide that a pixel is off.
     light = np.maximum(window.stars + np.where(np.isfinite(expected), expected, rest) + np.float32(level), 0.0)
     variance = np.where(window.good, window.variance, np.float32(0.0)) + window.gain * light
     lost = outliers(rest, window.good, expected, told, variance, window.stars)
@@ -192,7 +192,7 @@ def drizzle_block(plan: AtlasPlan, stack: int, block: tuple[int, int]) -> dict[s
         if source.box(x0 - MARGIN, x0 + nx + MARGIN, y0 - MARGIN, y0 + ny + MARGIN) is not None:
             sources.append(source)
             sky.append(plan.sky[name])
-    planes: dict[str, NDArray[Any]] = {
+    planes: dict[str, Any] = {
         "sci": np.full((ny, nx), np.nan, np.float32), "weight": np.zeros((ny, nx), np.float32),
         "error": np.full((ny, nx), np.nan, np.float32), "number": np.zeros((ny, nx), np.int16),
     }  # fmt: skip

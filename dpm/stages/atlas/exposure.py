@@ -220,7 +220,8 @@ def write_exposure(
     x, y = linear(*np.meshgrid(np.arange(0.0, nx, SKY_STRIDE), np.arange(0.0, ny, SKY_STRIDE)))
     cells, levels = sky_cells(value[thin], good[thin], x + planes[4][thin], y + planes[5][thin], density / SKY_STRIDE**2)
     plan.map_file(name).parent.mkdir(parents=True, exist_ok=True)
-    numbers = {"linear": [linear.a, linear.b, linear.c, linear.d, linear.x_shift, linear.y_shift], "noise": noise, "density": density}
+    numbers: dict[str, Any] = {"noise": noise, "density": density}
+    numbers["linear"] = [linear.a, linear.b, linear.c, linear.d, linear.x_shift, linear.y_shift]
     with replacing(plan.map_file(name), ".npz") as temporary:
         np.savez(temporary, grid_x=grid_x, grid_y=grid_y, column=column, row=row, cells=cells, levels=levels, **numbers)
 

@@ -49,7 +49,8 @@ def begin(folder: RunFolder, options: AtlasOptions) -> Begun:
         raise InputError(folder.exposures, "master_frame", "there is no master frame yet", "Run the frame stage first")
     stacks = find_stacks(folder, table)
     if not stacks:
-        raise InputError(folder.exposures, "a", "no exposure has a place on the master frame", "Look at the frame stage's warnings")
+        problem = "no exposure has a place on the master frame"
+        raise InputError(folder.exposures, "a", problem, "Look at the frame stage's warnings")
     frame = atlas_frame(MasterFrame.from_meta(table.meta["master_frame"]), options.scale)
     max_side = -(-options.max_side // BLOCK) * BLOCK
     plan = AtlasPlan(folder, frame, stacks, options.pixfrac, max_side)
@@ -93,7 +94,7 @@ def place_sky(folder: RunFolder, gathered: list[dict[str, Any]]) -> tuple[AtlasP
         elif alone:
             shown = ", ".join(alone[:3]) + (", ..." if len(alone) > 3 else "")
             log.warning(
-                "atlas: %d of %d exposures of %s overlap no other one enough to match their sky; their own median is subtracted: %s",
+                "atlas: %d of %d exposures of %s overlap no other enough to match their sky; their own median is subtracted: %s",
                 len(alone), len(stack.exposures), stack.name, shown,
             )  # fmt: skip
         touching.append(Counter(block for name in stack.exposures for block in blocks_of[name]))
@@ -123,7 +124,8 @@ def choose_pictures(plan: AtlasPlan, bands: Sequence[str]) -> dict[str, list[int
             problem = f"no band {unknown[0]!r}; there are {', '.join(names)}" if unknown else f"{len(bands)} bands make no colour"
             raise InputError("", "atlas.colour_bands", problem, "Name two or three: red, (green,) blue")
         return {"colour": [names.index(band) for band in bands]}
-    epochs = [[k for k, stack in enumerate(plan.stacks) if stack.group == number] for number in sorted({s.group for s in plan.stacks})]
+    groups = sorted({stack.group for stack in plan.stacks})
+    epochs = [[k for k, stack in enumerate(plan.stacks) if stack.group == group] for group in groups]
     pictures = {}
     for members in epochs:
         by_wavelength = sorted(members, key=lambda k: (band_wavelength(plan.stacks[k].band), k))
