@@ -39,7 +39,7 @@ def plot_pictures(data: RunData) -> tuple[list[Image], list[tuple[str, str]]]:
         small.save(stream, format="PNG", optimize=True)
         words = f"{name.replace('_', ' ')}: {whole[0]:,} × {whole[1]:,} pixels, North up, East left."
         encoded = base64.b64encode(stream.getvalue()).decode("ascii")
-        images.append(Image(encoded, small.width // 2, small.height // 2, f"The field, {name}", words))
+        images.append(Image(encoded, round(0.75 * small.width), round(0.75 * small.height), f"The field, {name}", words))
         if (data.folder.atlas_pages / name / "index.html").is_file():
             links.append((f"../images/atlas/{name}/index.html", f"Zoom into the {name.replace('_', ' ')} picture"))
     return images, links
