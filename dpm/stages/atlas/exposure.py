@@ -218,7 +218,8 @@ def write_exposure(
     density = float(np.median(1.0 / size))
     thin = slice(0, ny, SKY_STRIDE), slice(0, nx, SKY_STRIDE)
     x, y = linear(*np.meshgrid(np.arange(0.0, nx, SKY_STRIDE), np.arange(0.0, ny, SKY_STRIDE)))
-    cells, levels = sky_cells(value[thin], good[thin], x + planes[4][thin], y + planes[5][thin], density / SKY_STRIDE**2)
+    rest = value[thin] - planes[3][thin]
+    cells, levels = sky_cells(rest, good[thin], x + planes[4][thin], y + planes[5][thin], density / SKY_STRIDE**2)
     plan.map_file(name).parent.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, Any] = {"noise": noise, "density": density}
     numbers["linear"] = [linear.a, linear.b, linear.c, linear.d, linear.x_shift, linear.y_shift]

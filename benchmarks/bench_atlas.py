@@ -1,0 +1,145 @@
+"""The atlas against the catalogue: places, brightness and cosmic rays; the figures of docs/results.md.
+
+usage: python benchmarks/bench_atlas.py [--run RUN ...] [--uvis FOLDER]
+
+``--run`` scores the atlas of a finished run (``[atlas] make = true``; bench_sim.py --keep makes runs of ``sim``).  ``--uvis`` runs
+the real WFC3/UVIS dithers twice into a new folder, with the cosmic rays of their DQ planes and blind to them, and compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+from photutils.aperture import CircularAnnulus, CircularAperture, aperture_photometry
+from photutils.centroids import centroid_2dg, centroid_com, centroid_sources
+from scipy.spatial import cKDTree
+
+import dpm
+from dpm.models.statistics import robust_width
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = ROOT.parent / "shared" / "data" / "real"
+ALONE, FAINTER = 8.0, 0.02  # no neighbour within so many pixels is brighter than this part of the star
+LEAST_SN = 100.0
+ZONES = 3
+COSMIC_RAY = 4096  # bit of the DQ planes of WFC3 that comparing exposures sets
+
+
+def isolated(at: NDArray, flux: NDArray, sn: NDArray) -> NDArray[np.bool_]:
+    """Bright stars whose neighbours leave their centroid alone."""
+    tree, light = cKDTree(at), np.nan_to_num(flux)
+    out = np.isfinite(flux) & (sn > LEAST_SN)
+    for k in np.flatnonzero(out):
+        out[k] = all(light[other] < FAINTER * light[k] for other in tree.query_ball_point(at[k], ALONE) if other != k)
+    return out
+
+
+def score(path: Path) -> None:
+    """One line a stack: offsets of centroids through the FITS header from the catalogue, and light over the catalogue's flux."""
+    run = dpm.open(path)
+    catalog, atlas = run.catalog, run.atlas
+    for stack in atlas.stacks:
+        row = [str(name) for name in atlas.index["stack"]].index(stack)
+        band = str(atlas.index["band"][row])
+        pixels, wcs = atlas.cutout(stack)
+        number, _ = atlas.cutout(stack, plane="NEXP")
+        filled = np.nan_to_num(pixels)
+        at = np.column_stack(wcs.all_world2pix(catalog["ra"], catalog["dec"], 0))
+        flux = np.asarray(catalog[f"{band}_flux"], float)
+        chosen = isolated(at, flux, flux / np.asarray(catalog[f"{band}_flux_error"], float))
+        chosen &= ~np.asarray(catalog[f"{band}_saturated"], bool)
+        j, i = np.clip(np.round(at[:, ::-1]).astype(int).T, 0, np.array(number.shape)[:, None] - 1)
+        chosen &= number[j, i] >= max(2, 0.5 * number.max())
+        at, flux = at[chosen], flux[chosen]
+        depth = np.median(number[j, i][chosen])
+        print(f"\n{path} {stack}: {chosen.sum()} isolated stars above S/N {LEAST_SN:g}, {depth:g} exposures")
+        for name, function, box in (("Gaussian fit", centroid_2dg, 7), ("centre of mass", centroid_com, 5)):
+            x, y = centroid_sources(filled, *at.T, box_size=box, centroid_func=function)
+            describe(name, np.column_stack([x, y]) - at, at)
+        light = measure(filled, at)
+        ratio = light / flux
+        order = np.argsort(-flux)
+        thirds = " ".join(f"{np.median(ratio[part]):.3f}" for part in np.array_split(order, 3))
+        print(f"  light within 3 pixels over flux: median {np.median(ratio):.3f}, scatter {robust_width(ratio):.4f}, by thirds {thirds}")
+
+
+def describe(name: str, off: NDArray, at: NDArray) -> None:
+    """Median, its error, scatter, tails, and the largest median of a zone."""
+    off, at = off[np.isfinite(off).all(axis=1)], at[np.isfinite(off).all(axis=1)]
+    width = [robust_width(off[:, axis]) for axis in (0, 1)]
+    median, error = np.median(off, axis=0), 1.25 * np.array(width) / np.sqrt(len(off))
+    print(
+        f"  {name}: median {median[0]:+.4f} +- {error[0]:.4f}, {median[1]:+.4f} +- {error[1]:.4f}; scatter {width[0]:.4f}, "
+        f"{width[1]:.4f}; 95 % within {np.percentile(np.hypot(*off.T), 95):.3f} pixels"
+    )
+    edges = [np.quantile(at[:, axis], np.linspace(0, 1, ZONES + 1)) for axis in (0, 1)]
+    zone = [np.clip(np.searchsorted(edges[axis], at[:, axis], "right") - 1, 0, ZONES - 1) for axis in (0, 1)]
+    medians = []
+    for k in range(ZONES**2):
+        mine = zone[1] * ZONES + zone[0] == k
+        if mine.sum() >= 8:
+            medians.append(np.hypot(*np.median(off[mine], axis=0)))
+    if medians:
+        print(f"    zones of a {ZONES} x {ZONES} grid: medians up to {max(medians):.3f}")
+
+
+def measure(pixels: NDArray, at: NDArray, radius: float = 3.0) -> NDArray:
+    """Light within a radius above the local sky."""
+    total = np.asarray(aperture_photometry(pixels, CircularAperture(at, radius))["aperture_sum"])
+    sky = [np.median(mask.get_values(pixels)) for mask in CircularAnnulus(at, 7.0, 10.0).to_mask(method="center")]
+    return total - np.array(sky) * np.pi * radius**2
+
+
+def uvis(folder: Path) -> None:
+    """The dithers with the cosmic rays that their DQ planes mark, and without these marks."""
+    stacks = {}
+    for name in ("marked", "blind"):
+        place = folder / name
+        (place / "data").mkdir(parents=True)
+        known = 0
+        for path in sorted((REAL / "wfc3uvis_f814w_3dithers").glob("*_flc.fits")):
+            with fits.open(path) as hdulist:
+                for hdu in hdulist:
+                    if hdu.name == "DQ":
+                        known += int(((hdu.data & COSMIC_RAY) != 0).sum())
+                        if name == "blind":
+                            hdu.data = (hdu.data & ~np.int16(COSMIC_RAY)).astype(hdu.data.dtype)
+                hdulist.writeto(place / "data" / path.name)
+        field = place / "field.toml"
+        field.write_text(
+            '[input]\nexposures = ["data/*.fits"]\n[frame]\nmin_exposures = 2\n[atlas]\nmake = true\n'
+            f'[psf]\nsource = "{REAL / "stdpsf" / "STDPSF_WFC3UV_F814W.fits"}"\n'
+        )
+        subprocess.run([sys.executable, "-m", "dpm", "run", str(field), "--cluster", "none"], check=True, stderr=subprocess.DEVNULL)
+        score(place / "run")
+        with fits.open(place / "run" / "images" / "atlas_wfc3uv_f814w.fits") as hdulist:
+            stacks[name] = {plane: np.array(hdulist[plane].data) for plane in ("SCI", "ERR", "NEXP")}
+            share = hdulist[0].header["REJECTED"]
+        print(f"  {known} pixels marked as cosmic rays in the files; share of good pixels rejected here {share:.5f}")
+    marked, blind = stacks["marked"], stacks["blind"]
+    both = (marked["NEXP"] >= 2) & (blind["NEXP"] >= 1)
+    pull = ((blind["SCI"] - marked["SCI"]) / marked["ERR"])[both]
+    counts = f"{np.sum(pull > 5)} above 5 ERR, {np.sum(pull > 10)} above 10, {np.sum(pull < -5)} below -5"
+    print(f"blind minus marked, {both.sum()} pixels: {counts}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, nargs="*", default=[])
+    parser.add_argument("--uvis", type=Path)
+    told = parser.parse_args()
+    for path in told.run:
+        score(path)
+    if told.uvis is not None:
+        uvis(told.uvis)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
