@@ -2,15 +2,18 @@
 
 usage: python benchmarks/bench_atlas.py [--run RUN ...] [--uvis FOLDER]
 
-``--run`` scores the atlas of a finished run (``[atlas] make = true``; bench_sim.py --keep makes runs of ``sim``).  ``--uvis`` runs
-the real WFC3/UVIS dithers twice into a new folder, with the cosmic rays of their DQ planes and blind to them, and compares.
+``--run`` scores the atlas of a finished run (``[atlas] make = true``), and compares it with one of the catalogue's stars alone.
+``--uvis`` runs the real WFC3/UVIS dithers twice into a new folder, with the cosmic rays that their DQ planes mark and without.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,13 @@ from photutils.centroids import centroid_2dg, centroid_com, centroid_sources
 from scipy.spatial import cKDTree
 
 import dpm
+from dpm.config import open_run
 from dpm.models.statistics import robust_width
+from dpm.notebook.run import Run
+from dpm.stages import atlas
+from dpm.stages.atlas.drizzle_cells import drizzle_cell
+from dpm.stages.atlas.exposure import AtlasExposure, Window
+from dpm.stages.atlas.layout import AtlasPlan
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "real"
@@ -40,33 +49,74 @@ def isolated(at: NDArray, flux: NDArray, sn: NDArray) -> NDArray[np.bool_]:
     return out
 
 
-def score(path: Path) -> None:
-    """One line a stack: offsets of centroids through the FITS header from the catalogue, and light over the catalogue's flux."""
-    run = dpm.open(path)
+def choose(run: Run, stack: str) -> tuple[NDArray, NDArray, float]:
+    """Atlas positions by the FITS header and catalogue fluxes of isolated stars in at least half of the exposures, and how many."""
     catalog, atlas = run.catalog, run.atlas
-    for stack in atlas.stacks:
-        row = [str(name) for name in atlas.index["stack"]].index(stack)
-        band = str(atlas.index["band"][row])
-        pixels, wcs = atlas.cutout(stack)
-        number, _ = atlas.cutout(stack, plane="NEXP")
-        filled = np.nan_to_num(pixels)
-        at = np.column_stack(wcs.all_world2pix(catalog["ra"], catalog["dec"], 0))
-        flux = np.asarray(catalog[f"{band}_flux"], float)
-        chosen = isolated(at, flux, flux / np.asarray(catalog[f"{band}_flux_error"], float))
-        chosen &= ~np.asarray(catalog[f"{band}_saturated"], bool)
-        j, i = np.clip(np.round(at[:, ::-1]).astype(int).T, 0, np.array(number.shape)[:, None] - 1)
-        chosen &= number[j, i] >= max(2, 0.5 * number.max())
-        at, flux = at[chosen], flux[chosen]
-        depth = np.median(number[j, i][chosen])
-        print(f"\n{path} {stack}: {chosen.sum()} isolated stars above S/N {LEAST_SN:g}, {depth:g} exposures")
-        for name, function, box in (("Gaussian fit", centroid_2dg, 7), ("centre of mass", centroid_com, 5)):
-            x, y = centroid_sources(filled, *at.T, box_size=box, centroid_func=function)
-            describe(name, np.column_stack([x, y]) - at, at)
-        light = measure(filled, at)
-        ratio = light / flux
-        order = np.argsort(-flux)
-        thirds = " ".join(f"{np.median(ratio[part]):.3f}" for part in np.array_split(order, 3))
-        print(f"  light within 3 pixels over flux: median {np.median(ratio):.3f}, scatter {robust_width(ratio):.4f}, by thirds {thirds}")
+    band = str(atlas.index["band"][[str(name) for name in atlas.index["stack"]].index(stack)])
+    number, wcs = atlas.cutout(stack, plane="NEXP")
+    at = np.column_stack(wcs.all_world2pix(catalog["ra"], catalog["dec"], 0))
+    flux = np.asarray(catalog[f"{band}_flux"], float)
+    chosen = isolated(at, flux, flux / np.asarray(catalog[f"{band}_flux_error"], float))
+    chosen &= ~np.asarray(catalog[f"{band}_saturated"], bool)
+    j, i = np.clip(np.round(at[:, ::-1]).astype(int).T, 0, np.array(number.shape)[:, None] - 1)
+    chosen &= number[j, i] >= max(2, 0.5 * number.max())
+    return at[chosen], flux[chosen], float(np.median(number[j, i][chosen]))
+
+
+def centroids(pixels: NDArray, at: NDArray) -> dict[str, NDArray]:
+    """Centroids of photutils."""
+    filled, out = np.nan_to_num(pixels), {}
+    for name, function, box in (("Gaussian fit", centroid_2dg, 7), ("centre of mass", centroid_com, 5)):
+        out[name] = np.column_stack(centroid_sources(filled, *at.T, box_size=box, centroid_func=function))
+    return out
+
+
+def score(path: Path) -> None:
+    """Of each stack: offsets of centroids through the FITS header from the catalogue, and light over the catalogue's flux."""
+    run = dpm.open(path)
+    for stack in run.atlas.stacks:
+        at, flux, depth = choose(run, stack)
+        pixels, _ = run.atlas.cutout(stack)
+        print(f"\n{path} {stack}: {len(at)} isolated stars above S/N {LEAST_SN:g}, {depth:g} exposures")
+        for name, found in centroids(pixels, at).items():
+            describe(name, found - at, at)
+        ratio = measure(np.nan_to_num(pixels), at) / flux
+        thirds = " ".join(f"{np.median(ratio[part]):.3f}" for part in np.array_split(np.argsort(-flux), 3))
+        spread = f"median {np.median(ratio):.3f}, scatter {robust_width(ratio):.4f}"
+        print(f"  light within 3 pixels over flux: {spread}, by thirds {thirds}")
+
+
+def compare_model(path: Path) -> None:
+    """The same centroids on the catalogue's stars alone, put through the same maps: what differs is not the sampling."""
+    run = dpm.open(path)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "run"
+        shutil.copytree(path, copy)
+        folder, options = open_run(copy)
+        options = replace(options, atlas=replace(options.atlas, make=True))
+        rounds = [[atlas.work(task) for task in atlas.plan(folder, options)]]
+        atlas.next_round(folder, options, rounds)
+        plan = AtlasPlan.load(folder)
+        for stack in plan.stacks:
+            at, _, _ = choose(run, stack.name)
+            sources = [ModelAlone(AtlasExposure(plan.pixels_file(name), plan.map_file(name))) for name in stack.exposures]
+            made = drizzle_cell(sources, [0.0] * len(sources), (0, plan.frame.ny, 0, plan.frame.nx), plan.pixfrac)
+            assert made is not None
+            pixels, _ = run.atlas.cutout(stack.name)
+            print(f"\n{path} {stack.name}: atlas minus model, {len(at)} stars")
+            for (name, found), model in zip(centroids(pixels, at).items(), centroids(made.sci, at).values()):
+                describe(name, found - model, at)
+
+
+class ModelAlone:
+    """An exposure's catalogue stars in place of its pixels."""
+
+    def __init__(self, source: AtlasExposure) -> None:
+        self.source, self.noise, self.density = source, source.noise, source.density
+
+    def window(self, *box: float) -> Window | None:
+        window = self.source.window(*box)
+        return window and replace(window, value=window.stars)
 
 
 def describe(name: str, off: NDArray, at: NDArray) -> None:
@@ -136,6 +186,7 @@ def main() -> int:
     told = parser.parse_args()
     for path in told.run:
         score(path)
+        compare_model(path)
     if told.uvis is not None:
         uvis(told.uvis)
     return 0
