@@ -1,9 +1,10 @@
 """The atlas against the catalogue: places, brightness and cosmic rays; the figures of docs/results.md.
 
-usage: python benchmarks/bench_atlas.py [--run RUN ...] [--uvis FOLDER]
+usage: python benchmarks/bench_atlas.py [--run RUN ...] [--uvis FOLDER] [--blind MARKED_RUN BLIND_RUN]
 
 ``--run`` scores the atlas of a finished run (``[atlas] make = true``), and compares it with one of the catalogue's stars alone.
-``--uvis`` runs the real WFC3/UVIS dithers twice into a new folder, with the cosmic rays that their DQ planes mark and without.
+``--uvis`` runs the real WFC3/UVIS dithers twice into a new folder, with the cosmic rays that their DQ planes mark and without;
+``--blind`` compares two such runs that are there already.
 """
 
 from __future__ import annotations
@@ -146,9 +147,8 @@ def measure(pixels: NDArray, at: NDArray, radius: float = 3.0) -> NDArray:
     return total - np.array(sky) * np.pi * radius**2
 
 
-def uvis(folder: Path) -> None:
-    """The dithers with the cosmic rays that their DQ planes mark, and without these marks."""
-    stacks = {}
+def prepare_uvis(folder: Path) -> None:
+    """The dithers as they are, and blind to the cosmic rays that their DQ planes mark, each with a configuration."""
     for name in ("marked", "blind"):
         place = folder / name
         (place / "data").mkdir(parents=True)
@@ -161,18 +161,22 @@ def uvis(folder: Path) -> None:
                         if name == "blind":
                             hdu.data = (hdu.data & ~np.int16(COSMIC_RAY)).astype(hdu.data.dtype)
                 hdulist.writeto(place / "data" / path.name)
-        field = place / "field.toml"
-        field.write_text(
+        (place / "field.toml").write_text(
             '[input]\nexposures = ["data/*.fits"]\n[frame]\nmin_exposures = 2\n[atlas]\nmake = true\n'
             f'[psf]\nsource = "{REAL / "stdpsf" / "STDPSF_WFC3UV_F814W.fits"}"\n'
         )
-        subprocess.run([sys.executable, "-m", "dpm", "run", str(field), "--cluster", "none"], check=True, stderr=subprocess.DEVNULL)
-        score(place / "run")
-        with fits.open(place / "run" / "images" / "atlas_wfc3uv_f814w.fits") as hdulist:
-            stacks[name] = {plane: np.array(hdulist[plane].data) for plane in ("SCI", "ERR", "NEXP")}
-            share = hdulist[0].header["REJECTED"]
-        print(f"  {known} pixels marked as cosmic rays in the files; share of good pixels rejected here {share:.5f}")
-    marked, blind = stacks["marked"], stacks["blind"]
+        print(f"{place}: {known} pixels marked as cosmic rays in the files")
+
+
+def compare_blind(runs: list[Path]) -> None:
+    """How a stack that was blind to the marks of its exposures' cosmic rays differs from one that was not."""
+    stacks = []
+    for path in runs:
+        score(path)
+        with fits.open(path / "images" / "atlas_wfc3uv_f814w.fits") as hdulist:
+            stacks.append({plane: np.array(hdulist[plane].data) for plane in ("SCI", "ERR", "NEXP")})
+            print(f"  share of good pixels rejected: {hdulist[0].header['REJECTED']:.5f}")
+    marked, blind = stacks
     both = (marked["NEXP"] >= 2) & (blind["NEXP"] >= 1)
     pull = ((blind["SCI"] - marked["SCI"]) / marked["ERR"])[both]
     counts = f"{np.sum(pull > 5)} above 5 ERR, {np.sum(pull > 10)} above 10, {np.sum(pull < -5)} below -5"
@@ -183,12 +187,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, nargs="*", default=[])
     parser.add_argument("--uvis", type=Path)
+    parser.add_argument("--blind", type=Path, nargs=2, metavar=("MARKED_RUN", "BLIND_RUN"))
     told = parser.parse_args()
     for path in told.run:
         score(path)
         compare_model(path)
     if told.uvis is not None:
-        uvis(told.uvis)
+        prepare_uvis(told.uvis)
+        for name in ("marked", "blind"):
+            command = [sys.executable, "-m", "dpm", "run", str(told.uvis / name / "field.toml"), "--cluster", "none"]
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        compare_blind([told.uvis / name / "run" for name in ("marked", "blind")])
+    if told.blind is not None:
+        compare_blind(told.blind)
     return 0
 
 
