@@ -51,13 +51,20 @@ def isolated(at: NDArray, flux: NDArray, sn: NDArray) -> NDArray[np.bool_]:
 
 
 def choose(run: Run, stack: str) -> tuple[NDArray, NDArray, float]:
-    """Atlas positions by the FITS header and catalogue fluxes of isolated stars in at least half of the exposures, and how many."""
+    """Atlas positions at its epoch by the FITS header and catalogue fluxes of isolated stars in half of the exposures or more."""
     catalog, atlas = run.catalog, run.atlas
     band = str(atlas.index["band"][[str(name) for name in atlas.index["stack"]].index(stack)])
     number, wcs = atlas.cutout(stack, plane="NEXP")
-    at = np.column_stack(wcs.all_world2pix(catalog["ra"], catalog["dec"], 0))
+    ra, dec = np.array(catalog["ra"], float), np.array(catalog["dec"], float)
+    moved = np.ones(len(ra), bool)
+    if "pmra" in catalog.colnames:
+        years = atlas.epoch(stack) - np.array(catalog["ref_epoch"], float)
+        ra += np.array(catalog["pmra"], float) * years / 3.6e6 / np.cos(np.radians(dec))
+        dec += np.array(catalog["pmdec"], float) * years / 3.6e6
+        moved = np.isfinite(ra)
+    at = np.column_stack(wcs.all_world2pix(np.where(moved, ra, catalog["ra"]), np.where(moved, dec, catalog["dec"]), 0))
     flux = np.asarray(catalog[f"{band}_flux"], float)
-    chosen = isolated(at, flux, flux / np.asarray(catalog[f"{band}_flux_error"], float))
+    chosen = moved & isolated(at, flux, flux / np.asarray(catalog[f"{band}_flux_error"], float))
     chosen &= ~np.asarray(catalog[f"{band}_saturated"], bool)
     j, i = np.clip(np.round(at[:, ::-1]).astype(int).T, 0, np.array(number.shape)[:, None] - 1)
     chosen &= number[j, i] >= max(2, 0.5 * number.max())

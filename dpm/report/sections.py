@@ -23,6 +23,7 @@ from dpm.report.calibration import load_builds, load_solutions
 from dpm.report.calibration_tables import build_table, solution_table
 from dpm.report.data import RunData, Sample, filter_label, read_json
 from dpm.report.figures import Image
+from dpm.report.plots_footprints import plot_footprints
 from dpm.report.plots_members import load_members, member_figures, member_table
 from dpm.report.plots_motions import plot_motions
 from dpm.report.select import measured_residuals
@@ -111,6 +112,8 @@ def _field(data: RunData) -> Section:
         section.text += f" The first {_MAX_FIELD_IMAGES // 2} of {len(rows)} detectors are shown."
     if not section.images:
         section.absent = "Absent: the run folder has no cube with pixels of its exposures."
+    else:
+        section.images = _some(plot_footprints(data)) + section.images
     return section
 
 
@@ -328,8 +331,11 @@ def _cmd(data: RunData) -> Section:
     section = Section(
         "cmd", "CMD", "Colour-magnitude diagrams. Grey: all stars. In colour: neither saturated nor of poor QFIT."
     )
-    for blue, red in photometry.color_pairs(data):
+    pairs = photometry.color_pairs(data)
+    for blue, red in pairs[:_MAX_MAPS]:
         section.images += _some(photometry.plot_cmd(data, blue, red, summary.magnitude_system(data, blue)))
+    if len(pairs) > _MAX_MAPS:
+        section.text += f" Not drawn, to keep the page small: {len(pairs) - _MAX_MAPS} more pairs of filters."
     if section.empty:
         n = len(data.bands)
         section.absent = (
