@@ -11,6 +11,8 @@ from dpm.report.figures import COLORS, Image, add_legend, encode, new_figure
 
 __all__ = ["footprints", "plot_footprints"]
 
+DARKEST = 0.4  # opacity where all exposures of a band overlap
+STROKES = ("-", "--", ":")  # bands with the same dithers lie on one another
 HUES = ("blue", "vermillion", "green", "orange", "purple", "sky")
 
 
@@ -47,10 +49,11 @@ def plot_footprints(data: RunData) -> Image | None:
     figure, axes = new_figure(5.2, 4.8)
     for number, (band, corners) in enumerate(sorted(found.items())):
         color = COLORS[HUES[number % len(HUES)]]
-        fill = min(0.12, 1.5 / len(corners))
+        fill = min(DARKEST / len(corners), 0.1)
+        look = STROKES[number % len(STROKES)]
         axes.add_collection(PolyCollection(corners, facecolors=color, edgecolors="none", alpha=fill))
-        axes.add_collection(PolyCollection(corners, facecolors="none", edgecolors=color, linewidths=0.8))
-        axes.plot([], [], color=color, label=f"{band_label(band)} ({len(corners)})")
+        axes.add_collection(PolyCollection(corners, facecolors="none", edgecolors=color, linewidths=0.9, linestyles=look))
+        axes.plot([], [], color=color, linestyle=look, label=f"{band_label(band)} ({len(corners)})")
     every = np.concatenate([corner for corners in found.values() for corner in corners])
     middle, reach = 0.5 * (every.min(axis=0) + every.max(axis=0)), 0.55 * float(np.ptp(every, axis=0).max())
     axes.set_xlim(middle[0] + reach, middle[0] - reach)
