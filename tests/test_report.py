@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 from PIL import Image
-from report_fixture import make_run, write_build, write_distortion
+from report_fixture import SCALE, SIZE, make_run, write_build, write_distortion
 
 from dpm.io.run_folder import RunFolder
 from dpm.io.tables import read_table, write_table
@@ -23,6 +23,7 @@ from dpm.report import write_report
 from dpm.report.data import band_label, load_run
 from dpm.report.figures import running_median
 from dpm.report.plots_distortion import fit_gaussian
+from dpm.report.plots_footprints import footprints
 from dpm.report.plots_photometry import color_pairs
 from dpm.report.select import measured_residuals, scatter_of_stars, well_measured
 
@@ -320,3 +321,14 @@ def test_page_of_columns_is_up_to_date() -> None:
     committed = Path(__file__).resolve().parents[1] / "docs" / "columns.md"
     advice = "run: python -m dpm.models.columns_page docs/columns.md"
     assert committed.read_text(encoding="utf-8") == columns_page(), advice
+
+
+def test_footprints_lie_where_the_transforms_put_them(full_run: RunFolder) -> None:
+    found = footprints(load_run(full_run))
+    assert {band: len(corners) for band, corners in found.items()} == {"niriss_f090w": 4, "niriss_f150w": 4}
+    table = load_run(full_run).exposures
+    assert table is not None
+    row = table[[str(band) for band in table["band"]].index("niriss_f090w")]
+    middle = found["niriss_f090w"][0].mean(axis=0)
+    assert middle == pytest.approx([-row["x_shift"] * SCALE, row["y_shift"] * SCALE])
+    assert np.ptp(found["niriss_f090w"][0], axis=0) == pytest.approx([SIZE * SCALE] * 2)

@@ -7,6 +7,8 @@ import pytest
 from astropy.io import fits
 from astropy.stats import sigma_clipped_stats
 from astropy.table import QTable, Table
+from astropy.wcs import WCS
+from photutils.centroids import centroid_2dg, centroid_sources
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from typer.testing import CliRunner
@@ -29,13 +31,34 @@ def write_field(folder, exposures, source="build", min_exposures=3):
     return path
 
 
+def check_atlas(run):
+    """Bright stars lie where the catalogue says, through the FITS header, and no cosmic ray is left where all exposures are."""
+    catalog = run.catalog
+    with fits.open(run.folder.images / "atlas_wfc3uv_f814w.fits") as atlas:
+        sci, number = atlas["SCI"].data, atlas["NEXP"].data
+        at = np.column_stack(WCS(atlas["SCI"].header).all_world2pix(catalog["ra"], catalog["dec"], 0))
+        assert atlas["SCI"].header["BUNIT"] == "electron/s" and atlas[0].header["PHOTSYS"] == "AB"
+    nearest = cKDTree(at).query(at, 2)[0][:, 1]
+    bright = (catalog["wfc3uv_f814w_mag_error"] < 0.012) & (nearest > 6)
+    x, y = centroid_sources(np.nan_to_num(sci), *at[bright].T, box_size=9, centroid_func=centroid_2dg)
+    off = np.column_stack([x, y]) - at[bright]
+    assert len(off) >= 4 and np.hypot(*off.T).max() < 0.05
+    deep = sci[number == 3]
+    noise = 1.4826 * np.median(np.abs(deep - np.median(deep)))
+    labels, n = ndimage.label(np.nan_to_num(sci) * (number == 3) > 12 * noise)
+    centres = np.array(ndimage.center_of_mass(np.nan_to_num(sci), labels, np.arange(1, n + 1)))[:, ::-1]
+    assert n > 5 and cKDTree(at).query(centres)[0].max() < 6
+
+
 def test_three_dithered_uvis_exposures(shared_data, tmp_path):
     """Full of cosmic rays: what lies in all three comes out, with consistent magnitudes, and the cosmic rays do not."""
     real = shared_data / "real"
     path = write_field(tmp_path, real / "wfc3uvis_f814w_3dithers/*_flc.fits", real / "stdpsf/STDPSF_WFC3UV_F814W.fits")
+    path.write_text(path.read_text() + "[atlas]\nmake = true\n")
     code, output = dpm_command("run", path, "--cluster", "threads")
     assert code == 0, output
     run = dpm.open(path)
+    check_atlas(run)
     catalog = run.catalog
     from dpm.io.tables import read_table
 

@@ -159,6 +159,20 @@ def residuals(
 
 
 @app.command()
+def chart(
+    run: RunPath,
+    id: Annotated[list[int] | None, typer.Option("--id", help="One or more times: number of a star of the catalogue.")] = None,
+    at: Annotated[list[str] | None, typer.Option("--at", help="One or more times: RA,DEC in degrees or sexagesimal.")] = None,
+    size: Annotated[float, typer.Option("--size", help="Side in arcsec.")] = 20.0,
+    stack: Annotated[str | None, typer.Option("--stack", help="The stack to draw; the last one by default.")] = None,
+) -> None:
+    """Draw finding charts of chosen stars from the atlas, to images/charts."""
+    from dpm.cli.products import make_charts
+
+    make_charts(run, id or [], at or [], size, stack)
+
+
+@app.command()
 def export(
     run: RunPath,
     output: Annotated[Path, typer.Argument(help="The file to write.")],

@@ -16,7 +16,7 @@ from dpm.run.single import UsageError
 if TYPE_CHECKING:
     from dpm.simulate import SimulationOptions
 
-__all__ = ["export_run", "make_report", "make_residuals", "simulate_files", "simulate_with_bar"]
+__all__ = ["export_run", "make_charts", "make_report", "make_residuals", "simulate_files", "simulate_with_bar"]
 
 SUFFIXES = {
     ".ecsv": "ecsv",
@@ -59,6 +59,26 @@ def make_residuals(run: Path, exposures: list[str]) -> None:
     except KeyError as error:
         raise UsageError(str(error.args[0])) from None
     typer.echo(f"residuals  {len(files)} images in {folder.images}")
+
+
+@guarded
+def make_charts(run: Path, ids: list[int], places: list[str], size: float, stack: str | None) -> None:
+    """``dpm chart``."""
+    from dpm.io.tables import read_table
+    from dpm.report.charts import catalog_targets, draw_charts, position_target
+
+    folder = _with_catalog(run)
+    if not ids and not places:
+        raise UsageError("name stars with --id, or positions with --at")
+    if not folder.atlas_index.is_file():
+        raise IncompleteError(f"{folder.root}: there is no atlas yet; [atlas] make = true and `dpm run` make it")
+    try:
+        targets = catalog_targets(read_table(folder.catalog, ["id", "ra", "dec"]), ids) + [position_target(text) for text in places]
+        files = draw_charts(folder, targets, size, stack)
+    except (KeyError, ValueError) as error:
+        raise UsageError(str(error.args[0])) from None
+    for path in files:
+        typer.echo(f"chart      {path}")
 
 
 @guarded

@@ -20,7 +20,7 @@ from dpm.io.atomic import replacing
 from dpm.models.exposure import ExposureImage
 from dpm.models.flags import PixelFlag
 
-__all__ = ["BLOCK", "PLANES", "GatheredPixels", "write_gathered"]
+__all__ = ["BLOCK", "PLANES", "GatheredPixels", "write_blocks", "write_gathered"]
 
 BLOCK = 64
 PLANES = 6
@@ -56,6 +56,19 @@ def write_gathered(
     planes[3, :ny, :nx] = np.where(bad, np.float32(0.0), image.flat_variance)
     planes[4, :ny, :nx] = halo
     planes[5, :ny, :nx] = image.dq
+    write_blocks(path, planes)
+
+
+def write_blocks(path: str | os.PathLike[str], planes: NDArray[np.float32]) -> None:
+    """Write six planes in blocks, atomically, for `GatheredPixels` to read.
+
+    Parameters
+    ----------
+    path : path
+        The file; its folder is made if need be.
+    planes : ndarray (6, rows * BLOCK, columns * BLOCK), float32
+    """
+    rows, columns = planes.shape[1] // BLOCK, planes.shape[2] // BLOCK
     blocks = planes.reshape(PLANES, rows, BLOCK, columns, BLOCK).transpose(1, 3, 0, 2, 4)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(Path(path)) as temporary, open(temporary, "wb") as file:

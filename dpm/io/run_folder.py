@@ -113,6 +113,21 @@ class RunFolder:
         return self.root / "images"
 
     @property
+    def atlas_index(self) -> Path:
+        """The atlas' files, one row a file: stack, place in the atlas' frame, corners on the sky."""
+        return self.images / "atlas.ecsv"
+
+    @property
+    def atlas_pages(self) -> Path:
+        """Zoomable pages of the atlas' pictures, a folder each."""
+        return self.images / "atlas"
+
+    @property
+    def charts(self) -> Path:
+        """Finding charts."""
+        return self.images / "charts"
+
+    @property
     def report(self) -> Path:
         return self.root / "report" / "index.html"
 

@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 __all__ = [
     "ArtificialStarsOptions",
+    "AtlasOptions",
     "ClusterOptions",
     "DistortionOptions",
     "FindOptions",
@@ -197,6 +198,22 @@ class MotionsOptions:
 
 
 @dataclass(frozen=True)
+class AtlasOptions:
+    """``[atlas]``: stacked and colour images of the field, which ``make`` asks for.
+
+    ``scale`` is arcsec per pixel (the master frame's when not set); exposures are drizzled with drops of ``pixfrac`` of their
+    pixels a side.  ``colour_bands`` names the red, (green,) and blue bands of the colour image; without it, every epoch's longest
+    and shortest are red and blue.  A FITS file is at most ``max_side`` pixels a side (rounded up to 1024); larger fields are cut.
+    """
+
+    make: bool = False
+    scale: Annotated[float, Gt(0)] | None = None
+    pixfrac: Annotated[float, Gt(0), Le(1)] = 1.0
+    colour_bands: tuple[str, ...] = ()
+    max_side: Annotated[int, Ge(1)] = 8192
+
+
+@dataclass(frozen=True)
 class ClusterOptions:
     """``[cluster]``: where the work is done and how a local cluster is sized; never part of a stage's key.
 
@@ -224,4 +241,5 @@ class Options:
     artificial_stars: ArtificialStarsOptions = field(default_factory=ArtificialStarsOptions)
     motions: MotionsOptions = field(default_factory=MotionsOptions)
     selection: SelectionOptions = field(default_factory=SelectionOptions)
+    atlas: AtlasOptions = field(default_factory=AtlasOptions)
     cluster: ClusterOptions = field(default_factory=ClusterOptions)

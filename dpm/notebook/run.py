@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import xarray
     from astropy.table import Table
 
+    from dpm.io.atlas_files import AtlasFiles
+
 __all__ = ["Run", "open_run"]
 
 REPORT_FILES = ("report/index.html",)
@@ -165,6 +167,28 @@ class Run:
         from dpm.stages.residuals.write import write_residuals
 
         return write_residuals(self.folder, self.options, exposures)
+
+    @property
+    def atlas(self) -> AtlasFiles:
+        """The atlas: ``run.atlas.stacks``, and ``pixels, wcs = run.atlas.cutout("niriss_f090w")``."""
+        from dpm.io.atlas_files import AtlasFiles
+
+        return AtlasFiles(self.folder)
+
+    def chart(self, *ids: int, size: float = 20.0, stack: str | None = None) -> list[Path]:
+        """Draw finding charts of stars of the catalogue, and say which files.
+
+        Parameters
+        ----------
+        *ids : int
+        size : float
+            Side, arcsec.
+        stack : str, optional
+            One of ``run.atlas.stacks``; the last one by default.
+        """
+        from dpm.report.charts import catalog_targets, draw_charts
+
+        return draw_charts(self.folder, catalog_targets(self.catalog, ids), size, stack)
 
     def states(self) -> list[StageState]:
         """State of every stage."""

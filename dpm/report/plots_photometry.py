@@ -24,8 +24,6 @@ from dpm.report.select import scatter_of_stars
 
 __all__ = ["color_pairs", "plot_cmd", "plot_luminosity", "plot_magnitude_rms"]
 
-_MAX_PAIRS = 6
-
 
 def plot_magnitude_rms(data: RunData, band: str, sample: Sample | None, mag_label: str) -> Image | None:
     """Scatter of single-exposure magnitudes against magnitude, with the formal error of one exposure.
@@ -77,7 +75,7 @@ def color_pairs(data: RunData) -> list[tuple[str, str]]:
         if both.any():
             apart = bands.index(red) - bands.index(blue)
             pairs.append((apart != 1, -apart, blue, red))
-    return [(blue, red) for _, _, blue, red in sorted(pairs, key=lambda pair: pair[:2])][:_MAX_PAIRS]
+    return [(blue, red) for _, _, blue, red in sorted(pairs, key=lambda pair: pair[:2])]
 
 
 def plot_cmd(data: RunData, blue: str, red: str, system: str) -> Image | None:

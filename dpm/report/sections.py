@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpm.report import plots_astrometry as astrometry
+from dpm.report import plots_atlas as atlas
 from dpm.report import plots_distortion as distortion
 from dpm.report import plots_epsf as epsf
 from dpm.report import plots_images as images
@@ -22,6 +23,7 @@ from dpm.report.calibration import load_builds, load_solutions
 from dpm.report.calibration_tables import build_table, solution_table
 from dpm.report.data import RunData, Sample, filter_label, read_json
 from dpm.report.figures import Image
+from dpm.report.plots_footprints import plot_footprints
 from dpm.report.plots_members import load_members, member_figures, member_table
 from dpm.report.plots_motions import plot_motions
 from dpm.report.select import measured_residuals
@@ -40,7 +42,8 @@ _NO_MATCHES = (
 class Section:
     """One section: words on how to read it, pictures, tables; ``absent`` says why it is empty.
 
-    ``folded`` tables open on a click; ``wide`` pictures stand two in a row instead of three.
+    ``folded`` tables open on a click; ``wide`` pictures stand two in a row instead of three; ``links``: address from the report's
+    folder, and words.
     """
 
     anchor: str
@@ -51,6 +54,7 @@ class Section:
     absent: str = ""
     folded: bool = False
     wide: bool = False
+    links: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
@@ -65,6 +69,7 @@ def build_sections(data: RunData) -> list[Section]:
     """
     makers: tuple[Callable[[RunData], Section], ...] = (
         _field,
+        _atlas,
         _second_pass,
         _motions,
         _artificial_stars,
@@ -107,6 +112,22 @@ def _field(data: RunData) -> Section:
         section.text += f" The first {_MAX_FIELD_IMAGES // 2} of {len(rows)} detectors are shown."
     if not section.images:
         section.absent = "Absent: the run folder has no cube with pixels of its exposures."
+    else:
+        section.images = _some(plot_footprints(data)) + section.images
+    return section
+
+
+def _atlas(data: RunData) -> Section:
+    section = Section(
+        "atlas",
+        "Atlas",
+        "All exposures of a band and epoch drizzled onto one grid, cosmic rays rejected, skies matched and subtracted. Of two "
+        "bands the green picture is their mean, 1:3 red to blue; white is the colour of the median bright pixel.",
+        wide=True,
+    )
+    if data.folder.atlas_index.is_file():
+        section.images, section.links = atlas.plot_pictures(data)
+        section.tables = [atlas.stack_table(data)]
     return section
 
 
@@ -310,8 +331,11 @@ def _cmd(data: RunData) -> Section:
     section = Section(
         "cmd", "CMD", "Colour-magnitude diagrams. Grey: all stars. In colour: neither saturated nor of poor QFIT."
     )
-    for blue, red in photometry.color_pairs(data):
+    pairs = photometry.color_pairs(data)
+    for blue, red in pairs[:_MAX_MAPS]:
         section.images += _some(photometry.plot_cmd(data, blue, red, summary.magnitude_system(data, blue)))
+    if len(pairs) > _MAX_MAPS:
+        section.text += f" Not drawn, to keep the page small: {len(pairs) - _MAX_MAPS} more pairs of filters."
     if section.empty:
         n = len(data.bands)
         section.absent = (

@@ -12,7 +12,7 @@ __all__ = ["STAGES", "Stage", "Task", "load_stage", "load_stages"]
 # In the order of a run.
 STAGES: tuple[str, ...] = (
     "ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame", "colour", "second_pass", "motions",
-    "artificial_stars", "selection",
+    "artificial_stars", "selection", "atlas",
 )  # fmt: skip
 
 

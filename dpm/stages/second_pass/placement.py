@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from dpm.stages.second_pass.field import Group, SecondPassField
 from dpm.stages.second_pass.geometry import ExposureGeometry, make_geometry
 from dpm.stages.second_pass.halos import without_halos
 
-__all__ = ["PlacedExposure", "group_seeds", "group_years", "place_exposure", "subtract_halos"]
+__all__ = ["PlacedExposure", "exposure_maps", "group_seeds", "group_years", "place_exposure", "subtract_halos"]
 
 Floats = NDArray[np.float64]
 
@@ -49,8 +50,10 @@ class PlacedExposure:
     transform: LinearTransform
 
 
-def place_exposure(folder: RunFolder, row: Row, frame: MasterFrame, image: ExposureImage, source: str) -> PlacedExposure:
-    """Place an exposure by the frame stage's solution.
+def exposure_maps(
+    folder: RunFolder, row: Row, frame: MasterFrame, image: ExposureImage, source: str
+) -> tuple[PlaneDistortion, LinearTransform, Callable[[Floats, Floats], Floats]]:
+    """Distortion of an exposure, its transform to the master frame, and its pixel area over the nominal one at raw positions.
 
     Parameters
     ----------
@@ -68,15 +71,32 @@ def place_exposure(folder: RunFolder, row: Row, frame: MasterFrame, image: Expos
     distortion = read_stdgdc(path, y_offset=offset) if path else None
     plane, _ = unit_plane(folder, row, frame, distortion)
     transform = LinearTransform(*(float(row[key]) for key in ("a", "b", "c", "d", "x_shift", "y_shift")))
-    (ny, nx), (x0, y0) = image.shape, (image.x_origin, image.y_origin)
 
     def plane_area(x: Floats, y: Floats) -> Floats:
-        return np.asarray(image.area[np.rint(y - y0).astype(int), np.rint(x - x0).astype(int)], float)
+        return np.asarray(image.area[np.rint(y - image.y_origin).astype(int), np.rint(x - image.x_origin).astype(int)], float)
 
+    return plane, transform, distortion.area if distortion is not None else plane_area
+
+
+def place_exposure(folder: RunFolder, row: Row, frame: MasterFrame, image: ExposureImage, source: str) -> PlacedExposure:
+    """Place an exposure by the frame stage's solution.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    row : Row
+        Of ``tables/exposures.parquet``.
+    frame : MasterFrame
+    image : ExposureImage
+    source : str
+        ``[distortion] source``.
+    """
+    plane, transform, area = exposure_maps(folder, row, frame, image, source)
+    (ny, nx), (x0, y0) = image.shape, (image.x_origin, image.y_origin)
     zero_point = float(row["zero_point"])
     geometry = make_geometry(
         plane.forward, transform, (x0, x0 + nx - 1.0, y0, y0 + ny - 1.0),
-        distortion.area if distortion is not None else plane_area, zero_point if np.isfinite(zero_point) else 0.0,
+        area, zero_point if np.isfinite(zero_point) else 0.0,
         image.charge_per_flux, _lost_beyond(image),
     )  # fmt: skip
     return PlacedExposure(geometry, plane, transform)
