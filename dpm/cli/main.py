@@ -163,7 +163,7 @@ def export(
     run: RunPath,
     output: Annotated[Path, typer.Argument(help="The file to write.")],
     format: Annotated[
-        str | None, typer.Option("--format", "-f", help="ecsv, votable, fits or parquet; by default from the name.")
+        str | None, typer.Option("--format", "-f", help="ecsv, votable, fits, parquet or hats; by default from the name.")
     ] = None,
 ) -> None:
     """Write the catalogue in another format, with units and UCDs."""

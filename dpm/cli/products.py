@@ -26,6 +26,7 @@ SUFFIXES = {
     ".fits": "fits",
     ".fit": "fits",
     ".parquet": "parquet",
+    ".hats": "hats",
 }
 
 
