@@ -6,6 +6,7 @@ and descriptions (as astropy's Parquet format has them), which lsdb's own writer
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def _margins(ra: NDArray, dec: NDArray, index: Ints, pixels: list[tuple[int, int
     return [(order, pixel, np.unique(np.concatenate(rows))) for (order, pixel, _), rows in zip(pixels, near) if rows]
 
 
-def _write_catalog(folder: Path, data: pa.Table, pixels: list[tuple[int, int, Ints]], properties: dict[str, object]) -> None:
+def _write_catalog(folder: Path, data: pa.Table, pixels: list[tuple[int, int, Ints]], properties: Mapping[str, object]) -> None:
     """One catalogue: its files by pixel, what they have in common, the list of pixels, and the properties."""
     dataset = folder / "dataset"
     dataset.mkdir(parents=True)
@@ -134,7 +135,7 @@ def _write_catalog(folder: Path, data: pa.Table, pixels: list[tuple[int, int, In
                                           "hats_col_healpix_order": INDEX_ORDER, "hats_npix_suffix": ".parquet"})  # fmt: skip
 
 
-def _write_properties(path: Path, properties: dict[str, object]) -> None:
+def _write_properties(path: Path, properties: Mapping[str, object]) -> None:
     """A file of ``key=value``, as HiPS has them."""
     common = {"hats_builder": f"dpm {__version__}", "hats_version": "v1.0"}
     lines = [f"{key}={value}" for key, value in {**properties, **common}.items()]
