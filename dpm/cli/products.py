@@ -16,7 +16,7 @@ from dpm.run.single import UsageError
 if TYPE_CHECKING:
     from dpm.simulate import SimulationOptions
 
-__all__ = ["export_run", "make_report", "make_residuals", "simulate_files", "simulate_with_bar"]
+__all__ = ["export_run", "make_report", "make_residuals", "release_run", "simulate_files", "simulate_with_bar"]
 
 SUFFIXES = {
     ".ecsv": "ecsv",
@@ -76,6 +76,18 @@ def export_run(run: Path, output: Path, format: str | None) -> None:
     folder = _with_catalog(run)
     export_catalog(folder, kind, output)
     typer.echo(f"catalogue  {output}")
+
+
+@guarded
+def release_run(run: Path, output: Path, title: str, needed: list[str]) -> None:
+    """``dpm export --release``."""
+    from dpm.stages.release import write_release
+
+    folder = _with_catalog(run)
+    _, absent = write_release(folder, output, title, needed)
+    typer.echo(f"release    {output}")
+    if absent:
+        typer.echo(f"not in it  {', '.join(absent)}: this run has none")
 
 
 def simulate_with_bar(output: Path, options: SimulationOptions) -> None:

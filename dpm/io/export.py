@@ -25,7 +25,7 @@ from dpm.io.hats_catalog import write_hats
 from dpm.io.run_folder import RunFolder
 from dpm.io.tables import read_table, write_table
 
-__all__ = ["FORMATS", "HATS", "export_catalog", "hats_name"]
+__all__ = ["FORMATS", "HATS", "export_catalog", "hats_name", "write_votable"]
 
 HATS = "hats"
 
@@ -88,7 +88,17 @@ def _write_parquet(table: Table, path: Path) -> None:
     write_table(path, table)
 
 
-def _write_votable(table: Table, path: Path) -> None:
+def write_votable(table: Table, path: Path, name: str = "catalog", title: str = "Catalogue, one row a star") -> None:
+    """Write a VOTable 1.4 with one table.
+
+    Parameters
+    ----------
+    table : astropy.table.Table
+        With units, descriptions and, in the columns' metadata, UCDs.
+    path : Path
+    name, title : str
+        Of the table.
+    """
     from astropy.io.votable.tree import CooSys, Field, Info, Resource, TableElement, TimeSys, VOTableFile
 
     file = VOTableFile(version="1.4")
@@ -100,8 +110,8 @@ def _write_votable(table: Table, path: Path) -> None:
     version = {"version": "1.4", "version_1_4_or_later": True}
     time_system = TimeSys(ID="time", timescale="TCB", refposition="BARYCENTER", config=version)
     resource.time_systems.append(time_system)
-    element = TableElement(file, name="catalog")
-    element.description = f"Catalogue of dpm {__version__}, one row a star"
+    element = TableElement(file, name=name)
+    element.description = f"{title} (dpm {__version__})"
     resource.tables.append(element)
     for name, value in _plain_meta(table).items():
         element.infos.append(Info(name=name, value=value))
@@ -211,5 +221,5 @@ FORMATS: dict[str, Callable[[Table, Path], None]] = {
     "ecsv": _write_ecsv,
     "fits": _write_fits,
     "parquet": _write_parquet,
-    "votable": _write_votable,
+    "votable": write_votable,
 }
