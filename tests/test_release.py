@@ -54,8 +54,8 @@ def complete(root: Path) -> RunFolder:
     ])  # fmt: skip
     write_table(folder.selection / "catalog.parquet", Table({"id": catalog["id"]}))
     (folder.distortion / "STDGDC_NIRISS_F090W.fits").write_bytes(b"distortion")
-    for name in ("niriss_f090w.fits", "tiles/a/0.png", ".unfinished/x.fits"):
-        path = folder.root / "atlas" / name
+    for name in ("atlas_niriss_f090w.fits", "atlas/colour/0/0_0.png", "atlas/.unfinished/x.png", "stack_niriss_f090w.fits"):
+        path = folder.images / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode())
     return folder
@@ -87,12 +87,14 @@ def test_everything_is_there_with_its_checksum(run: RunFolder, release: Path) ->
     assert {Path(name).stem for name in files if name.startswith("votable/")} == tables
     assert files["psf/STDPSF_NIRISS_F090W.fits"] == run.psf_file("NIRISS", "F090W").read_bytes()
     assert files["distortion/STDGDC_NIRISS_F090W.fits"] == b"distortion"
-    assert {name for name in files if name.startswith("atlas/")} == {"atlas/niriss_f090w.fits", "atlas/tiles/a/0.png"}
+    atlas = {name for name in files if name.startswith("atlas/")}
+    assert atlas == {"atlas/atlas_niriss_f090w.fits", "atlas/atlas/colour/0/0_0.png"}
     listed = dict(reversed(line.split("  ")) for line in files.pop("SHA256SUMS").decode().splitlines())
     assert listed == {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     readme = files["ReadMe"].decode("ascii")
     assert "sha256sum --check SHA256SUMS" in readme and max(map(len, readme.splitlines())) <= 80
-    assert all(name in readme for name in files if "hats/" not in name)
+    assert all(name in readme for name in files if name.count("/") < 2 and "hats/" not in name)
+    assert "atlas/atlas/ " in readme and "hats/ " in readme
     assert not any(b"/home/somebody" in content for content in files.values())
 
 
@@ -169,7 +171,7 @@ def test_what_a_run_lacks_is_said(tmp_path: Path) -> None:
         with pytest.raises(MissingPartError, match=message):
             write_release(folder, tmp_path / "other", needed=needed)
     write_table(folder.motions, Table({"id": [1, 2]}), MOTION_COLUMNS)
-    with pytest.raises(MissingPartError, match="of another catalogue: run `dpm stage motions"):
+    with pytest.raises(MissingPartError, match="of other stars: run `dpm stage motions"):
         write_release(folder, tmp_path / "other")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine").write_text("")

@@ -81,9 +81,17 @@ def export_run(run: Path, output: Path, format: str | None) -> None:
 @guarded
 def release_run(run: Path, output: Path, title: str, needed: list[str]) -> None:
     """``dpm export --release``."""
+    from dpm.run.status import stage_states
     from dpm.stages.release import write_release
 
     folder = _with_catalog(run)
+    try:
+        states = stage_states(folder, open_run(run)[1])
+    except FileNotFoundError:
+        states = []  # the exposures lie elsewhere by now, and nothing tells whether they changed
+    late = [f"{state.name} ({state.reason})" for state in states if state.state in ("stale", "partial")]
+    if late:
+        raise IncompleteError(f"{folder.root}: `dpm run` first; its tables would be of different runs: {', '.join(late)}")
     _, absent = write_release(folder, output, title, needed)
     typer.echo(f"release    {output}")
     if absent:

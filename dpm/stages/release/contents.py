@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +99,9 @@ def release_tables(folder: RunFolder) -> tuple[list[ReleaseTable], list[str]]:
     if folder.artificial_stars.is_file():
         stars = _without_paths(read_table(folder.artificial_stars))
         out.append(ReleaseTable("artificial_stars", "Artificial stars: what went in and what came out", stars))
+        fates = folder.selection / "artificial_stars.parquet"
+        if fates.is_file():
+            _same_stars(folder, read_table(fates, ["id"]), stars, fates, "selection")
         if folder.completeness.is_file():
             curves = read_table(folder.completeness)
             curves.meta = {}
@@ -129,7 +131,7 @@ def _radxs_selection(folder: RunFolder, catalog: Table) -> tuple[Bools, str]:
 def _same_stars(folder: RunFolder, table: Table, catalog: Table, path: Path, stage: str) -> None:
     if not np.array_equal(table["id"], catalog["id"]):
         raise MissingPartError(
-            f"{path.relative_to(folder.root)} is of another catalogue: run `dpm stage {stage} {folder.root}` again before a release"
+            f"{path.relative_to(folder.root)} is of other stars: run `dpm stage {stage} {folder.root}` again before a release"
         )
 
 
@@ -176,8 +178,8 @@ def copied_files(folder: RunFolder) -> list[ReleaseFile]:
     return out + [ReleaseFile(f"atlas/{name}", "Atlas", path) for name, path in _atlas_files(folder)]
 
 
-def _atlas_files(folder: RunFolder) -> Iterable[tuple[str, Path]]:
-    """Whatever the run has under atlas/, hidden files left out."""
-    root = folder.root / "atlas"
-    files = [(path.relative_to(root), path) for path in sorted(root.rglob("*")) if path.is_file()]
-    return [(name.as_posix(), path) for name, path in files if not any(part.startswith(".") for part in name.parts)]
+def _atlas_files(folder: RunFolder) -> list[tuple[str, Path]]:
+    """Everything that begins with ``atlas`` in the run's images, files and folders; hidden files are left out."""
+    found = [path for entry in sorted(folder.images.glob("atlas*")) for path in ([entry] if entry.is_file() else entry.rglob("*"))]
+    named = sorted((path.relative_to(folder.images), path) for path in found if path.is_file())
+    return [(name.as_posix(), path) for name, path in named if not any(part.startswith(".") for part in name.parts)]

@@ -110,7 +110,7 @@ def _readme(
     """The ReadMe's lines."""
     others = [(f"votable/{entry.name}.vot", f"{entry.title} (VOTable)") for entry in tables]
     others += [("hats/", "All stars as a HATS collection (lsdb.open_catalog)")]
-    others += [(copy.name, copy.title) for copy in copies] + [(CHECKSUMS, "SHA-256 checksums of all files")]
+    others += [*_copies_by_folder(copies).items(), (CHECKSUMS, "SHA-256 checksums of all files")]
     rule = "=" * LINE
     out = [name, rule, "", "Description:", *_paragraph(_description(catalog, notes)), ""]
     out += file_summary(described, others)
@@ -124,6 +124,15 @@ def _readme(
     if absent:
         out += ["Not in this release:", *_paragraph([", ".join(part.replace("_", " ") for part in absent) + "."]), ""]
     out += [rule, f"(End) {'dpm ' + __version__:>{LINE - 6}}"]
+    return out
+
+
+def _copies_by_folder(copies: Sequence[ReleaseFile]) -> dict[str, str]:
+    """Names and titles; of folders inside of folders, which may have thousands of files, the name alone."""
+    out: dict[str, str] = {}
+    for copy in copies:
+        parts = copy.name.split("/")
+        out.setdefault(copy.name if len(parts) <= 2 else f"{parts[0]}/{parts[1]}/", copy.title)
     return out
 
 
