@@ -22,6 +22,7 @@ LARGEST_FIXED = 1e7
 COUNTS = {"DN": "ct", "electron": "ct"}
 NULL_MARK = "? "
 SHORTEST_TEXT = 20  # characters of an explanation's line, however long the labels are
+TIE = "\x00"
 MAGNITUDE = re.compile(r"(?:.*_)?mag$")
 
 
@@ -113,15 +114,11 @@ def file_summary(tables: Sequence[CdsTable], others: Sequence[tuple[str, str]]) 
 
 def _wrapped(start: str, text: str) -> list[str]:
     """The text after ``start``, going on below at the same column; a line that a reader could take for a column is none."""
-    indent = " " * len(start)
-    width = max(LINE - len(indent), SHORTEST_TEXT)
-    parts = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
-    # Readers know a column's line by the number that it begins with.
-    for k in range(1, len(parts)):
-        while parts[k][:1].isdigit() and " " in parts[k - 1]:
-            parts[k - 1], _, word = parts[k - 1].rpartition(" ")
-            parts[k] = f"{word} {parts[k]}"
-    return [f"{start}{parts[0]}".rstrip(), *(f"{indent}{part}" for part in parts[1:])]
+    indent, width = " " * len(start), max(LINE - len(start), SHORTEST_TEXT)
+    # Readers know a column's line by the number that it begins with: numbers stay with the word before them.
+    tied = re.sub(r" (?=[0-9])", TIE, text)
+    parts = textwrap.wrap(tied, width, break_long_words=False, break_on_hyphens=False) or [""]
+    return [f"{lead}{part}".replace(TIE, " ").rstrip() for lead, part in zip([start] + [indent] * len(parts), parts)]
 
 
 def _texts(values: NDArray, unit: str) -> tuple[NDArray[np.str_], str, bool]:
