@@ -117,7 +117,6 @@ def test_lsdb_opens_it_and_matches_it_with_gaia(m92: tuple[RunFolder, Table], tm
     assert ours.margin is not None
     assert len(pairs) == len(gaia)
     right = np.asarray(gaia["source_id"])[pairs["id"].to_numpy() - 1] == pairs["source_id"].to_numpy()
-    print(f"{len(pairs)} pairs of {len(gaia)} stars, {right.sum()} right")
     # Of stars closer together than their motions since 2016 the nearest may be another.
     assert right.mean() > 0.99
     assert set(frame.columns) - {"source_id"} <= set(ours.columns)

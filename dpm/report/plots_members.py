@@ -313,17 +313,16 @@ def _detector_maps(data: RunData) -> list[Image]:
             east, north = (np.asarray(mine[f"{motion}_{when}"], float) for motion in ("pmra", "pmdec"))
             # East is to the left on the sky; a detector has its own way up, and arrows show East to the left as elsewhere.
             step = max(float(np.ptp(mine["x"])), float(np.ptp(mine["y"])), 1.0) / 8.0
-            arrows = axes.quiver(mine["x"], mine["y"], -east, north, color=COLORS["vermillion"], width=0.006, scale=size / step,
-                                 scale_units="x")  # fmt: skip
+            style = {"color": COLORS["vermillion"], "width": 0.006, "scale": size / step, "scale_units": "x"}
+            axes.quiver(mine["x"], mine["y"], -east, north, **style)
             excess = np.mean(east**2 + north**2) / 2 - np.mean(np.asarray(mine["error"], float) ** 2)
             axes.set_title(f"{when}: {np.sign(excess) * np.sqrt(abs(excess)):+.4f} mas/yr")
             axes.set_xlabel("column [pixel]")
             axes.set_aspect("equal")
         row[0].set_ylabel(f"{name}\nrow [pixel]")
-    axes.quiverkey(arrows, 0.8, -0.3, size, f"{size:.3f} mas/yr (2σ)", labelpos="E", fontproperties={"size": 7})
     note = (
-        "Arrows are on the sky, East to the left. Titles: RMS of the cells beyond their errors, one axis (negative: errors explain "
-        "more than there is). Corrections in magnitude and colour are in the right column too."
+        f"Arrows are on the sky, East to the left; one as long as a cell is {size:.3f} mas/yr (2σ). Titles: RMS of the cells "
+        "beyond their errors, one axis (negative: errors explain more than there is). Right: in magnitude and colour too."
     )
     return [encode(figure, "Mean motion of members over the detectors, before and after corrections", note)]
 

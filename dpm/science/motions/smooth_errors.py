@@ -14,6 +14,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.linalg import block_diag, cholesky, solve_triangular
+from scipy.sparse import bsr_array, coo_array, csr_array, hstack
 
 from dpm.science.motions.dispersion import intrinsic_dispersion
 from dpm.science.motions.slopes import EPOCH_GAP
@@ -34,6 +35,7 @@ AMPLITUDES = (0.0, *(2.0**k for k in range(-4, 2)))
 FAINTEST = 1e-3  # modes of the prior below this share of the largest variance are left out
 ROUNDS = 2  # over the terms, for each scale
 FEWEST_IN_CELL = 3
+CHUNK = 5000  # stars whose dense rows are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,9 @@ def fit_smooth_errors(motion: NDArray, covariance: NDArray, members: NDArray, te
         return SmoothErrors(motion, covariance, np.zeros_like(motion))
     design, grids = _design(terms, n)
     inverse = np.linalg.inv(noise[rows])
-    mine = design[rows]
-    weighted = np.einsum("nij,njp->nip", inverse, mine).reshape(-1, design.shape[2])
-    normal, right = mine.reshape(-1, design.shape[2]).T @ weighted, weighted.T @ off.ravel()
+    mine = design[np.column_stack([2 * rows, 2 * rows + 1]).ravel()]
+    weighted = mine.T @ bsr_array((inverse, np.arange(len(rows)), np.arange(len(rows) + 1))).tocsr()
+    normal, right = (weighted @ mine).toarray(), weighted @ off.ravel()
     sigma = float(np.sqrt(np.median(np.trace(noise[rows], axis1=1, axis2=2)) / 2))
     amplitude, scale, evidence = _best_prior(normal, right, np.array([sigma / _typical(term, rows, n) for term in terms]), grids)
     if evidence <= 0.0:
@@ -169,8 +171,11 @@ def fit_smooth_errors(motion: NDArray, covariance: NDArray, members: NDArray, te
     root, term = _prior_roots(scale, grids)
     root = (root * amplitude[term])[:, amplitude[term] > 0]
     spread = root @ np.linalg.solve(np.eye(root.shape[1]) + root.T @ normal @ root, root.T)
-    value = design @ (spread @ right)
-    own = np.einsum("nip,pq,njq->nij", design, spread, design, optimize=True)
+    value = (design @ (spread @ right)).reshape(n, 2)
+    own = np.zeros((n, 2, 2))
+    for start in range(0, n, CHUNK):
+        part = design[2 * start : 2 * (start + CHUNK)]
+        own[start : start + CHUNK] = _own_blocks(part.toarray(), spread)
     # Members are left out of their own: their share in what the others say is taken back.
     block = own[rows] @ inverse
     left = np.linalg.solve(np.eye(2) - block, (off - value[rows])[:, :, None])[:, :, 0]
@@ -223,8 +228,8 @@ def place_map(term: ErrorTerm, motion: NDArray, covariance: NDArray, members: ND
     return out
 
 
-def _design(terms: Sequence[ErrorTerm], n: int) -> tuple[Floats, list[Floats]]:
-    """Motions of all stars by the nodes' values (n, 2, p), and the nodes of each term (cells from the first)."""
+def _design(terms: Sequence[ErrorTerm], n: int) -> tuple[csr_array, list[Floats]]:
+    """Motions of all stars by the nodes' values (2 n, p), and the nodes of each term (cells from the first)."""
     parts, grids = [], []
     for term in terms:
         place = np.atleast_2d(np.asarray(term.place, float))
@@ -232,17 +237,23 @@ def _design(terms: Sequence[ErrorTerm], n: int) -> tuple[Floats, list[Floats]]:
         low, step = place.min(axis=0), max(float(np.ptp(place, axis=0).max()) / CELLS, 1e-12)
         where = (place - low) / step
         sides = np.floor(where.max(axis=0)).astype(int) + 2
-        part = np.zeros((n, 2, 2, int(np.prod(sides))))
+        count = int(np.prod(sides))
         first = np.floor(where).astype(int)
+        part = csr_array((2 * n, 2 * count))
         for corner in np.ndindex(*(2,) * axes):
             share = np.prod(np.where(corner, where - first, 1.0 - (where - first)), axis=1)
             node = np.ravel_multi_index(tuple((first + corner).T), tuple(sides))
-            for i in (0, 1):
-                for j in (0, 1):
-                    np.add.at(part[:, i, j], (term.star, node), share * term.effect[:, i, j])
-        parts.append(part.reshape(n, 2, -1))
-        grids.append(np.column_stack(np.unravel_index(np.arange(int(np.prod(sides))), tuple(sides))).astype(float))
-    return np.concatenate(parts, axis=2), grids
+            for i, j in np.ndindex(2, 2):
+                entries = (share * term.effect[:, i, j], (2 * term.star + i, node + j * count))
+                part = part + coo_array(entries, shape=part.shape).tocsr()
+        parts.append(part)
+        grids.append(np.column_stack(np.unravel_index(np.arange(count), tuple(sides))).astype(float))
+    return hstack(parts, format="csr"), grids
+
+
+def _own_blocks(design: Floats, spread: Floats) -> Floats:
+    """Covariances (n, 2, 2) of each star's two values."""
+    return np.einsum("nip,njp->nij", (design @ spread).reshape(-1, 2, len(spread)), design.reshape(-1, 2, len(spread)))
 
 
 def _prior_roots(scale: float, grids: Sequence[Floats]) -> tuple[Floats, Ints]:
