@@ -102,7 +102,7 @@ def test_partitions_from_the_command_line(field):
         (("stage", "numbers", "field.toml", "--finalise"), 3, "no partition has run"),
         (("report", "field.toml"), 3, "there is no catalogue yet"),
         (("export", "field.toml", "out.ecsv"), 3, "there is no catalogue yet"),
-        (("export", "field.toml", "out.doc"), 2, "the formats are ecsv, fits, parquet, votable"),
+        (("export", "field.toml", "out.doc"), 2, "the formats are ecsv, fits, hats, parquet, votable"),
         (("simulate", "out", "--epochs", "now"), 2, "years by commas"),
         (("simulate", "out", "-i", "wfpc2"), 2, "'wfpc2' is not one of niriss"),
         (("simulate", "out", "--size", "9"), 2, "9 is too small"),

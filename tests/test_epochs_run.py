@@ -170,6 +170,17 @@ def test_single_positions_agree_with_even_motions(run: RunFolder) -> None:
     off = (np.array(table["pmra_slope"]) - catalog["pmra"])[use] / np.array(catalog["pmra_error"])[use]
     assert robust_width(off, 0.0) < 0.5
     assert np.median(np.abs(np.array(table["pmra_two_epoch"]) - table["pmra_slope"])[use]) < 0.01
+    assert (np.array(table["pmra_slope_error"])[use] >= 0.999 * np.array(catalog["pmra_error"])[use]).all()
+
+
+def test_the_detector_has_a_map_at_each_epoch(run: RunFolder) -> None:
+    cells, maps = read_table(run.detector_maps), read_table(run.motions).meta["motions"]["detector_maps"]
+    assert set(cells["detector_epoch"]) == set(maps) == {"NIRISS_2010.50", "NIRISS_2022.33"}
+    for name, figures in maps.items():
+        mine = cells[cells["detector_epoch"] == name]
+        assert mine["x"].min() > 0 and mine["x"].max() < 256 and 2 * len(mine) == figures["before"]["degrees"]
+        # The headers' distortion is the simulator's here: there is nothing to find beyond noise.
+        assert figures["after"]["chi2"] < 2.0 * figures["after"]["degrees"]
 
 
 def test_one_tile_runs_by_hand_after_a_complete_run(run: RunFolder) -> None:

@@ -97,10 +97,15 @@ def test_empty_catalogue(tmp_path: Path, kind: str) -> None:
 
 
 def test_errors_say_what_to_do(run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="ecsv, fits, parquet, votable"):
+    with pytest.raises(ValueError, match="ecsv, fits, hats, parquet, votable"):
         export_catalog(run, "xlsx", tmp_path / "stars.xlsx")
     with pytest.raises(FileNotFoundError, match="does not exist; make it"):
         export_catalog(run, "fits", tmp_path / "no" / "stars.fits")
     with pytest.raises(FileNotFoundError, match="run the stage"):
         export_catalog(tmp_path, "fits", tmp_path / "stars.fits")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="something else"):
+        export_catalog(run, "hats", tmp_path / "taken")
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["mine.txt"]
     assert not list(tmp_path.glob("stars*")) and not list(tmp_path.glob(".stars*"))

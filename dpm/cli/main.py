@@ -175,15 +175,24 @@ def chart(
 @app.command()
 def export(
     run: RunPath,
-    output: Annotated[Path, typer.Argument(help="The file to write.")],
+    output: Annotated[Path, typer.Argument(help="The file to write; with --release (or for HATS) the folder.")],
     format: Annotated[
-        str | None, typer.Option("--format", "-f", help="ecsv, votable, fits or parquet; by default from the name.")
+        str | None, typer.Option("--format", "-f", help="ecsv, votable, fits, parquet or hats; by default from the name.")
+    ] = None,
+    release: Annotated[bool, typer.Option("--release", help="Write the folder that goes with a paper.")] = False,
+    title: Annotated[str, typer.Option("--title", help="Of the release's ReadMe; the run's name by default.")] = "",
+    need: Annotated[
+        list[str] | None,
+        typer.Option("--need", help="One or more times: members, artificial_stars, psf, distortion or atlas has to be in it."),
     ] = None,
 ) -> None:
-    """Write the catalogue in another format, with units and UCDs."""
-    from dpm.cli.products import export_run
+    """Write the catalogue in another format, with units and UCDs, or a release of everything."""
+    from dpm.cli.products import export_run, release_run
 
-    export_run(run, output, format)
+    if release:
+        release_run(run, output, title, need or [])
+    else:
+        export_run(run, output, format)
 
 
 @app.command()

@@ -16,7 +16,15 @@ from dpm.run.single import UsageError
 if TYPE_CHECKING:
     from dpm.simulate import SimulationOptions
 
-__all__ = ["export_run", "make_charts", "make_report", "make_residuals", "simulate_files", "simulate_with_bar"]
+__all__ = [
+    "export_run",
+    "make_charts",
+    "make_report",
+    "make_residuals",
+    "release_run",
+    "simulate_files",
+    "simulate_with_bar",
+]
 
 SUFFIXES = {
     ".ecsv": "ecsv",
@@ -26,6 +34,7 @@ SUFFIXES = {
     ".fits": "fits",
     ".fit": "fits",
     ".parquet": "parquet",
+    ".hats": "hats",
 }
 
 
@@ -95,6 +104,26 @@ def export_run(run: Path, output: Path, format: str | None) -> None:
     folder = _with_catalog(run)
     export_catalog(folder, kind, output)
     typer.echo(f"catalogue  {output}")
+
+
+@guarded
+def release_run(run: Path, output: Path, title: str, needed: list[str]) -> None:
+    """``dpm export --release``."""
+    from dpm.run.status import stage_states
+    from dpm.stages.release import write_release
+
+    folder = _with_catalog(run)
+    try:
+        states = stage_states(folder, open_run(run)[1])
+    except FileNotFoundError:
+        states = []  # the exposures lie elsewhere by now, and nothing tells whether they changed
+    late = [f"{state.name} ({state.reason})" for state in states if state.state in ("stale", "partial")]
+    if late:
+        raise IncompleteError(f"{folder.root}: `dpm run` first; its tables would be of different runs: {', '.join(late)}")
+    _, absent = write_release(folder, output, title, needed)
+    typer.echo(f"release    {output}")
+    if absent:
+        typer.echo(f"not in it  {', '.join(absent)}: this run has none")
 
 
 def simulate_with_bar(output: Path, options: SimulationOptions) -> None:

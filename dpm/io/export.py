@@ -1,4 +1,4 @@
-"""The catalogue in the formats that others read: ECSV, VOTable, FITS, Parquet, with units, UCDs and descriptions.
+"""The catalogue in the formats that others read: ECSV, VOTable, FITS, Parquet, HATS, with units, UCDs and descriptions.
 
 VOTables follow version 1.4 with units as VOUnits has them; names that this standard lacks (DN, electron) are quoted, as
 it asks for.  The FITS standard knows neither, so DN becomes adu and electron becomes ct there, and the column's comment
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,15 @@ import numpy as np
 from astropy.table import Table
 
 from dpm import __version__
-from dpm.io.atomic import replacing
+from dpm.io.atomic import replacing, replacing_folder
+from dpm.io.hats_catalog import MARKER as HATS_MARKER
+from dpm.io.hats_catalog import write_hats
 from dpm.io.run_folder import RunFolder
 from dpm.io.tables import read_table, write_table
 
-__all__ = ["FORMATS", "export_catalog"]
+__all__ = ["FORMATS", "HATS", "export_catalog", "hats_name", "write_votable"]
+
+HATS = "hats"
 
 _FITS_UNITS = {"DN": "adu", "electron": "ct"}
 _QUOTED_UNITS = ("DN", "electron")
@@ -35,10 +40,10 @@ def export_catalog(folder: RunFolder | str | os.PathLike[str], format: str, outp
     ----------
     folder : RunFolder or path
         Run folder with ``tables/catalog.parquet``.
-    format : {"ecsv", "votable", "fits", "parquet"}
+    format : {"ecsv", "votable", "fits", "parquet", "hats"}
         What to write.
     output : path
-        The file; it appears whole or not at all, and an older one is replaced.
+        The file (HATS: the folder); it appears whole or not at all, and an older one is replaced.
 
     Returns
     -------
@@ -51,17 +56,28 @@ def export_catalog(folder: RunFolder | str | os.PathLike[str], format: str, outp
         If there is no such format.
     FileNotFoundError
         If the run has no catalogue yet, or the file's folder does not exist.
+    FileExistsError
+        If the folder that HATS should go to holds something else.
     """
     run = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
     path = Path(output)
-    if format not in FORMATS:
-        raise ValueError(f"{format!r} is not a format of catalogues; the formats are {', '.join(sorted(FORMATS))}")
+    if format not in FORMATS and format != HATS:
+        raise ValueError(f"{format!r} is not a format of catalogues; the formats are {', '.join(sorted([*FORMATS, HATS]))}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; make it or name another")
     table = read_table(run.catalog)
+    if format == HATS:
+        with replacing_folder(path, HATS_MARKER) as temporary:
+            write_hats(table, temporary, hats_name(path.stem))
+        return path
     with replacing(path, path.suffix) as temporary:
         FORMATS[format](table, temporary)
     return path
+
+
+def hats_name(text: str) -> str:
+    """A name that folders and addresses can have."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", text) or "catalog"
 
 
 def _write_ecsv(table: Table, path: Path) -> None:
@@ -72,7 +88,17 @@ def _write_parquet(table: Table, path: Path) -> None:
     write_table(path, table)
 
 
-def _write_votable(table: Table, path: Path) -> None:
+def write_votable(table: Table, path: Path, name: str = "catalog", title: str = "Catalogue, one row a star") -> None:
+    """Write a VOTable 1.4 with one table.
+
+    Parameters
+    ----------
+    table : astropy.table.Table
+        With units, descriptions and, in the columns' metadata, UCDs.
+    path : Path
+    name, title : str
+        Of the table.
+    """
     from astropy.io.votable.tree import CooSys, Field, Info, Resource, TableElement, TimeSys, VOTableFile
 
     file = VOTableFile(version="1.4")
@@ -84,8 +110,8 @@ def _write_votable(table: Table, path: Path) -> None:
     version = {"version": "1.4", "version_1_4_or_later": True}
     time_system = TimeSys(ID="time", timescale="TCB", refposition="BARYCENTER", config=version)
     resource.time_systems.append(time_system)
-    element = TableElement(file, name="catalog")
-    element.description = f"Catalogue of dpm {__version__}, one row a star"
+    element = TableElement(file, name=name)
+    element.description = f"{title} (dpm {__version__})"
     resource.tables.append(element)
     for name, value in _plain_meta(table).items():
         element.infos.append(Info(name=name, value=value))
@@ -195,5 +221,5 @@ FORMATS: dict[str, Callable[[Table, Path], None]] = {
     "ecsv": _write_ecsv,
     "fits": _write_fits,
     "parquet": _write_parquet,
-    "votable": _write_votable,
+    "votable": write_votable,
 }

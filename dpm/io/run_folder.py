@@ -89,6 +89,11 @@ class RunFolder:
         return self.tables / "motions.parquet"
 
     @property
+    def detector_maps(self) -> Path:
+        """Members' mean motions in cells of the detectors, before and after corrections (written by the motions stage)."""
+        return self.tables / "detector_maps.parquet"
+
+    @property
     def artificial_stars(self) -> Path:
         """The artificial stars, what went in and what came out."""
         return self.tables / "artificial_stars.parquet"

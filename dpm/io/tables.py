@@ -36,6 +36,7 @@ from dpm.models.columns import (
 )
 
 __all__ = [
+    "arrow_table",
     "artificial_columns",
     "catalog_columns",
     "read_columns",
@@ -125,10 +126,21 @@ def write_table(
     for name in table.colnames:
         entry = _registry_entry(path, name, columns)
         described.add_column(_described(path, table[name], entry, table_meta.get("flux_unit")))
+    _replace_file(path, arrow_table(described))
+
+
+def arrow_table(table: Table) -> pa.Table:
+    """Arrow's table of a table's plain columns, with units, UCDs and descriptions as astropy's Parquet format has them.
+
+    Parameters
+    ----------
+    table : astropy.table.Table
+        Unmasked one-dimensional columns.
+    """
     arrays, fields = [], []
-    metadata = {_YAML_KEY: _yaml_header(described)}
-    for name in described.colnames:
-        values = np.asarray(described[name])
+    metadata = {_YAML_KEY: _yaml_header(table)}
+    for name in table.colnames:
+        values = np.asarray(table[name])
         if values.dtype.kind == "U":
             metadata[_LENGTH_KEY.format(name).encode()] = str(max(values.dtype.itemsize // 4, 1)).encode()
             array = pa.array(values.tolist(), type=pa.string())
@@ -136,7 +148,7 @@ def write_table(
             array = pa.array(np.ascontiguousarray(values))
         arrays.append(array)
         fields.append(pa.field(name, array.type))
-    _replace_file(path, pa.table(arrays, schema=pa.schema(fields, metadata=metadata)))
+    return pa.table(arrays, schema=pa.schema(fields, metadata=metadata))
 
 
 def read_table(path: str | os.PathLike[str], columns: Iterable[str] | None = None) -> Table:

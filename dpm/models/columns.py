@@ -14,6 +14,7 @@ __all__ = [
     "CATALOG_COLUMNS",
     "CATALOG_FILTER_COLUMNS",
     "DETECTION_COLUMNS",
+    "DETECTOR_MAP_COLUMNS",
     "EXPOSURE_COLUMNS",
     "MATCH_COLUMNS",
     "MEASUREMENT_COLUMNS",
@@ -215,10 +216,10 @@ MOTION_COLUMNS: tuple[Column, ...] = (
     Column("n_positions", "int32", "", "meta.number", "single positions that the slope rests on"),
     Column("motion_chi2", "float32", "", "stat.fit.chi2", "chi-square of the single positions about the even motion"),
     Column("motion_degrees", "int32", "", "stat.fit.dof", "its degrees of freedom"),
-    Column("pmra_slope", "float64", "mas yr-1", "pos.pm;pos.eq.ra", "slope of all single positions; errors from these alone"),
+    Column("pmra_slope", "float64", "mas yr-1", "pos.pm;pos.eq.ra", "slope of all single positions"),
     Column("pmdec_slope", "float64", "mas yr-1", "pos.pm;pos.eq.dec", "slope of all single positions"),
-    Column("pmra_slope_error", "float32", "mas yr-1", "stat.error;pos.pm;pos.eq.ra", "one-sigma error of pmra_slope"),
-    Column("pmdec_slope_error", "float32", "mas yr-1", "stat.error;pos.pm;pos.eq.dec", "one-sigma error of pmdec_slope"),
+    Column("pmra_slope_error", "float32", "mas yr-1", "stat.error;pos.pm;pos.eq.ra", "one-sigma error, that of pmra at least"),
+    Column("pmdec_slope_error", "float32", "mas yr-1", "stat.error;pos.pm;pos.eq.dec", "one-sigma error, that of pmdec at least"),
     Column("pmra_two_epoch", "float64", "mas yr-1", "pos.pm;pos.eq.ra", "difference of the first and last epoch's means"),
     Column("pmdec_two_epoch", "float64", "mas yr-1", "pos.pm;pos.eq.dec", "difference of the first and last epoch's means"),
     Column("parallax", "float64", "mas", "pos.parallax.trig", "parallax against the stars that tie the exposures"),
@@ -233,6 +234,18 @@ MOTION_COLUMNS: tuple[Column, ...] = (
     Column("pmdec_combined", "float64", "mas yr-1", "pos.pm;pos.eq.dec", "reference's motion as prior, with the new positions"),
     Column("pmra_combined_error", "float32", "mas yr-1", "stat.error;pos.pm;pos.eq.ra", "one-sigma error of pmra_combined"),
     Column("pmdec_combined_error", "float32", "mas yr-1", "stat.error;pos.pm;pos.eq.dec", "one-sigma error of pmdec_combined"),
+)
+
+DETECTOR_MAP_COLUMNS: tuple[Column, ...] = (
+    Column("detector_epoch", "str", "", "meta.id;instr.det", "detector and mean epoch of its exposures"),
+    Column("x", "float64", "pix", "pos.cartesian.x;instr.det", "middle of the cell, raw column, 0-based"),
+    Column("y", "float64", "pix", "pos.cartesian.y;instr.det", "middle of the cell, raw row, 0-based"),
+    Column("n_stars", "int32", "", "meta.number;src", "members with a position in the cell"),
+    Column("pmra_before", "float64", "mas yr-1", "pos.pm;pos.eq.ra", "their mean relative motion as measured"),
+    Column("pmdec_before", "float64", "mas yr-1", "pos.pm;pos.eq.dec", "their mean relative motion as measured"),
+    Column("pmra_after", "float64", "mas yr-1", "pos.pm;pos.eq.ra", "the same with errors by place on the detectors taken out"),
+    Column("pmdec_after", "float64", "mas yr-1", "pos.pm;pos.eq.dec", "the same with errors by place on the detectors taken out"),
+    Column("error", "float32", "mas yr-1", "stat.error;pos.pm", "one-sigma error of the means, one axis"),
 )
 
 MATCH_COLUMNS: tuple[Column, ...] = (

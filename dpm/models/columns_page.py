@@ -13,6 +13,7 @@ from dpm.models.columns import (
     CATALOG_COLUMNS,
     CATALOG_FILTER_COLUMNS,
     DETECTION_COLUMNS,
+    DETECTOR_MAP_COLUMNS,
     EXPOSURE_COLUMNS,
     MATCH_COLUMNS,
     MEASUREMENT_COLUMNS,
@@ -67,6 +68,12 @@ def columns_page() -> str:
             "`tables/motions.parquet`",
             "One row a star of the catalogue, in its order, of a run with motions ([motions.md](motions.md)).",
             MOTION_COLUMNS,
+            "",
+        ),
+        (
+            "`tables/detector_maps.parquet`",
+            "One row a cell of a detector at one epoch; dithered stars are in several cells.",
+            DETECTOR_MAP_COLUMNS,
             "",
         ),
         (

@@ -30,6 +30,7 @@ Floats = NDArray[np.float64]
 
 PANELS = 4  # ranges of magnitude, of equal numbers of stars
 MEMBER = 0.5
+MOST_DETECTORS = 6  # shown
 BEST = 1.5  # magnitudes that the best-measured stars span
 FEWEST = 20
 NOT_GOOD = int(StarFlag.SATURATED | StarFlag.HIDDEN_NEIGHBOR)
@@ -109,6 +110,7 @@ def member_figures(data: RunData, stars: MemberData) -> list[Image]:
     if stars.good.sum() < FEWEST:
         return []
     out = [*_diagrams(stars), *_errors(stars), *_total(stars), *_cmd(data, stars), *_reference(stars), *_map(stars)]
+    out += _detector_maps(data)
     return out + _profile(stars) + _histogram(stars)
 
 
@@ -295,6 +297,34 @@ def _map(stars: MemberData) -> list[Image]:
     axes.set_aspect("equal")
     note = f"Cells of {found.meta['step']:.1f} arcsec; chi-square {found.meta['chi2']:.0f} of {found.meta['degrees']}."
     return [encode(figure, "Mean motion of members over the field", note)]
+
+
+def _detector_maps(data: RunData) -> list[Image]:
+    """Members' mean motions in cells of each detector and epoch, before and after corrections."""
+    if not data.folder.detector_maps.is_file():
+        return []
+    cells = read_table(data.folder.detector_maps)
+    names = list(dict.fromkeys(str(name) for name in cells["detector_epoch"]))[:MOST_DETECTORS]
+    figure, panels = new_figure(5.6, 2.7 * len(names), nrows=len(names), ncols=2, squeeze=False, sharex="row", sharey="row")
+    size = 2.0 * float(np.median(cells["error"]))
+    for row, name in zip(panels, names):
+        mine = cells[np.asarray(cells["detector_epoch"]) == name]
+        for axes, when in zip(row, ("before", "after")):
+            east, north = (np.asarray(mine[f"{motion}_{when}"], float) for motion in ("pmra", "pmdec"))
+            # East is to the left on the sky; a detector has its own way up, and arrows show East to the left as elsewhere.
+            step = max(float(np.ptp(mine["x"])), float(np.ptp(mine["y"])), 1.0) / 8.0
+            style = {"color": COLORS["vermillion"], "width": 0.006, "scale": size / step, "scale_units": "x"}
+            axes.quiver(mine["x"], mine["y"], -east, north, **style)
+            excess = np.mean(east**2 + north**2) / 2 - np.mean(np.asarray(mine["error"], float) ** 2)
+            axes.set_title(f"{when}: {np.sign(excess) * np.sqrt(abs(excess)):+.4f} mas/yr")
+            axes.set_xlabel("column [pixel]")
+            axes.set_aspect("equal")
+        row[0].set_ylabel(f"{name}\nrow [pixel]")
+    note = (
+        f"Arrows are on the sky, East to the left; one as long as a cell is {size:.3f} mas/yr (2σ). Titles: RMS of the cells "
+        "beyond their errors, one axis (negative: errors explain more than there is). Right: in magnitude and colour too."
+    )
+    return [encode(figure, "Mean motion of members over the detectors, before and after corrections", note)]
 
 
 def _profile(stars: MemberData) -> list[Image]:

@@ -28,6 +28,7 @@ from dpm.science.motions.parallax import parallax_factors
 from dpm.science.motions.priors import Combination, combine_states, combine_with_priors
 from dpm.science.motions.relative import RelativeMotions, relative_motions
 from dpm.science.motions.slopes import Slopes, fit_slopes, two_epoch_difference
+from dpm.science.motions.smooth_errors import ErrorTerm, SmoothErrors, detector_terms, fit_smooth_errors, place_map
 from dpm.science.motions.systematics import ErrorFloor, LocalCorrection, error_floor, local_correction, motion_map
 from dpm.science.motions.vectors import MotionError, as_covariance, motion_vectors, tangent_positions
 
@@ -36,6 +37,7 @@ __all__ = [
     "Combination",
     "Dispersion",
     "ErrorFloor",
+    "ErrorTerm",
     "KinematicHistogram",
     "LocalCorrection",
     "MemberMotions",
@@ -46,6 +48,7 @@ __all__ = [
     "RelativeMotions",
     "SkyPositions",
     "Slopes",
+    "SmoothErrors",
     "ZeroPoint",
     "as_covariance",
     "bulk_motion",
@@ -53,11 +56,13 @@ __all__ = [
     "combine_with_priors",
     "densest_motion",
     "dispersion_profile",
+    "detector_terms",
     "displacements",
     "error_floor",
     "find_overdensity",
     "fit_mixture",
     "fit_slopes",
+    "fit_smooth_errors",
     "intrinsic_dispersion",
     "kinematic_histogram",
     "local_correction",
@@ -68,6 +73,7 @@ __all__ = [
     "motion_vectors",
     "motions_between",
     "parallax_factors",
+    "place_map",
     "principal_direction",
     "radial_and_tangential",
     "relative_motions",

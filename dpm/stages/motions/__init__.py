@@ -18,7 +18,7 @@ from dpm.stages.base import Task
 __all__ = ["AMENDS", "CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
 
 NAME = "motions"
-REVISION = 1
+REVISION = 2
 PARTITIONED = False
 CONFIG = ("motions", "input.reference", "distortion", "frame.match_radius", "photometry")
 UPSTREAM = ("ingest", "distortion", "frame", "second_pass")

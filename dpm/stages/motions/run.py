@@ -12,23 +12,21 @@ from numpy.typing import NDArray
 from dpm.io.reference import ReferenceCatalog, read_reference
 from dpm.io.run_folder import RunFolder
 from dpm.io.tables import catalog_columns, read_table, write_table
-from dpm.models.columns import MOTION_COLUMNS
+from dpm.models.columns import DETECTOR_MAP_COLUMNS, MOTION_COLUMNS
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import Options
 from dpm.science.motions import (
     MemberMotions,
     MotionError,
     as_covariance,
-    error_floor,
-    local_correction,
     member_motions,
     membership_circles,
-    motion_map,
     tangent_positions,
     zero_point_from_motions,
 )
 from dpm.stages.motions.choose import candidates, well_measured
 from dpm.stages.motions.combine import combined_columns
+from dpm.stages.motions.corrections import corrected_motions, magnitudes, position_terms
 from dpm.stages.motions.first_epoch import SHORTEST, Motions, catalog_motions, match_reference, reference_motions
 from dpm.stages.motions.single_positions import single_positions, slope_columns
 
@@ -40,7 +38,6 @@ Floats = NDArray[np.float64]
 
 CATALOG_COLUMNS = ("pmra_relative", "pmdec_relative", "member_probability", "parallax", "parallax_error")
 MEMBER = 0.5
-CORRECTION_STARS = 100
 
 
 def measure_motions(folder: RunFolder, options: Options) -> dict[str, Any]:
@@ -59,11 +56,12 @@ def measure_motions(folder: RunFolder, options: Options) -> dict[str, Any]:
     """
     catalog = read_table(folder.catalog)
     _strip(catalog)
-    folder.motions.unlink(missing_ok=True)
+    for path in (folder.motions, folder.detector_maps):
+        path.unlink(missing_ok=True)
     exposures = read_table(folder.exposures)
     frame = MasterFrame.from_meta(exposures.meta["master_frame"])
-    path = options.motions.reference or options.input.reference
-    reference = read_reference(path) if path else None
+    name = options.motions.reference or options.input.reference
+    reference = read_reference(name) if name else None
     pairs = None
     if not len(catalog):
         return {"words": "no motions: the catalogue is empty", "warnings": []}
@@ -95,11 +93,16 @@ def measure_motions(folder: RunFolder, options: Options) -> dict[str, Any]:
         return {"words": words, "warnings": []}
     table = Table({"id": np.asarray(catalog["id"])})
     meta: dict[str, Any] = {"center": list(center), **motions.meta}
-    moved, spread = _corrected(position, catalog, found, options.motions.corrections, meta)
+    single = single_positions(folder, options, catalog) if folder.measurements.is_dir() else None
+    terms = [] if single is None else position_terms(single, len(catalog), None if several else reference, pairs)
+    moved, spread, maps = corrected_motions(
+        position, found.relative.motion, found.relative.covariance, _members(catalog, found), catalog, terms,
+        options.motions.corrections, meta,
+    )  # fmt: skip
     _relative_columns(table, moved, spread, found, catalog, meta)
-    if several:
+    if several and single is not None:
         try:
-            _add(table, slope_columns(single_positions(folder, options, catalog), catalog, options.motions.parallax))
+            _add(table, slope_columns(single, catalog, motions.covariance, options.motions.parallax))
         except MotionError as problem:
             if options.motions.parallax:
                 raise
@@ -112,6 +115,8 @@ def measure_motions(folder: RunFolder, options: Options) -> dict[str, Any]:
         raise MotionError("[motions] priors = true needs a reference catalogue with motions ([input] or [motions] reference)")
     if options.motions.parallax and not several:
         raise MotionError("[motions] parallax = true needs exposures of several epochs: these are of one")
+    if maps is not None:
+        write_table(folder.detector_maps, maps, DETECTOR_MAP_COLUMNS)
     write_table(folder.motions, table, MOTION_COLUMNS, {"motions": meta})
     _finish_catalog(catalog, motions, table, meta)
     _write_catalog(folder, catalog)
@@ -126,39 +131,10 @@ def _from_reference(catalog: Table, reference: ReferenceCatalog, pairs: Any, ask
     return reference_motions(catalog, reference, pairs)
 
 
-def _corrected(position: Floats, catalog: Table, found: MemberMotions, asked: bool, meta: dict[str, Any]) -> tuple[Floats, Floats]:
-    """Relative motions, corrected on small scales if asked for, and what maps and floor say before and after."""
-    motion, covariance = found.relative.motion, found.relative.covariance
+def _members(catalog: Table, found: MemberMotions) -> NDArray[np.bool_]:
+    """Well-measured stars that are rather members than not; reference stars where there are no probabilities."""
     members = np.nan_to_num(found.probability) > MEMBER if found.mixture is not None else found.relative.reference
-    members &= well_measured(catalog)
-    meta["map_before"] = _map_figures(position, motion, covariance, members)
-    mag = _magnitude(catalog)
-    try:
-        floor = error_floor(position, motion, covariance, members)
-        meta["error_floor"] = {name: float(getattr(floor, name)) for name in ("common", "common_error", "single", "single_error")}
-        after = local_correction(position, motion, covariance, members, CORRECTION_STARS)
-        if mag is not None:
-            after = local_correction(mag, after.motion, after.covariance, members, CORRECTION_STARS)
-        meta["map_after"] = _map_figures(position, after.motion, after.covariance, members)
-    except MotionError as problem:
-        if asked:
-            raise
-        log.info("no systematic errors of motions: %s", problem)
-        return motion, covariance
-    meta["corrected"] = asked
-    return (after.motion, after.covariance) if asked else (motion, covariance)
-
-
-def _map_figures(position: Floats, motion: Floats, covariance: Floats, members: NDArray[np.bool_]) -> dict[str, float]:
-    return {name: float(value) for name, value in motion_map(position, motion, covariance, members).meta.items()}
-
-
-def _magnitude(catalog: Table) -> Floats | None:
-    """Magnitudes of the band that most stars have."""
-    names = [name for name in catalog.colnames if name.endswith("_mag")]
-    if not names:
-        return None
-    return np.asarray(catalog[max(names, key=lambda name: int(np.isfinite(catalog[name]).sum()))], dtype=float)
+    return np.asarray(members & well_measured(catalog))
 
 
 def _relative_columns(
@@ -172,7 +148,7 @@ def _relative_columns(
     table["member_probability"] = found.probability
     table["reference"] = found.relative.reference
     meta["n_reference"], meta["reference_dispersion"] = int(found.relative.reference.sum()), found.relative.dispersion
-    mixture, mag = found.mixture, _magnitude(catalog)
+    mixture, mag = found.mixture, next(iter(magnitudes(catalog)), None)
     if mixture is None:
         return
     meta["cluster"] = {
@@ -257,4 +233,5 @@ def _summary(folder: RunFolder, found: MemberMotions, meta: dict[str, Any]) -> d
     if found.mixture is not None:
         out["members"] = int(np.sum(np.nan_to_num(found.probability) > MEMBER))
         out["dispersion_mas_yr"] = round(found.mixture.sigma, 5)
-    return out | {"files": [folder.motions.relative_to(folder.root).as_posix()], "warnings": []}
+    files = [path.relative_to(folder.root).as_posix() for path in (folder.motions, folder.detector_maps) if path.is_file()]
+    return out | {"files": files, "warnings": []}

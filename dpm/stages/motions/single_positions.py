@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,11 @@ class SinglePositions:
         Good enough to judge errors by.
     space : ndarray (m,), bool
         From L2 (JWST) rather than from the Earth.
+    place : ndarray (m, 2)
+        On the detector, raw pixels.
+    jacobian : ndarray (m, 2, 2)
+        Offsets by places, mas a pixel.
+    detector : ndarray (m,), str
     """
 
     star: NDArray[np.int64]
@@ -57,6 +62,9 @@ class SinglePositions:
     covariance: Floats
     clean: NDArray[np.bool_]
     space: NDArray[np.bool_]
+    place: Floats
+    jacobian: Floats
+    detector: NDArray[np.str_]
 
 
 def single_positions(folder: RunFolder, options: Options, catalog: Table) -> SinglePositions:
@@ -77,7 +85,7 @@ def single_positions(folder: RunFolder, options: Options, catalog: Table) -> Sin
     order = np.argsort(number)
     here = np.column_stack([np.asarray(catalog["x"], float), np.asarray(catalog["y"], float)])
     steps = frame.sky_steps(*here.T)
-    parts: dict[str, list[NDArray]] = {name: [] for name in ("star", "exposure", "time", "offset", "covariance", "clean", "space")}
+    parts: dict[str, list[NDArray]] = {entry.name: [] for entry in fields(SinglePositions)}
     for k, (unit, row) in enumerate(zip(units, exposures)):
         terms = [float(row[key]) for key in ("a", "b", "c", "d", "x_shift", "y_shift")]
         if not np.isfinite(terms).all() or not len(unit):
@@ -99,20 +107,26 @@ def single_positions(folder: RunFolder, options: Options, catalog: Table) -> Sin
         parts["covariance"].append(full @ variance @ np.swapaxes(full, 1, 2))
         parts["clean"].append((unit.flags[use] & NOT_CLEAN) == 0)
         parts["space"].append(np.full(len(use), str(row["telescope"]).upper() == "JWST"))
+        parts["place"].append(np.column_stack([unit.x[use], unit.y[use]]))
+        parts["jacobian"].append(full)
+        parts["detector"].append(np.full(len(use), str(row["detector"])))
     joined: dict[str, Any] = {name: np.concatenate(values) for name, values in parts.items()}
     return SinglePositions(**joined)
 
 
-def slope_columns(single: SinglePositions, catalog: Table, parallax: bool) -> Table:
+def slope_columns(single: SinglePositions, catalog: Table, least: Floats, parallax: bool) -> Table:
     """Slopes, differences of the first and last epoch and, if asked for, parallaxes of all stars of the catalogue.
 
     The positions' errors grow by a floor for each exposure, which makes the bright stars' residuals as large as their errors; those
-    of maps and reference, which all exposures of an epoch share, are in the catalogue's motions and not in these.
+    of maps, reference and hidden neighbours, which all exposures of an epoch share, are in the catalogue's motions, of which no
+    slope of the same positions is better.
 
     Parameters
     ----------
     single : SinglePositions
     catalog : Table
+    least : ndarray (n, 2, 2)
+        Covariance of the catalogue's motions.
     parallax : bool
 
     Raises
@@ -132,7 +146,8 @@ def slope_columns(single: SinglePositions, catalog: Table, parallax: bool) -> Ta
     error = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
     table = Table({"n_positions": found.n_used, "motion_chi2": found.chi2, "motion_degrees": found.degrees})
     for axis, name in enumerate(("pmra", "pmdec")):
-        table[f"{name}_slope"], table[f"{name}_slope_error"] = found.motion[:, axis], error[:, 2 + axis]
+        table[f"{name}_slope"] = found.motion[:, axis]
+        table[f"{name}_slope_error"] = np.fmax(error[:, 2 + axis], np.sqrt(least[:, axis, axis]))
         table[f"{name}_two_epoch"] = two[:, axis]
     if parallax:
         ra, dec = (np.asarray(catalog[name], float)[single.star] for name in ("ra", "dec"))
