@@ -2,26 +2,16 @@
 
 import pytest
 from astropy.table import Table
+from fake_run import open_fake_run
 
-import dpm
-import dpm.notebook.run
-import dpm.stages
 from dpm.execute import Interrupted
 from dpm.io.tables import write_table
-
-STAGES = ("fake_stages.numbers", "fake_stages.scaled", "fake_stages.total")
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run of tiny stages with eight slow parts."""
-    for n in range(8):
-        (tmp_path / f"in_{n}.dat").write_text(f"{n} slow")
-    (tmp_path / "field.toml").write_text('[input]\nexposures = ["in_*.dat"]\n')
-    monkeypatch.setattr(dpm.stages, "STAGES", STAGES)
-    monkeypatch.setattr(dpm.notebook.run, "write_report", lambda folder: None)
-    monkeypatch.setattr(dpm.notebook.run, "REPORT_FILES", ())
-    return dpm.open(tmp_path / "field.toml")
+    return open_fake_run(tmp_path, monkeypatch, {f"in_{n}": f"{n} slow" for n in range(8)})
 
 
 def test_background_run_cancel_and_resume(run):

@@ -8,25 +8,14 @@ from types import TracebackType
 from typing import Any
 
 from dpm.cli.guard import say
-from dpm.run.pipeline import Observer
+from dpm.run.observer import Observer, summary_line
 
-__all__ = ["show_progress", "summary_line"]
+__all__ = ["show_progress"]
 
 
 def show_progress() -> LineProgress:
     """Bars when standard error is a terminal, lines when it is a file or a pipe."""
     return BarProgress() if sys.stderr.isatty() else LineProgress()
-
-
-def summary_line(summary: dict[str, Any]) -> str:
-    """The plain values of a stage's summary in one line."""
-    shown = []
-    for name, value in summary.items():
-        if isinstance(value, float):
-            shown.append(f"{name.replace('_', ' ')} {value:.4g}")
-        elif isinstance(value, int | str) and not isinstance(value, bool) and len(str(value)) <= 40:
-            shown.append(f"{name.replace('_', ' ')} {value}")
-    return ", ".join(shown)
 
 
 SPEED_PERIOD = 600.0  # seconds that the bar's speed is taken from: parts can take half a minute each

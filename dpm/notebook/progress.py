@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from dpm.run.pipeline import Observer
+from dpm.run.observer import Observer
 
 __all__ = ["NotebookProgress"]
 
