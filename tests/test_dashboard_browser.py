@@ -60,12 +60,18 @@ def test_performance_report_is_kept_with_the_run(tmp_path):
     for n in range(4):
         (tmp_path / f"in_{n}.dat").write_text(str(n))
     (tmp_path / "field.toml").write_text('[input]\nexposures = ["in_*.dat"]\n')
-    command = [sys.executable, str(Path(__file__).parent / "fake_run.py"), "run", str(tmp_path / "field.toml"), "--performance-report"]
+    command = [
+        sys.executable,
+        str(Path(__file__).parent / "fake_run.py"),
+        "run",
+        str(tmp_path / "field.toml"),
+        "--performance-report",
+    ]
     done = subprocess.run([*command, "--cluster", "local", "--workers", "1"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (report,) = (tmp_path / "run" / "logs").glob("performance-*.html")
     text = report.read_text(encoding="utf-8")
     # Drawn without anything from the network.
-    assert "number of tasks" in text and "Task Stream" in text and '<script src=' not in text and 'rel="stylesheet"' not in text
+    assert "number of tasks" in text and "Task Stream" in text and "<script src=" not in text and 'rel="stylesheet"' not in text
     refused = subprocess.run([*command, "--cluster", "none"], capture_output=True, text=True, timeout=300)
     assert refused.returncode == 1 and "made by a Dask cluster" in refused.stderr

@@ -223,4 +223,3 @@ def _is_exposure(task: Task, parts: int) -> bool:
 
 def _longest(entry: tuple[float, str, dict[str, Any]]) -> float:
     return -entry[0]
-
