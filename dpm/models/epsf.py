@@ -163,10 +163,9 @@ class GriddedEPSF:
 
     def _repr_html_(self) -> str:
         half, shown = (kernels.SAMPLES - 1) // 2, 8 * kernels.OVERSAMPLING
-        core = slice(half - shown, half + shown + 1)
-        mean = self.samples.mean(axis=(0, 1))[core, core]
-        peak = float(self.samples.max())
-        change = self.samples[..., core, core] - mean
+        mean, peak = self.samples.mean(axis=(0, 1)), float(self.samples.max())
+        wide, core = (slice(half - side, half + side + 1) for side in (shown, shown // 3))
+        change = (self.samples - mean)[..., core, core]
         largest = max(float(np.abs(change).max()), 1e-12)
         facts = {
             "ePSFs": f"{self.node_x.size} x {self.node_y.size}",
@@ -181,8 +180,8 @@ class GriddedEPSF:
         return card(
             "gridded ePSF",
             facts,
-            picture(np.log10(np.clip(mean / peak, 1e-5, None)), -4, 0, "gray", "mean, 16 pixels wide, logarithmic"),
-            picture(tall, -largest, largest, "RdBu_r", f"each minus the mean: red to blue {2 * largest / peak:.2%} of the peak"),
+            picture(np.log10(np.clip(mean[wide, wide] / peak, 1e-5, None)), -4, 0, "gray", "mean, 16 pixels wide, logarithmic"),
+            picture(tall, -largest, largest, "RdBu_r", f"each minus the mean, 5 pixels wide: blue to red {2 * largest / peak:.2%} of the peak"),
         )
 
     def node_weights(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
