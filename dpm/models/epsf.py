@@ -181,7 +181,7 @@ class GriddedEPSF:
             "gridded ePSF",
             facts,
             picture(np.log10(np.clip(mean[wide, wide] / peak, 1e-5, None)), -4, 0, "gray", "mean, 16 pixels wide, logarithmic"),
-            picture(tall, -largest, largest, "RdBu_r", f"less the mean, 5 pixels wide; blue to red {2 * largest / peak:.1%} of peak"),
+            picture(tall, -largest, largest, "RdBu_r", f"less the mean, 5 pixels wide; blue to red {2 * largest / peak:.1%}"),
         )
 
     def node_weights(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
