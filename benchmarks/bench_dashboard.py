@@ -17,9 +17,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from dpm.execute import create_executor
 from dpm.execute.base import Outcome
+from dpm.execute.dashboard import DashboardPlugin, page_content, task_key
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import ClusterOptions
 from dpm.run.parts import Part
@@ -71,6 +74,38 @@ def pieces(n_tiles: int, parts: int = 5) -> None:
     )
 
 
+def answers(n_tiles: int, n_workers: int) -> None:
+    """CPU of the scheduler for one answer of the page, with made-up workers that are all at work."""
+    tasks, places = work(n_tiles, 5 * n_tiles)
+    state = RunState(RunFolder(Path("/nowhere")), ["recover"])
+    state.stage_started("recover", len(tasks), 0, "")
+    state.parts_planned("recover", tasks, {}, places)
+    plugin = DashboardPlugin()
+    plugin.receive("client", state.snapshot())
+    client, workers = _Hashable(client_key="client"), {}
+    for k in range(n_workers):
+        task = _Hashable(key=task_key(tasks[k % len(tasks)].name, "0" * 8), who_wants={client})
+        metrics = {"memory": 2**30, "cpu": 90.0}
+        workers[k] = SimpleNamespace(
+            name=k, address=f"tcp://node{k}:1234", nthreads=1, metrics=metrics, memory_limit=2**31, last_seen=0.0,
+            executing={task: 3.0}, processing={task: 3.0},
+        )  # fmt: skip
+    scheduler: Any = SimpleNamespace(plugins={"dpm-dashboard": plugin}, workers=workers, address="")
+    known = {str(state.snapshot()["round"]["plan"])}
+    json.dumps(page_content(scheduler, set()))
+    begin = time.process_time()
+    for _ in range(20):
+        text = json.dumps(page_content(scheduler, known))
+    print(
+        f"{n_tiles} tiles, {n_workers} workers: {50 * (time.process_time() - begin):.2f} ms and {len(text)} bytes an answer",
+        flush=True,
+    )
+
+
+class _Hashable(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
 def work(n_tiles: int, n: int) -> tuple[list[Task], dict[int, Footprint]]:
     """Tasks of a round, and where the tiles lie."""
     tasks = [Task("recover", f"recover_{k % n_tiles}_{k}", {"step": "recover", "tile": k % n_tiles}, 1.0) for k in range(n)]
@@ -81,6 +116,8 @@ def main(n: int = 4000, rounds: int = 5) -> None:
     """Take turns and print."""
     for n_tiles in (100, 10_000):
         pieces(n_tiles)
+    answers(100, 2)
+    answers(10_000, 500)
     tasks, places = work(100, n)
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     wall: dict[str, list[float]] = {way: [] for way in WAYS}
