@@ -38,6 +38,7 @@ class LineProgress(Observer):
         self._parts = self._done = 0
         self._times: list[float] = []
         self._told = 0.0
+        self._page = ""
 
     def stage_skipped(self, name: str, summary: dict[str, Any]) -> None:
         """See `Observer`."""
@@ -45,6 +46,7 @@ class LineProgress(Observer):
 
     def stage_started(self, name: str, n_parts: int, n_done: int, executor: str) -> None:
         """See `Observer`."""
+        self._tell_page(executor)
         if n_parts > 1:
             before = f", {n_done} done before" if n_done else ""
             say(f"{name:12s} {n_parts} parts{before}")
@@ -53,6 +55,13 @@ class LineProgress(Observer):
     def round_started(self, name: str, n_parts: int, n_done: int) -> None:
         """See `Observer`."""
         self._begin(n_parts, n_done)
+
+    def _tell_page(self, executor: str) -> None:
+        """Say where a cluster shows the run, once."""
+        page = executor.partition(", page ")[2]
+        if page and page != self._page:
+            self._page = page
+            say(f"page         {page}")
 
     def _begin(self, n_parts: int, n_done: int) -> None:
         self._parts, self._done, self._times = n_parts, n_done, []
@@ -125,6 +134,7 @@ class BarProgress(LineProgress):
 
     def stage_started(self, name: str, n_parts: int, n_done: int, executor: str) -> None:
         """See `Observer`."""
+        self._tell_page(executor)
         self._remove()
         self._bar = self._progress.add_task(name, total=n_parts, completed=n_done)
 

@@ -52,6 +52,7 @@ class _Round:
         """What the map is made of: tiles where the stage says where they lie, else one cell a part."""
         tiles = [task.arguments.get("tile") for task in tasks]
         self.plan: dict[str, Any] | None = {"id": uuid4().hex}
+        self.cell_of: dict[str, int] = {}
         if places and any(tile in places for tile in tiles):
             numbers = {tile: k for k, tile in enumerate(dict.fromkeys(tile for tile in tiles if tile in places))}
             cells = [{"name": f"tile {tile}", "panel": places[tile].panel, "squares": places[tile].squares} for tile in numbers]
@@ -101,6 +102,10 @@ class _Round:
         return "".join(
             "f" if failed else "d" if done == parts else TENTHS[10 * done // parts] for parts, done, failed in self.cells
         )
+
+    def forget(self) -> None:
+        """Keep the numbers alone: another round has begun."""
+        self.plan, self.cells, self.cell_of, self.finished = None, [], {}, []
 
     def line(self) -> dict[str, Any]:
         """What a table says of it."""
@@ -154,6 +159,8 @@ class RunState(Observer):
         made = _Round(tasks, done, places, self._clock())
         with self._lock:
             self._entry(name)
+            for before in self._rounds[name]:
+                before.forget()
             self._rounds[name].append(made)
 
     def part_ended(self, name: str, task: Task, outcome: Outcome) -> None:
