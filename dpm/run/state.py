@@ -77,7 +77,8 @@ class _Round:
             self.failed += 1
             cell[2] += 1
         else:
-            stars = int(result.get("stars", result.get("n_detections", 0)) or 0)
+            found = result.get("stars", result.get("n_detections"))
+            stars = found if isinstance(found, int) else 0
             self.done += 1
             self.stars += stars
             cell[1] += 1
