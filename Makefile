@@ -23,6 +23,7 @@ test: $(STAMP)
 	$(PYTEST) -m "not slow"
 
 test-slow: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[slow]"
 	$(PYTEST) -m slow
 
 check: $(STAMP)

@@ -17,3 +17,10 @@ def test_lines_say_how_long_the_rest_takes(monkeypatch, capsys):
     assert 8 <= len(text) <= 11
     assert text[0] == "artificial_stars 461 of 1000 parts, about 90 min left"
     assert progress.time_left(100.0, 10, 900) == "2.5 h" and progress.time_left(1.0, 10, 50) == "5 s"
+
+
+def test_the_page_of_a_cluster_is_told_once(capsys):
+    lines = progress.LineProgress()
+    for name in ("ingest", "psf"):
+        lines.stage_started(name, 1, 0, "2 workers at tcp://127.0.0.1:3, page http://127.0.0.1:8787/dpm")
+    assert capsys.readouterr().err.splitlines() == ["page         http://127.0.0.1:8787/dpm"]

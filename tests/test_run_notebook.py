@@ -1,27 +1,21 @@
 """``dpm.open``: work in the background, cancelling, lazy tables, and what a notebook shows."""
 
+import numpy as np
 import pytest
 from astropy.table import Table
+from fake_run import open_fake_run
 
-import dpm
-import dpm.notebook.run
-import dpm.stages
 from dpm.execute import Interrupted
 from dpm.io.tables import write_table
-
-STAGES = ("fake_stages.numbers", "fake_stages.scaled", "fake_stages.total")
+from dpm.models.distortion import MapDistortion
+from dpm.models.epsf import GriddedEPSF
+from dpm.notebook.catalog import Catalog
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run of tiny stages with eight slow parts."""
-    for n in range(8):
-        (tmp_path / f"in_{n}.dat").write_text(f"{n} slow")
-    (tmp_path / "field.toml").write_text('[input]\nexposures = ["in_*.dat"]\n')
-    monkeypatch.setattr(dpm.stages, "STAGES", STAGES)
-    monkeypatch.setattr(dpm.notebook.run, "write_report", lambda folder: None)
-    monkeypatch.setattr(dpm.notebook.run, "REPORT_FILES", ())
-    return dpm.open(tmp_path / "field.toml")
+    return open_fake_run(tmp_path, monkeypatch, {f"in_{n}": f"{n} slow" for n in range(8)})
 
 
 def test_background_run_cancel_and_resume(run):
@@ -71,3 +65,24 @@ def test_failures_reach_whoever_waits(run):
         run.run(cluster="none")
     with pytest.raises(ValueError, match="is not known"):
         run.run(cluster="cloud")
+
+
+def test_models_and_catalogue_show_themselves():
+    """Pictures of an ePSF, a distortion and a catalogue; names in them are text."""
+    rows, columns = np.mgrid[-50:51, -50:51] / 4
+    samples = np.tile(np.exp(-0.5 * (rows**2 + columns**2)) / 6.3, (2, 2, 1, 1))
+    shown = GriddedEPSF(samples, np.array([0.0, 511.0]), np.array([0.0, 511.0]), "<b>lib</b>")._repr_html_()
+    assert shown.count("data:image/png") == 2 and "&lt;b&gt;lib" in shown and "<b>lib" not in shown and "2 x 2" in shown
+    y, x = np.mgrid[:64, :96].astype(float)
+    # Offset, scale and rotation do not show; a parabola of 0.5 pixel does.
+    bent = MapDistortion(5 + 1.01 * x - 0.02 * y + 0.5 * (x / 95) ** 2, 3 + 0.02 * x + 1.01 * y)._repr_html_()
+    largest = float(bent.split("largest shift, pixels</td><td>")[1].split("<")[0])
+    assert 0.05 < largest < 0.2 and bent.count("data:image/png") == 2
+    straight = MapDistortion(5 + 1.01 * x - 0.02 * y, 3 + 0.02 * x + 1.01 * y)._repr_html_()
+    assert float(straight.split("largest shift, pixels</td><td>")[1].split("<")[0]) < 1e-6
+    magnitudes = {"b_mag": [20.0, 21.0, np.nan], "b_mag_error": [0.01, 0.2, np.nan]}
+    table = Catalog({"id": [1, 2, 3], "ref_epoch": [2022.3] * 3, "pmra": [1.0, np.nan, 2.0], **magnitudes})
+    table.meta["pm_zero_point"] = "<script>"
+    html = table[:2]._repr_html_()
+    assert "<td>stars</td><td>2</td>" in html and "&lt;script&gt;" in html and "<script" not in html
+    assert "<tr><td>b</td><td>2</td><td>20.00</td><td>21.00</td><td>1</td>" in html

@@ -79,6 +79,9 @@ def run(
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and stop.")] = False,
     cluster: Annotated[str | None, CLUSTER] = None,
     workers: Annotated[int | None, WORKERS] = None,
+    performance: Annotated[
+        bool, typer.Option("--performance-report", help="Keep Dask's performance report in logs/ (needs bokeh).")
+    ] = False,
 ) -> None:
     """Run every stage that is not up to date, then the report; goes on from where it was stopped."""
     from dpm.cli.run import plan_run, run_field
@@ -86,7 +89,7 @@ def run(
     if plan:
         plan_run(config)
     else:
-        run_field(config, cluster, workers, restart)
+        run_field(config, cluster, workers, restart, performance)
 
 
 @app.command()

@@ -8,25 +8,14 @@ from types import TracebackType
 from typing import Any
 
 from dpm.cli.guard import say
-from dpm.run.pipeline import Observer
+from dpm.run.observer import Observer, summary_line
 
-__all__ = ["show_progress", "summary_line"]
+__all__ = ["show_progress"]
 
 
 def show_progress() -> LineProgress:
     """Bars when standard error is a terminal, lines when it is a file or a pipe."""
     return BarProgress() if sys.stderr.isatty() else LineProgress()
-
-
-def summary_line(summary: dict[str, Any]) -> str:
-    """The plain values of a stage's summary in one line."""
-    shown = []
-    for name, value in summary.items():
-        if isinstance(value, float):
-            shown.append(f"{name.replace('_', ' ')} {value:.4g}")
-        elif isinstance(value, int | str) and not isinstance(value, bool) and len(str(value)) <= 40:
-            shown.append(f"{name.replace('_', ' ')} {value}")
-    return ", ".join(shown)
 
 
 SPEED_PERIOD = 600.0  # seconds that the bar's speed is taken from: parts can take half a minute each
@@ -49,6 +38,7 @@ class LineProgress(Observer):
         self._parts = self._done = 0
         self._times: list[float] = []
         self._told = 0.0
+        self._page = ""
 
     def stage_skipped(self, name: str, summary: dict[str, Any]) -> None:
         """See `Observer`."""
@@ -56,6 +46,7 @@ class LineProgress(Observer):
 
     def stage_started(self, name: str, n_parts: int, n_done: int, executor: str) -> None:
         """See `Observer`."""
+        self._tell_page(executor)
         if n_parts > 1:
             before = f", {n_done} done before" if n_done else ""
             say(f"{name:12s} {n_parts} parts{before}")
@@ -64,6 +55,13 @@ class LineProgress(Observer):
     def round_started(self, name: str, n_parts: int, n_done: int) -> None:
         """See `Observer`."""
         self._begin(n_parts, n_done)
+
+    def _tell_page(self, executor: str) -> None:
+        """Say where a cluster shows the run, once."""
+        page = executor.partition(", page ")[2]
+        if page and page != self._page:
+            self._page = page
+            say(f"page         {page}")
 
     def _begin(self, n_parts: int, n_done: int) -> None:
         self._parts, self._done, self._times = n_parts, n_done, []
@@ -136,6 +134,7 @@ class BarProgress(LineProgress):
 
     def stage_started(self, name: str, n_parts: int, n_done: int, executor: str) -> None:
         """See `Observer`."""
+        self._tell_page(executor)
         self._remove()
         self._bar = self._progress.add_task(name, total=n_parts, completed=n_done)
 

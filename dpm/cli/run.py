@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,11 +53,17 @@ def run_options(
     workers: int | None = None,
     restart: bool = False,
     last: Sequence[Finish] | None = None,
+    performance: bool = False,
 ) -> RunResult:
-    """Run a folder with progress on the screen; ``cluster`` and ``workers`` override ``[cluster]``."""
+    """Run a folder with progress on the screen; ``cluster`` and ``workers`` override ``[cluster]``.
+
+    With ``performance`` Dask's performance report is kept beside the log.
+    """
     sizes = options.cluster if workers is None else replace(options.cluster, workers=workers)
     executor = create_executor(cluster or options.cluster.use, sizes)
     try:
+        if performance:
+            executor.keep_performance(folder.logs / f"performance-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.html")
         with show_progress() as observer:
             return run_pipeline(
                 folder,
@@ -71,10 +79,10 @@ def run_options(
 
 
 @guarded
-def run_field(config: Path, cluster: str | None, workers: int | None, restart: bool) -> None:
+def run_field(config: Path, cluster: str | None, workers: int | None, restart: bool, performance: bool) -> None:
     """``dpm run``."""
     folder, options = _open(config)
-    result = run_options(folder, options, cluster, workers, restart)
+    result = run_options(folder, options, cluster, workers, restart, performance=performance)
     _summarise(result)
 
 

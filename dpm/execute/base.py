@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "Outcome",
     "DISK_FULL",
     "Prepare",
+    "Snapshot",
+    "no_performance",
     "attempt",
     "check_interrupt",
     "peak_memory",
@@ -29,6 +32,8 @@ __all__ = [
 
 Function = Callable[[Any], Any]
 Prepare = Callable[[], Hashable]
+# What a run says of itself, without the plan whose id is given.
+Snapshot = Callable[[str | None], dict[str, Any]]
 
 # Full, over the quota, or over the limit on a file's size.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -99,6 +104,20 @@ class Executor(Protocol):
         """One line for the log: what this is and how large."""
         ...
 
+    def show(self, snapshot: Snapshot) -> None:
+        """Show a run where there is a dashboard; ``snapshot`` is asked about once a second."""
+        ...
+
+    def keep_performance(self, path: Path) -> None:
+        """Write Dask's performance report to this file when closed.
+
+        Raises
+        ------
+        ValueError
+            If this is no Dask cluster.
+        """
+        ...
+
     def close(self, interrupted: bool = False) -> None: ...
 
 
@@ -138,6 +157,11 @@ def peak_memory() -> int:
     """Largest resident memory that this process ever had, bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def no_performance(path: Path) -> None:
+    """What executors without a cluster answer to `Executor.keep_performance`."""
+    raise ValueError("a performance report is made by a Dask cluster: --cluster local, or your own scheduler's address or file")
 
 
 def usable_cpus() -> int:

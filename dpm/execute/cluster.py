@@ -7,7 +7,6 @@ poison.  A watchdog in the driver tells a dead cluster (no workers for ``worker_
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -28,7 +28,10 @@ from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 from distributed.system import MEMORY_LIMIT
 
 from dpm import __version__
-from dpm.execute.base import ClusterError, Function, Outcome, Prepare, attempt, check_interrupt, usable_cpus
+from dpm.execute.base import ClusterError, Function, Outcome, Prepare, Snapshot, attempt, check_interrupt, usable_cpus
+from dpm.execute.dashboard import task_key
+from dpm.execute.performance import PerformanceReport
+from dpm.execute.publish import Publisher, page_address
 from dpm.models.options import ClusterOptions
 
 __all__ = ["DistributedExecutor", "local_size"]
@@ -144,6 +147,8 @@ class DistributedExecutor:
         self._owned = ExitStack()
         self._prepared: set[Hashable] = set()
         self._greeted: set[str] = set()
+        self._publisher: Publisher | None = None
+        self._performance: PerformanceReport | None = None
 
     @classmethod
     def start_local(cls, options: ClusterOptions) -> DistributedExecutor:
@@ -195,16 +200,29 @@ class DistributedExecutor:
         return sum(self.client.nthreads().values())
 
     def describe(self) -> str:
-        """Size and address of the cluster, and the dashboard where there is one."""
+        """Size and address of the cluster, and dpm's page in its dashboard."""
         where = self.client.scheduler.address if self.client.scheduler else "?"
         memory = f" of {self.memory_limit}" if self.memory_limit else ""
-        text = f"{self.workers} workers{memory} at {where}"
-        if importlib.util.find_spec("bokeh"):
-            text += f", dashboard {self.client.dashboard_link}"
-        return text
+        return f"{self.workers} workers{memory} at {where}{page_address(self.client)}"
+
+    def show(self, snapshot: Snapshot) -> None:
+        """See `Executor`."""
+        if self._publisher is not None:
+            self._publisher.close()
+        self._publisher = Publisher(self.client, snapshot)
+
+    def keep_performance(self, path: Path) -> None:
+        """See `Executor`."""
+        self._performance = PerformanceReport(self.client, path)
 
     def close(self, interrupted: bool = False) -> None:
         """Close what this executor started; a caller's own client stays open."""
+        if self._publisher is not None:
+            self._publisher.close()
+            self._publisher = None
+        if self._performance is not None:
+            self._performance.write()
+            self._performance = None
         self._owned.close()
 
     def map(
@@ -288,7 +306,7 @@ class DistributedExecutor:
                     index, task = todo.pop()
                     # A wish, not an order: a worker that is gone would keep its task waiting for ever.
                     where = {} if addresses is None else {"workers": [addresses[index]], "allow_other_workers": True}
-                    key = f"{_name(task)}-{uuid4().hex[:8]}"
+                    key = task_key(_name(task), uuid4().hex)
                     future = self.client.submit(attempt, function, task, key=key, pure=False, **where)
                     under_way[future] = task
                     batch.add(future)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpm.execute.base import ClusterError, Executor, Function, Outcome, Prepare
+from dpm.execute.base import ClusterError, Executor, Function, Outcome, Prepare, Snapshot
 from dpm.execute.local import SerialExecutor, ThreadsExecutor
 from dpm.models.options import ClusterOptions
 
@@ -41,6 +41,8 @@ class AutoExecutor:
     def __init__(self, options: ClusterOptions) -> None:
         self._options = options
         self._current: Executor = ThreadsExecutor(options.workers)
+        self._snapshot: Snapshot | None = None
+        self._performance: Path | None = None
 
     @property
     def kind(self) -> str:
@@ -66,11 +68,24 @@ class AutoExecutor:
             log.info("about %.0f s of work: starting a local cluster", cost)
             self._current = EXECUTORS["local"](self._options)
             log.info("running on %s", self._current.describe())
+            if self._performance is not None:
+                self._current.keep_performance(self._performance)
+            if self._snapshot is not None:
+                self._current.show(self._snapshot)
         return self._current.map(function, tasks, cost=cost, prepare=prepare, cancel=cancel)
 
     def describe(self) -> str:
         """One line for the log."""
         return self._current.describe()
+
+    def show(self, snapshot: Snapshot) -> None:
+        """See `Executor`."""
+        self._snapshot = snapshot
+        self._current.show(snapshot)
+
+    def keep_performance(self, path: Path) -> None:
+        """See `Executor`; a run too short for a cluster has none."""
+        self._performance = path
 
     def close(self, interrupted: bool = False) -> None:
         """Release the executor in use."""

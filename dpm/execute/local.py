@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from dpm.execute.base import Function, Outcome, Prepare, attempt, check_interrupt, usable_cpus
+from dpm.execute.base import Function, Outcome, Prepare, Snapshot, attempt, check_interrupt, no_performance, usable_cpus
 
 __all__ = ["SerialExecutor", "ThreadsExecutor"]
 
@@ -38,6 +38,11 @@ class SerialExecutor:
     def describe(self) -> str:
         """One line for the log."""
         return "serial"
+
+    def show(self, snapshot: Snapshot) -> None:
+        """There is no dashboard."""
+
+    keep_performance = staticmethod(no_performance)
 
     def close(self, interrupted: bool = False) -> None:
         """Nothing to release."""
@@ -87,6 +92,11 @@ class ThreadsExecutor:
     def describe(self) -> str:
         """One line for the log."""
         return f"{self.workers} threads in this process"
+
+    def show(self, snapshot: Snapshot) -> None:
+        """There is no dashboard."""
+
+    keep_performance = staticmethod(no_performance)
 
     def close(self, interrupted: bool = False) -> None:
         """Wait for threads that are still at work; after an interrupt only for a few seconds."""

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dpm.models.display import card, picture
 from dpm.models.master_frame import sky_to_tangent, tangent_to_sky
 from dpm.models.transform import LinearTransform, fit_linear
 
 __all__ = ["MapDistortion", "PlaneDistortion", "PolynomialInverse", "SkyMap", "map_to_sky"]
+
+SHOWN = 200  # pixels a side of the picture in a notebook
 
 Floats = NDArray[np.float64]
 SkyMap = Callable[[Floats, Floats], tuple[Floats, Floats]]
@@ -77,6 +80,27 @@ class MapDistortion:
         if self.magnitude is None:
             return np.ones(np.broadcast(x, y).shape)
         return 10 ** (-0.4 * _bilinear(self.magnitude, x, y))
+
+    def _repr_html_(self) -> str:
+        ny, nx = self.x_corrected.shape
+        step = max(nx, ny) // SHOWN + 1
+        y, x = np.mgrid[0:ny:step, 0:nx:step].astype(float)
+        u, v = (np.asarray(plane[::step, ::step], float) for plane in (self.x_corrected, self.y_corrected))
+        linear = fit_linear(x.ravel(), y.ravel(), u.ravel(), v.ravel(), parameters=4, clip=None).transform
+        near_u, near_v = linear(x, y)
+        du, dv = u - near_u, v - near_v
+        largest = max(float(np.abs([du, dv]).max()), 1e-12)
+        facts = {
+            "pixels": f"{nx} x {ny}",
+            "largest shift, pixels": f"{float(np.hypot(du, dv).max()):.4f}",
+            "RMS an axis, pixels": f"{float(np.sqrt(0.5 * np.mean(du**2 + dv**2))):.4f}",
+        }
+        if self.magnitude is not None:
+            facts["pixel area, mag"] = f"{float(self.magnitude.min()):+.4f} to {float(self.magnitude.max()):+.4f}"
+        size = (260, max(round(260 * ny / nx), 20))
+        bar = f"blue to red: -{largest:.3f} to {largest:.3f} pixel"
+        pictures = [picture(s, -largest, largest, "RdBu_r", f"shift in {axis}; {bar}", size) for axis, s in (("x", du), ("y", dv))]
+        return card("geometric distortion, less offset, scale and rotation", facts, *pictures)
 
 
 def _bilinear(values: NDArray, x: Floats, y: Floats) -> Floats:

@@ -16,6 +16,7 @@ from scipy import ndimage
 from dpm.kernels import epsf as kernels
 from dpm.kernels.bundles import Library
 from dpm.kernels.epsf_points import evaluate_points
+from dpm.models.display import card, picture
 
 __all__ = ["BrightnessTerm", "GriddedEPSF", "centre_samples"]
 
@@ -159,6 +160,29 @@ class GriddedEPSF:
         made = replace(self, samples=self.samples + share * term.brightest * term.samples, brightness=None)
         made.__dict__["coefficients"] = self.coefficients + np.float32(share) * term.coefficients
         return made
+
+    def _repr_html_(self) -> str:
+        half, shown = (kernels.SAMPLES - 1) // 2, 8 * kernels.OVERSAMPLING
+        mean, peak = self.samples.mean(axis=(0, 1)), float(self.samples.max())
+        wide, core = (slice(half - side, half + side + 1) for side in (shown, shown // 3))
+        change = (self.samples - mean)[..., core, core]
+        largest = max(float(np.abs(change).max()), 1e-12)
+        facts = {
+            "ePSFs": f"{self.node_x.size} x {self.node_y.size}",
+            "nodes x": ", ".join(f"{x:.0f}" for x in self.node_x),
+            "nodes y": ", ".join(f"{y:.0f}" for y in self.node_y),
+            "light in the central pixel": f"{self.samples[..., half, half].min():.4f} to {self.samples[..., half, half].max():.4f}",
+            "from few stars": f"{len(self.weak_nodes)} of them" if self.weak_nodes else "none",
+            "changes with brightness": "no" if self.brightness is None else f"up to {self.brightness.brightest:.3g} of charge",
+            "source": self.source,
+        } | ({"relative error": f"{self.model_error:.2g}"} if self.model_error else {})
+        tall = np.concatenate([np.concatenate(list(row), axis=1) for row in change], axis=0)
+        return card(
+            "gridded ePSF",
+            facts,
+            picture(np.log10(np.clip(mean[wide, wide] / peak, 1e-5, None)), -4, 0, "gray", "mean, 16 pixels wide, logarithmic"),
+            picture(tall, -largest, largest, "RdBu_r", f"less the mean, 5 pixels wide; blue to red {2 * largest / peak:.1%}"),
+        )
 
     def node_weights(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Bilinear weights of all nodes for stars at raw positions, (n, nodes), x fastest; constant outside the grid."""

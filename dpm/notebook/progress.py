@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
-from dpm.run.pipeline import Observer
+from dpm.run.observer import Observer
 
 __all__ = ["NotebookProgress"]
 
@@ -16,9 +18,18 @@ INTERVAL = 0.3
 
 
 class NotebookProgress(Observer):
-    """Hears a run and shows it where there is a notebook; outside it only keeps count."""
+    """Hears a run and shows it where there is a notebook, with a button to stop it where there is ipywidgets.
 
-    def __init__(self) -> None:
+    Outside a notebook it only keeps count.
+
+    Parameters
+    ----------
+    cancel : callable
+        What the button does.
+    """
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
         self.lines: dict[str, dict[str, Any]] = {}
         self.end = ""
         self._display: Any = None
@@ -31,7 +42,10 @@ class NotebookProgress(Observer):
         if shell is not None and type(shell).__name__ == "ZMQInteractiveShell":
             from IPython.display import display
 
-            self._display = display(self, display_id=True)
+            if importlib.util.find_spec("ipywidgets"):
+                self._display = _Widget(self, self._cancel)
+            else:
+                self._display = display(self, display_id=True)
 
     def stage_skipped(self, name: str, summary: dict[str, Any]) -> None:
         """See `Observer`."""
@@ -64,6 +78,8 @@ class NotebookProgress(Observer):
         """The run is over: complete, or why not."""
         self.end = text
         self._update(now=True)
+        if isinstance(self._display, _Widget):
+            self._display.button.disabled = True
 
     def _update(self, now: bool = False) -> None:
         if self._display is not None and (now or time.monotonic() - self._last > INTERVAL):
@@ -82,3 +98,20 @@ class NotebookProgress(Observer):
             for name, line in self.lines.items()
         )
         return f"<table>{rows}</table><pre>{html.escape(self.end)}</pre>"
+
+
+class _Widget:
+    """The table and a button below it."""
+
+    def __init__(self, progress: NotebookProgress, cancel: Callable[[], None]) -> None:
+        import ipywidgets
+        from IPython.display import display
+
+        self.table = ipywidgets.HTML(progress._repr_html_())
+        self.button = ipywidgets.Button(description="Stop", tooltip="Stop between parts; finished parts are kept")
+        self.button.on_click(lambda _: cancel())
+        display(ipywidgets.VBox([self.table, self.button]))
+
+    def update(self, progress: NotebookProgress) -> None:
+        """Show how it is now."""
+        self.table.value = progress._repr_html_()

@@ -13,8 +13,9 @@ from dpm import config
 from dpm.execute import create_executor
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
+from dpm.notebook.catalog import Catalog
 from dpm.notebook.progress import NotebookProgress
-from dpm.report import write_report
+from dpm.report import read_section, write_report
 from dpm.run.pipeline import RunResult, run_pipeline
 from dpm.run.status import StageState, stage_states
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from astropy.table import Table
 
     from dpm.io.atlas_files import AtlasFiles
+    from dpm.models.distortion import MapDistortion
+    from dpm.models.epsf import GriddedEPSF
+    from dpm.report.sections import Section
 
 __all__ = ["Run", "open_run"]
 
@@ -73,14 +77,14 @@ class Run:
         self._tables: dict[Path, tuple[int, Table]] = {}
         self._thread: threading.Thread | None = None
         self._cancel = threading.Event()
-        self._progress = NotebookProgress()
+        self._progress = NotebookProgress(self.cancel)
         self._result: RunResult | None = None
         self._error: BaseException | None = None
 
     @property
-    def catalog(self) -> Table:
+    def catalog(self) -> Catalog:
         """The catalogue, with units and UCDs."""
-        return self._table(self.folder.catalog)
+        return Catalog(self._table(self.folder.catalog), copy=False)
 
     @property
     def exposures(self) -> Table:
@@ -136,6 +140,57 @@ class Run:
         from dpm.io.cubes import open_cube
 
         return open_cube(self.folder.cubes / f"{name}.zarr")
+
+    def epsf(self, name: str) -> GriddedEPSF:
+        """The ePSFs that a detector's exposures in one filter were fitted with.
+
+        Parameters
+        ----------
+        name : str
+            ``<DETECTOR>_<FILTER>``, as of `cubes`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there are none yet.
+        """
+        from dpm.io.brightness_file import read_epsf
+
+        detector, _, filter_name = name.rpartition("_")
+        path, term = self.folder.psf_file(detector, filter_name), self.folder.brightness_file(detector, filter_name)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: not there yet; the stage psf makes it")
+        return read_epsf(path, str(term) if term.exists() else "")
+
+    def distortion(self, name: str) -> MapDistortion:
+        """The geometric distortion of a detector in one filter.
+
+        Parameters
+        ----------
+        name : str
+            ``<DETECTOR>_<FILTER>``, as of `cubes`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If none was solved: the headers' own stands then.
+        """
+        from dpm.io.stdgdc import read_stdgdc
+
+        path = self.folder.distortion / f"STDGDC_{name}.fits"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: none was solved (yet), the headers' own is used")
+        return read_stdgdc(path)
+
+    def section(self, name: str) -> Section:
+        """One section of the report, drawn now: ``run.section("distortion")`` as a cell's last line shows its figures.
+
+        Parameters
+        ----------
+        name : str
+            Of a section; a wrong one raises `KeyError` that names all.
+        """
+        return read_section(self.folder, name)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -216,7 +271,7 @@ class Run:
         options = self.options
         self._cancel.clear()
         self._result = self._error = None
-        self._progress = NotebookProgress()
+        self._progress = NotebookProgress(self.cancel)
         sizes = options.cluster if workers is None else replace(options.cluster, workers=workers)
 
         def work() -> None:
@@ -299,7 +354,8 @@ class Run:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{html.escape(state.name)}</td><td>{state.state}</td><td>{html.escape(state.reason)}</td>"
+            f"<tr><td>{html.escape(state.name)}</td><td>{state.state}</td>"
+            f"<td><progress max='{max(state.parts, 1)}' value='{state.done}'></progress></td><td>{html.escape(state.reason)}</td>"
             f"<td style='text-align:right'>{f'{state.seconds:.1f} s' if state.seconds else ''}</td></tr>"
             for state in self.states()
         )
@@ -309,7 +365,7 @@ class Run:
         return (
             f"<div><b>dpm run</b> <code>{html.escape(str(self.folder.root))}</code>, "
             f"{len(self.options.input.exposures)} files<table>"
-            "<thead><tr><th>stage</th><th>state</th><th></th><th>time</th></tr></thead>"
+            "<thead><tr><th>stage</th><th>state</th><th></th><th></th><th>time</th></tr></thead>"
             f"<tbody>{rows}</tbody></table>"
             f"<ul>{cubes}{where}</ul></div>"
         )

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dpm.report.page import write_report
+from dpm.report.page import read_section, write_report
 
-__all__ = ["write_report"]
+__all__ = ["read_section", "write_report"]

@@ -6,13 +6,17 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dpm import __version__
 from dpm.io.atomic import replacing
 from dpm.io.run_folder import RunFolder
 from dpm.report.data import MAX_ROWS, load_run
 
-__all__ = ["write_report"]
+__all__ = ["read_section", "write_report"]
+
+if TYPE_CHECKING:
+    from dpm.report.sections import Section
 
 logger = logging.getLogger(__name__)
 
@@ -72,3 +76,26 @@ def write_report(folder: RunFolder | str | os.PathLike[str], max_rows: int = MAX
         temporary.write_text(html, encoding="utf-8")
     logger.info("report written in %.1f s, %.1f MB: %s", time.perf_counter() - started, len(html) / 1e6, run.report)
     return run.report
+
+
+def read_section(folder: RunFolder, name: str, max_rows: int = MAX_ROWS) -> Section:
+    """One section of the report, drawn now; a notebook shows it.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    name : str
+        Such as ``residual_maps``.
+    max_rows : int
+        As for `write_report`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such section; the message names all.
+    """
+    from dpm.report.figures import style
+    from dpm.report.sections import build_sections
+
+    with style():
+        return build_sections(load_run(folder, max_rows), name)[0]

@@ -23,6 +23,7 @@ from dpm.report.calibration import load_builds, load_solutions
 from dpm.report.calibration_tables import build_table, solution_table
 from dpm.report.data import RunData, Sample, filter_label, read_json
 from dpm.report.figures import Image
+from dpm.report.inline import section_html
 from dpm.report.plots_footprints import plot_footprints
 from dpm.report.plots_members import load_members, member_figures, member_table
 from dpm.report.plots_motions import plot_motions
@@ -61,11 +62,19 @@ class Section:
         """Nothing to show."""
         return not self.images and not self.tables
 
+    def _repr_html_(self) -> str:
+        return section_html(self)
 
-def build_sections(data: RunData) -> list[Section]:
+
+def build_sections(data: RunData, only: str = "") -> list[Section]:
     """All sections in the page's order; those without input hold one line that says why.
 
     Sections of a calibration that this run did not make are left out.
+
+    Raises
+    ------
+    KeyError
+        If there is no section ``only``, such as ``residual_maps``.
     """
     makers: tuple[Callable[[RunData], Section], ...] = (
         _field,
@@ -93,6 +102,11 @@ def build_sections(data: RunData) -> list[Section]:
         _files,
         _provenance,
     )
+    if only:
+        known = {make.__name__.removeprefix("_"): make for make in makers}
+        if only not in known:
+            raise KeyError(f"no section {only!r} in a report; there are {', '.join(known)}")
+        return [known[only](data)]
     sections = [make(data) for make in makers]
     return [section for section in sections if section.absent or not section.empty]
 

@@ -21,8 +21,10 @@ from dpm.run.inputs import InputRegistry, check_same_field
 from dpm.run.keys import StageKey, stage_keys
 from dpm.run.lock import Lock, live_owner
 from dpm.run.log import WarningList, log_file
+from dpm.run.observer import Observer, Observers
 from dpm.run.parts import Part, Parts, PartWorker, needs_compiling
 from dpm.run.provenance import Provenance
+from dpm.run.state import RunState
 from dpm.stages import load_stages
 from dpm.stages.base import Stage, Task
 
@@ -32,28 +34,6 @@ log = logging.getLogger(__name__)
 
 # What is made from the run folder once all stages are done: a name, the function, and the files that it leaves.
 Finish = tuple[str, Callable[[RunFolder], Any], tuple[str, ...]]
-
-
-class Observer:
-    """Hears what a run does; the command line and the notebook show it.  Every method may be left as it is."""
-
-    def stage_skipped(self, name: str, summary: dict[str, Any]) -> None:
-        """Nothing to do: the stage's key did not change."""
-
-    def stage_started(self, name: str, n_parts: int, n_done: int, executor: str) -> None:
-        """A stage begins, with some parts perhaps done by an earlier run."""
-
-    def round_started(self, name: str, n_parts: int, n_done: int) -> None:
-        """A stage goes on with another round of parts, which were not known when it began."""
-
-    def compiling(self) -> None:
-        """The kernels are compiled first, which takes far longer than the stage's own work."""
-
-    def part_finished(self, name: str, part: str, error: str | None) -> None:
-        """A part is done or has failed."""
-
-    def stage_finished(self, name: str, seconds: float, summary: dict[str, Any]) -> None:
-        """A stage is complete."""
 
 
 @dataclass
@@ -116,7 +96,9 @@ class Runner:
         self.options = options
         self.executor = executor
         self.stages = {stage.NAME: stage for stage in (load_stages() if stages is None else stages)}
-        self.observer = observer or Observer()
+        self.state = RunState(folder, list(self.stages))
+        self.observer = Observers(observer or Observer(), self.state)
+        executor.show(self.state.snapshot)
         self.cancel = cancel
         self.warnings = warnings or WarningList()
         self._told = False
@@ -201,6 +183,8 @@ class Runner:
             self.observer.stage_started(name, len(tasks), len(done), self.executor.describe())
         else:
             self.observer.round_started(name, len(tasks), len(done))
+        places = getattr(self.stages[name], "places", None)
+        self.observer.parts_planned(name, tasks, done, {} if places is None else places(self.folder))
         module = self.stages[name].__name__
         self._announce_compiling(name, pending)
         worker = PartWorker(module, str(parts.path.resolve()))
@@ -212,6 +196,7 @@ class Runner:
             if n == 0 and first:
                 log.info("%s: running on %s", name, self.executor.describe())
             self.observer.part_finished(name, task.name, outcome.error)
+            self.observer.part_ended(name, task, outcome)
             if outcome.error is None:
                 done[task.name] = outcome.value
                 self._repeat_warnings(outcome.value)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
 
-__all__ = ["Stage", "Task"]
+__all__ = ["Footprint", "Stage", "Task"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,22 @@ class Task:
     cost: float = 1.0
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """Where a tile lies, for a map of the field.
+
+    Parameters
+    ----------
+    panel : int
+        Number of its epoch: tiles of several epochs lie over each other.
+    squares : list of tuple of float
+        x, y of the lower corner and the side of each of its patches, master pixels.
+    """
+
+    panel: int
+    squares: list[tuple[float, float, float]]
+
+
 class Stage(Protocol):
     """A module (or package) of `dpm.stages` with these names at its top level.
 
@@ -49,6 +65,7 @@ class Stage(Protocol):
     round is done. Job-array partitions share its round ``SHARED_ROUND`` (the plan's is 0): one of them does the rounds before,
     and ``--finalise`` those after. ``AMENDS`` names stages upstream whose files it adds to: it is done again whenever one of
     them was, be it under the same key. Files that the stage made under an earlier key and no longer lists are removed. An
+    A stage whose tasks name a ``tile`` may say where these lie: ``places(folder)`` gives their `Footprint` by number. An
     ``"inputs"`` entry of the summary (``{path: {"sha256": ...}}``) holds checksums of input files.
     """
 

@@ -15,9 +15,11 @@ from typing import Any
 
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
-from dpm.stages.base import Task
+from dpm.stages.base import Footprint, Task
 
-__all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "SHARED_ROUND", "UPSTREAM", "finalise", "next_round", "plan", "work"]
+__all__ = [
+    "CONFIG", "NAME", "PARTITIONED", "REVISION", "SHARED_ROUND", "UPSTREAM", "finalise", "next_round", "places", "plan", "work",
+]  # fmt: skip
 
 NAME = "artificial_stars"
 REVISION = 3
@@ -110,6 +112,13 @@ def work(task: Task) -> dict[str, Any]:
     from dpm.stages.artificial_stars.assemble import assemble_chunk
 
     return out | assemble_chunk(folder, arguments["chunk"], options)
+
+
+def places(folder: RunFolder) -> dict[int, Footprint]:
+    """Where the tiles lie."""
+    from dpm.stages.second_pass.field import footprints
+
+    return footprints(folder, NAME)
 
 
 def finalise(folder: RunFolder, options: Options, results: list[dict[str, Any]]) -> dict[str, Any]:

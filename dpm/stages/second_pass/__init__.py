@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
-from dpm.stages.base import Task
+from dpm.stages.base import Footprint, Task
 
 if TYPE_CHECKING:
     from dpm.stages.second_pass.field import SecondPassField
@@ -28,6 +28,7 @@ __all__ = [
     "finalise",
     "gather_tasks",
     "next_round",
+    "places",
     "plan",
     "save_tiles",
     "tile_task",
@@ -133,6 +134,13 @@ def _options(arguments: dict[str, Any]) -> Options:
         frame=FrameOptions(**arguments["frame"]),
         photometry=PhotometryOptions(**arguments["photometry"]),
     )
+
+
+def places(folder: RunFolder) -> dict[int, Footprint]:
+    """Where the tiles lie."""
+    from dpm.stages.second_pass.field import footprints
+
+    return footprints(folder)
 
 
 def finalise(folder: RunFolder, options: Options, results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from dpm.io.stdpsf import read_model_error
 from dpm.io.tables import read_columns
 from dpm.kernels.patch import Libraries
 from dpm.models.patches import NODE_STEP, SIDES, PatchBounds, patch_side
+from dpm.stages.base import Footprint
 from dpm.stages.frame.units import EPOCH_GAP
 from dpm.stages.second_pass.geometry import ExposureGeometry
 from dpm.stages.second_pass.scene import pack_libraries
@@ -31,6 +32,7 @@ __all__ = [
     "SecondPassField",
     "Tile",
     "files_folder",
+    "footprints",
     "load_libraries",
     "neighbors",
     "plan_file",
@@ -309,6 +311,17 @@ def _covered(geometry: ExposureGeometry, exposure: Exposure, side: int) -> set[t
     rows, columns = np.nonzero(inside)
     per = side // NODE_STEP
     return {(int(r), int(c)) for r, c in zip((rows + geometry.first_row) // per, (columns + geometry.first_column) // per)}
+
+
+def footprints(folder: RunFolder, stage: str = "second_pass") -> dict[int, Footprint]:
+    """Where the tiles of a stage lie; none before they are planned."""
+    if not plan_file(folder, stage).exists():
+        return {}
+    field = SecondPassField.load(folder, stage)
+    return {
+        tile.number: Footprint(tile.group, [(patch.x0, patch.y0, float(patch.side)) for patch in field.patches(tile)])
+        for tile in field.tiles
+    }
 
 
 def neighbors(patch: tuple[int, int]) -> list[tuple[int, int]]:
