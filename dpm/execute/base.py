@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 __all__ = [
@@ -60,6 +61,8 @@ class Outcome:
         Process that ran it.
     disk_full : bool
         The failure came from a full disk or an exhausted quota.
+    refused : bool
+        The worker may not do such work, and did not try.
     """
 
     value: Any = None
@@ -68,6 +71,7 @@ class Outcome:
     seconds: float = 0.0
     worker: str = ""
     disk_full: bool = False
+    refused: bool = False
 
 
 class Executor(Protocol):
@@ -76,7 +80,8 @@ class Executor(Protocol):
     ``map`` yields ``(task, Outcome)`` in the order of completion; a task that fails yields its error and the others go
     on. ``cost`` is the planned work in seconds. ``prepare`` runs once on every worker of a cluster and returns None, or
     a name that is common to workers which should wait until one of them has finished a first task (compiling, say).
-    ``cancel`` is looked at between completions; once set, `Interrupted` is raised.
+    ``shared`` is a folder that every worker has to see.  ``cancel`` is looked at between completions; once set,
+    `Interrupted` is raised.
     """
 
     @property
@@ -92,6 +97,7 @@ class Executor(Protocol):
         *,
         cost: float = 0.0,
         prepare: Prepare | None = None,
+        shared: Path | None = None,
         cancel: threading.Event | None = None,
     ) -> Iterator[tuple[Any, Outcome]]: ...
 

@@ -206,7 +206,12 @@ class Runner:
         worker = PartWorker(module, str(parts.path.resolve()))
         failed: dict[str, Outcome] = {}
         outcomes = self.executor.map(
-            worker, pending, cost=sum(task.cost for task in pending), prepare=_Prepare(module), cancel=self.cancel
+            worker,
+            pending,
+            cost=sum(task.cost for task in pending),
+            prepare=_Prepare(module),
+            shared=self.folder.work,
+            cancel=self.cancel,
         )
         for n, (task, outcome) in enumerate(outcomes):
             if n == 0 and first:
