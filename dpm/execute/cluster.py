@@ -1,7 +1,7 @@
 """The executor on a Dask cluster: a local one of dpm's own, somebody's scheduler, or the caller's client.
 
 Specs of tasks (paths and small numbers) go out in bounded batches and outcomes come back as they complete.  distributed
-blames every task on a dying worker, so each of those is tried once more, alone on the cluster, before it is called
+blames every task on a dying worker, so each of those is tried again, alone on the cluster, before it is called
 poison.  A watchdog in the driver tells a dead cluster (no workers for ``worker_timeout`` seconds) from a long queue.
 """
 
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 # Tasks under way for each worker: one at work, and one waiting there so that no worker idles between two.
 PER_WORKER = 2
+# Times that a task whose worker died is tried alone: once tells poison from its neighbours, twice also from bad luck.
+ALONE = 2
 # One thread for every library in a worker: the parallelism is the workers.
 THREAD_SETTINGS = (
     "OMP_NUM_THREADS",
@@ -257,23 +259,28 @@ class DistributedExecutor:
             yield from self._first_tasks(function, waiting, suspects, prepare, cancel)
         yield from self._run(function, waiting, suspects, None, cancel)
         for task in suspects:
-            log.warning("%s: its worker died; trying it once more, alone", _name(task))
-            again: list[Any] = []
-            yield from self._run(function, [task], again, None, cancel)
-            if again:
+            again = [task]
+            for _ in range(ALONE):
+                log.warning("%s: its worker died; trying it again, alone", _name(task))
+                still: list[Any] = []
+                yield from self._run(function, again, still, None, cancel)
+                again = still
+                if not again:
+                    break
+            else:
                 yield task, self._died(task)
 
     def _died(self, task: Any) -> Outcome:
-        """What to say of a task whose worker died twice."""
+        """What to say of a task whose worker died each time."""
         hung = read_hung(self._door.hung_file(_name(task)))
         if hung:
             return Outcome(
-                error=f"TimedOut: {_name(task)} took longer than {self.task_timeout:g} s ([cluster] task_timeout) twice",
+                error=f"TimedOut: {_name(task)} took longer than {self.task_timeout:g} s ([cluster] task_timeout), also alone",
                 traceback=hung,
             )
         limit = f" (its limit is {self.memory_limit}, [cluster] memory_per_worker)" if self.memory_limit else ""
         return Outcome(
-            error=f"WorkerDied: {_name(task)} killed its worker twice, the second time alone "
+            error=f"WorkerDied: {_name(task)} killed its worker {1 + ALONE} times, {ALONE} of them alone "
             f"on the cluster; most likely the worker ran out of memory{limit} or compiled code crashed"
         )
 
