@@ -23,6 +23,7 @@ __all__ = [
     "DISK_FULL",
     "Prepare",
     "attempt",
+    "bytes_moved",
     "check_interrupt",
     "peak_memory",
     "usable_cpus",
@@ -144,6 +145,16 @@ def peak_memory() -> int:
     """Largest resident memory that this process ever had, bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def bytes_moved() -> tuple[int, int]:
+    """Bytes that this process asked the system to read and to write so far; zeros where the system does not count them."""
+    try:
+        with open("/proc/self/io", encoding="ascii") as file:
+            counts = dict(line.split(": ") for line in file.read().splitlines())
+    except OSError:
+        return 0, 0
+    return int(counts.get("rchar", 0)), int(counts.get("wchar", 0))
 
 
 def usable_cpus() -> int:

@@ -36,7 +36,7 @@ from dpm.execute.security import given_security, own_security
 from dpm.execute.watchdog import WATCH_INTERVAL, Watchdog
 from dpm.models.options import ClusterOptions
 
-__all__ = ["DistributedExecutor", "local_size"]
+__all__ = ["DistributedExecutor", "dashboard_port", "local_size"]
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def local_size(options: ClusterOptions) -> tuple[int, int]:
     return workers, memory
 
 
-def _dashboard_port() -> int:
+def dashboard_port() -> int:
     """Dask's usual port when it is free, any other when it is not."""
     with socket.socket() as probe:
         try:
@@ -118,7 +118,7 @@ def _local_cluster(workers: int, memory: int, security: Security | None) -> Loca
             host="127.0.0.1",
             security=security,
             protocol="tls://" if security else None,
-            dashboard_address=f"127.0.0.1:{_dashboard_port()}",
+            dashboard_address=f"127.0.0.1:{dashboard_port()}",
             silence_logs=logging.CRITICAL,
             env=dict.fromkeys(THREAD_SETTINGS, "1"),
             preload=["dpm.execute.preload"],
@@ -319,9 +319,10 @@ class DistributedExecutor:
         batch = as_completed(loop=self.client.loop)
         watchdog = Watchdog(self)
         todo = list(enumerate(tasks))[::-1]
-        window = max(PER_WORKER * self.workers, PER_WORKER)
         try:
             while todo or under_way:
+                watchdog.look()
+                window = PER_WORKER * max(watchdog.threads, 1)
                 while todo and len(under_way) < window:
                     index, task = todo.pop()
                     # A wish, not an order: a worker that is gone would keep its task waiting for ever.
@@ -346,7 +347,6 @@ class DistributedExecutor:
                         todo.append((index, task))
                     else:
                         yield task, outcome
-                window = max(PER_WORKER * self.workers, PER_WORKER)
         finally:
             if under_way and self.client.status == "running":
                 self.client.cancel(list(under_way), force=True)
@@ -366,7 +366,7 @@ class DistributedExecutor:
             except KilledWorker:
                 return None
             except CancelledError as error:
-                raise ClusterError(f"the scheduler lost {_name(task)}; was the cluster shut down?") from error
+                raise ClusterError(f"the scheduler lost {_name(task)} (was it shut down?); finished parts are kept") from error
             except Exception as error:
                 # The task's own errors come back inside its outcome; this one is about sending it there and back.
                 return Outcome(error=f"{type(error).__name__}: {error}")

@@ -67,6 +67,7 @@ class Door:
         if self._question is None or shared != self._shared:
             self.close()
             self._shared, self._question = shared, Question.leave(shared)
+            self._greeted.clear()
         new = [address for address in self.client.nthreads() if address not in self._greeted]
         if not new:
             return

@@ -12,7 +12,7 @@ from typing import Any
 import dask
 
 from dpm.execute.base import ClusterError
-from dpm.execute.cluster import THREAD_SETTINGS
+from dpm.execute.cluster import THREAD_SETTINGS, dashboard_port
 from dpm.execute.security import own_security
 from dpm.models.options import ClusterOptions
 
@@ -41,6 +41,8 @@ def queue_cluster(system: str, options: ClusterOptions) -> Any:
     given: dict[str, Any] = {
         "cores": settings.get("cores") or 1,
         "memory": settings.get("memory") or options.memory_per_worker,
+        # Workers have to reach the scheduler; its dashboard stays on this machine unless the site's file says otherwise.
+        "scheduler_options": {"dashboard_address": f"127.0.0.1:{dashboard_port()}"} | (settings.get("scheduler-options") or {}),
         "job_script_prologue": [f"export {name}=1" for name in THREAD_SETTINGS] + list(settings.get("job-script-prologue") or []),
     }
     if settings.get("processes") is None:

@@ -33,6 +33,7 @@ class Watchdog:
         self.last_seen = time.monotonic()
         self.last_finished = self.last_seen
         self.told = False
+        self.threads = 0
 
     def finished(self) -> None:
         """A task came back."""
@@ -57,10 +58,10 @@ class Watchdog:
         if client.status not in ("running", "connecting"):
             raise ClusterError(f"the connection to the Dask scheduler is {client.status}; finished parts are kept")
         try:
-            there = bool(client.nthreads())
+            self.threads = sum(client.nthreads().values())
         except (OSError, TimeoutError) as error:
             raise ClusterError(f"the Dask scheduler does not answer: {error}; finished parts are kept") from error
-        if there:
+        if self.threads:
             self.last_seen = time.monotonic()
         elif now - self.last_seen > self.executor.worker_timeout:
             raise ClusterError(
@@ -71,4 +72,4 @@ class Watchdog:
         elif not self.told:
             log.info("waiting for workers of %s", client.scheduler.address if client.scheduler else "the cluster")
             self.told = True
-        return there
+        return self.threads > 0
