@@ -12,10 +12,10 @@ from dpm.simulate import Effects, SimulationOptions, Visit, simulate_field
 
 
 def make_small_field(folder: Path) -> Path:
-    """Six exposures of 224 x 224 pixels with a known ePSF; returns the folder of the FITS files."""
+    """Eight exposures of 224 x 224 pixels with a known ePSF; returns the folder of the FITS files."""
     effects = Effects(galaxies=0, fine_distortion=False, filter_distortion=False)
     options = SimulationOptions(
-        visits=(Visit(n_dithers=3, dither=0.05),), n_pixels=224, n_stars=600, cluster_radius=0.0, seed=8, effects=effects
+        visits=(Visit(n_dithers=4, dither=0.05),), n_pixels=224, n_stars=600, cluster_radius=0.0, seed=8, effects=effects
     )
     simulate_field(folder, options)
     return folder
@@ -26,7 +26,9 @@ def write_config(field: Path, config: Path, more: str = "") -> RunFolder:
     run = config.parent / "run"
     config.write_text(
         f'[input]\nexposures = ["{field}/*_cal.fits"]\nreference = "{field}/reference.ecsv"\n'
-        f'[psf]\nsource = "{field}/truth/stdpsf"\n[run]\ndirectory = "{run}"\n[distortion]\nsource = "wcs"\n{more}'
+        f'[psf]\nsource = "{field}/truth/stdpsf"\n[run]\ndirectory = "{run}"\n[distortion]\nsource = "wcs"\n'
+        # A fine master frame has many patches, and so the second pass many parts.
+        f"[frame]\nscale = 0.045\n{more}"
     )
     return RunFolder(run)
 

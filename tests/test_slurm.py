@@ -95,7 +95,7 @@ def test_job_array_with_finalisers(slurm, small_reference, tmp_path):
     (ended, _), log = wait_for_job(slurm, last, tmp_path)
     assert ended == "COMPLETED", log
     tables = sorted(path.name for path in run.detections.glob("*.parquet"))
-    assert tables == sorted(path.name for path in expected.detections.glob("*.parquet")) and len(tables) == 6
+    assert tables == sorted(path.name for path in expected.detections.glob("*.parquet")) and len(tables) == 8
     for name in tables:
         one, other = read_table(expected.detections / name), read_table(run.detections / name)
         assert all((one[column] == other[column]).all() or one[column].dtype.kind == "f" for column in one.colnames)
@@ -110,7 +110,7 @@ def test_workers_as_jobs_that_end_at_their_lifetime(slurm, small_reference, tmp_
     (tmp_path / "dask" / "jobqueue.yaml").write_text(
         "jobqueue:\n  slurm:\n    interface: lo\n    memory: 1GiB\n    walltime: '00:02:00'\n"
         f"    log-directory: {tmp_path}\n    local-directory: {tmp_path}/scratch\n"
-        "    worker-extra-args: ['--lifetime', '20s']\n"
+        "    worker-extra-args: ['--lifetime', '30s']\n"
     )
     command = [sys.executable, "-m", "dpm", "run", "field.toml", "--cluster", "slurm"]
     environment = slurm | {"DASK_CONFIG": str(tmp_path / "dask"), "HOME": str(tmp_path)}
