@@ -239,20 +239,22 @@ def test_fifty_kills_and_the_same_catalogue(small_reference, tmp_path, monkeypat
     dice = random.Random(50)
     killed, over = [], threading.Event()
 
+    def parts_of_all_stages():
+        return sum(1 for _ in run.work.glob("*/*/[!_]*.json"))
+
     def kill():
         seen = 0
         while len(killed) < 50 and not over.is_set():
-            done = sum(1 for _ in run.work.glob("*/*/[!_]*.json"))
-            workers = list(executor.client.scheduler_info()["workers"].values())
-            if done <= seen or not workers:
+            workers = list(executor.client.nthreads())
+            if parts_of_all_stages() <= seen or not workers:
                 time.sleep(0.02)
                 continue
             time.sleep(dice.uniform(0.0, 0.1))
-            seen = done
-            pids = executor.client.run(os.getpid, workers=[dice.choice(workers)["id"]], on_error="ignore")
+            pids = executor.client.run(os.getpid, workers=[dice.choice(workers)], on_error="ignore")
             for pid in pids.values():
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
+            seen = parts_of_all_stages()
 
     killer = threading.Thread(target=kill, daemon=True)
     options = load_options(tmp_path / "field.toml")

@@ -114,7 +114,7 @@ def test_workers_as_jobs_that_end_at_their_lifetime(slurm, small_reference, tmp_
     )
     command = [sys.executable, "-m", "dpm", "run", "field.toml", "--cluster", "slurm"]
     environment = slurm | {"DASK_CONFIG": str(tmp_path / "dask"), "HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     assert_same_products(expected, run)
     assert "tls://" in (run.logs / sorted(path.name for path in run.logs.iterdir())[-1]).read_text()

@@ -143,8 +143,7 @@ def _say_estimates(
             f"{entry.bytes_written / 1e9:10.2f} {entry.memory / 1e9:11.2f}"
         )
     typer.echo(
-        f"about {wall_seconds(estimates, count) / 60:.1f} min with {count} workers, kernels compiled, the disk no limit; "
-        f"disk {disk_bytes(size) / 1e9:.2f} GB"
+        f"about {wall_seconds(estimates, count) / 60:.1f} min with {count} workers, kernels compiled, the disk no limit"
     )
 
 

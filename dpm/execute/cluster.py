@@ -335,7 +335,9 @@ class DistributedExecutor:
                 while not batch.has_ready():
                     check_interrupt(cancel)
                     watchdog.look_at(_name(task) for _, task in under_way.values())
-                    time.sleep(0.02)
+                    with batch.thread_condition:
+                        if not batch.has_ready():
+                            batch.thread_condition.wait(timeout=0.1)
                 for future in batch.next_batch():
                     index, task = under_way.pop(future)
                     outcome = self._collect(future, task, watchdog, cancel)
