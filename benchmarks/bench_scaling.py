@@ -38,9 +38,9 @@ def sleep(task: Sleep) -> None:
 
 
 def recorded(run: Path, stage: str) -> np.ndarray:
-    """Seconds of a stage's finished parts."""
+    """CPU seconds of a stage's finished parts: what they take on a core of their own."""
     paths = [path for path in run.glob(f"work/{stage}/*/*.json") if not path.name.startswith("_")]
-    return np.array([json.loads(path.read_text())["seconds"] for path in sorted(paths)])
+    return np.array([json.loads(path.read_text())["cpu_seconds"] for path in sorted(paths)])
 
 
 def replay(workers: int, durations: np.ndarray) -> tuple[float, float]:
@@ -74,10 +74,10 @@ def main() -> None:
     print(f"{options.stage}: {seconds.size} parts recorded, {seconds.mean():.3f} s on average, longest {seconds.max():.3f} s")
     wall, cpu = replay(1, np.zeros(1000))
     print(f"a task without work: {1e3 * wall / 1000:.2f} ms on one worker ({1e3 * cpu / 1000:.2f} ms of CPU)")
-    print(f"that is {100 * wall / 1000 / seconds.mean():.2f} % of the mean part")
+    print(f"that is {100 * cpu / 1000 / seconds.mean():.2f} % of the mean part (CPU)")
     dice = np.random.default_rng(1)
     print(f"\nweak scaling: {options.seconds:g} s of work for each worker")
-    print("workers  tasks  tasks/s   wall s  ideal s  efficiency  CPU ms/task  memory GB")
+    print("workers  tasks  tasks/s   wall s  ideal s  efficiency  CPU ms/task  workers kept  memory GB")
     for workers in options.workers:
         durations = dice.choice(seconds, int(np.ceil(options.seconds * workers / seconds.mean())))
         line(workers, durations)
@@ -92,10 +92,11 @@ def line(workers: int, durations: np.ndarray) -> None:
     """Replay and print."""
     wall, cpu = replay(workers, durations)
     ideal = max(durations.sum() / workers, durations.max())
+    kept = durations.sum() / cpu  # workers that one core of scheduler and driver keeps busy
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(
         f"{workers:7d} {durations.size:6d} {durations.size / wall:8.0f} {wall:8.2f} {ideal:8.2f} {ideal / wall:11.3f} "
-        f"{1e3 * cpu / durations.size:12.2f} {memory:10.2f}",
+        f"{1e3 * cpu / durations.size:12.2f} {kept:13.0f} {memory:10.2f}",
         flush=True,
     )
 

@@ -89,7 +89,7 @@ def test_poison_is_named_and_the_others_are_kept(numbers):
     say(numbers, 5, "5 fail")
     code, text = end(start(numbers, "run", "field.toml", "--cluster", "local", "--workers", "2"))
     assert code == 1 and f"2 of {N} parts failed, the others are done and kept" in text
-    assert "in_2: WorkerDied: in_2 killed its worker 3 times" in text and "in_5: ValueError" in text
+    assert "in_2: WorkerDied: in_2 killed its worker 4 times" in text and "in_5: ValueError" in text
     assert parts_done(numbers) == N - 2
     log = "".join(path.read_text() for path in numbers.glob("run/logs/*.log"))
     assert "Traceback" in log and "fake_stages/numbers.py" in log
@@ -229,7 +229,7 @@ def test_clocks_that_differ_change_nothing(numbers):
 def test_fifty_kills_and_the_same_catalogue(small_reference, tmp_path, monkeypatch):
     """After each part that is done one of the two workers is killed, at random and a random moment later.
 
-    Without new parts there are no more kills: a part that dies three times running is poison, however it came to that.
+    Without new parts there are no more kills: a part that dies four times running is poison, however it came to that.
     """
     from dpm.stages.second_pass import field as second_pass_field
 

@@ -87,7 +87,7 @@ def test_dead_worker_is_retried_alone_and_poison_is_named(cluster, tmp_path):
     jobs = [Job(str(n), str(tmp_path)) for n in range(8)]
     outcomes = {job.name: outcome for job, outcome in cluster.map(kill_worker, jobs)}
     assert len(outcomes) == 8
-    assert outcomes["4"].error.startswith("WorkerDied: 4 killed its worker 3 times") and "1GiB" in outcomes["4"].error
+    assert outcomes["4"].error.startswith("WorkerDied: 4 killed its worker 4 times") and "1GiB" in outcomes["4"].error
     assert {int(name): outcome.value for name, outcome in outcomes.items() if name != "4"} == {
         n: n**2 for n in range(8) if n != 4
     }

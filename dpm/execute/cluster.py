@@ -42,8 +42,9 @@ log = logging.getLogger(__name__)
 
 # Tasks under way for each worker: one at work, and one waiting there so that no worker idles between two.
 PER_WORKER = 2
-# Times that a task whose worker died is tried alone: once tells poison from its neighbours, twice also from bad luck.
-ALONE = 2
+# Times that a task whose worker died is tried alone: once tells poison from its neighbours, three times also from bad luck where
+# workers are taken away at any time.
+ALONE = 3
 # One thread for every library in a worker: the parallelism is the workers.
 THREAD_SETTINGS = (
     "OMP_NUM_THREADS",

@@ -177,7 +177,8 @@ class PartWorker:
     path: str
 
     def __call__(self, task: Task) -> Part:
-        """Do the work, then write the checkpoint.
+        """Do the work, then write the checkpoint; a part that was finished on a worker that died before it could say so is not
+        done again.
 
         Raises
         ------
@@ -189,6 +190,10 @@ class PartWorker:
             raise FileNotFoundError(
                 f"{path}: the worker on {os.uname().nodename} does not see the run folder; use a shared file system"
             )
+        checkpoint = path / _file_name(task.name)
+        record = read_json(checkpoint)
+        if record is not None and all((path.parents[2] / name).exists() for name in record["result"].get("files", ())):
+            return Part(**record)
         stage = importlib.import_module(self.module)
         start, cpu = time.perf_counter(), time.process_time()
         read, written = bytes_moved()
@@ -207,7 +212,6 @@ class PartWorker:
             bytes_read=after[0] - read,
             bytes_written=after[1] - written,
         )
-        checkpoint = path / _file_name(task.name)
         write_json(checkpoint, asdict(part))
         _mark_compiled(self.module)
         # The same now and after a resume: lists for tuples, plain numbers for numpy's.
