@@ -43,11 +43,13 @@ def recorded(run: Path, stage: str) -> np.ndarray:
     return np.array([json.loads(path.read_text())["cpu_seconds"] for path in sorted(paths)])
 
 
-def replay(workers: int, durations: np.ndarray) -> tuple[float, float]:
-    """Wall and CPU seconds of a map over these durations."""
+def replay(workers: int, durations: np.ndarray, processes: bool = False) -> tuple[float, float]:
+    """Wall and this process's CPU seconds of a map over these durations."""
     with (
         dask.config.set({"distributed.worker.memory.target": False, "distributed.worker.memory.spill": False}),
-        LocalCluster(n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit=0) as cluster,
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=processes, dashboard_address=None, memory_limit=0
+        ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         executor = DistributedExecutor(client)
@@ -72,9 +74,9 @@ def main() -> None:
     options = parser.parse_args()
     seconds = recorded(options.run, options.stage)
     print(f"{options.stage}: {seconds.size} parts recorded, {seconds.mean():.3f} s on average, longest {seconds.max():.3f} s")
-    wall, cpu = replay(1, np.zeros(1000))
-    print(f"a task without work: {1e3 * wall / 1000:.2f} ms on one worker ({1e3 * cpu / 1000:.2f} ms of CPU)")
-    print(f"that is {100 * cpu / 1000 / seconds.mean():.2f} % of the mean part (CPU)")
+    for what, processes in (("driver, scheduler and worker", False), ("driver and scheduler alone", True)):
+        cpu = replay(1, np.zeros(500), processes)[1] / 500
+        print(f"a task without work, {what}: {1e3 * cpu:.2f} ms of CPU, {100 * cpu / seconds.mean():.2f} % of the mean part")
     dice = np.random.default_rng(1)
     print(f"\nweak scaling: {options.seconds:g} s of work for each worker")
     print("workers  tasks  tasks/s   wall s  ideal s  efficiency  CPU ms/task  workers kept  memory GB")

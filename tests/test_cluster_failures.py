@@ -11,7 +11,6 @@ import threading
 import time
 from pathlib import Path
 
-import dask
 import psutil
 import pytest
 from clusters import own_cluster, until
@@ -226,6 +225,7 @@ def test_clocks_that_differ_change_nothing(numbers):
     assert go_on(numbers).count("up to date") >= 3
 
 
+@pytest.mark.timeout(1800)
 def test_fifty_kills_and_the_same_catalogue(small_reference, tmp_path, monkeypatch):
     """After each part that is done one of the two workers is killed, at random and a random moment later.
 
@@ -258,15 +258,14 @@ def test_fifty_kills_and_the_same_catalogue(small_reference, tmp_path, monkeypat
 
     killer = threading.Thread(target=kill, daemon=True)
     options = load_options(tmp_path / "field.toml")
-    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
-        executor = create_executor("local", ClusterOptions(workers=2))
-        try:
-            killer.start()
-            run_pipeline(run, options, executor)
-        finally:
-            over.set()
-            killer.join(10)
-            executor.close()
+    executor = create_executor("local", ClusterOptions(workers=2))
+    try:
+        killer.start()
+        run_pipeline(run, options, executor)
+    finally:
+        over.set()
+        killer.join(10)
+        executor.close()
     assert len(killed) == 50 and len(set(killed)) == 50
     assert_same_products(expected, run)
 

@@ -148,6 +148,8 @@ class DistributedExecutor:
         self.worker_timeout = worker_timeout
         self.task_timeout = task_timeout
         self.memory_limit = ""
+        # Starts workers anew where all are gone and nobody else would.
+        self.revive: Callable[[], None] | None = None
         self._owned = ExitStack()
         self._prepared: set[Hashable] = set()
         self._door = Door(client)
@@ -180,7 +182,14 @@ class DistributedExecutor:
             except KeyboardInterrupt:
                 owned.close()
                 raise
-        return cls._owning(owned, client, options)
+        executor = cls._owning(owned, client, options)
+
+        def revive() -> None:
+            cluster.scale(0)
+            cluster.scale(workers)
+
+        executor.revive = revive
+        return executor
 
     @classmethod
     def start_queue(cls, cluster: Any, options: ClusterOptions) -> DistributedExecutor:

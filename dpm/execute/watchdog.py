@@ -21,6 +21,8 @@ WATCH_INTERVAL = 5.0
 # Seconds without any finished task after which the tasks under way are named in the log: far above the longest task, which
 # is planned to take seconds to a few minutes.
 SILENCE = 600.0
+# Seconds without a worker after which a local cluster gets new ones: a nanny whose worker does not come up gives up for good.
+REVIVE = 45.0
 
 
 class Watchdog:
@@ -31,7 +33,7 @@ class Watchdog:
         self.interval = interval
         self.last_look = -float("inf")
         self.last_seen = time.monotonic()
-        self.last_finished = self.last_seen
+        self.last_finished = self.last_revived = self.last_seen
         self.told = False
         self.threads = 0
 
@@ -69,6 +71,10 @@ class Watchdog:
                 "([cluster] worker_timeout); are its jobs still waiting in a queue, or did its workers die? "
                 "Finished parts are kept"
             )
+        elif self.executor.revive is not None and now - max(self.last_seen, self.last_revived) > REVIVE:
+            log.warning("all workers are gone, and none came back for %.0f s: starting new ones", REVIVE)
+            self.last_revived = now
+            self.executor.revive()
         elif not self.told:
             log.info("waiting for workers of %s", client.scheduler.address if client.scheduler else "the cluster")
             self.told = True

@@ -69,11 +69,28 @@ class _Factors:
     written: tuple[float, float, float]
 
 
-# Measured with compiled kernels on one core of the machine of docs/results.md; bytes are those that processes ask for, caches
-# of the system or not.
-FACTORS: dict[str, _Factors] = {}
-# Bytes of memory: a worker with everything imported, and what a task adds for each megapixel and each thousand stars.
-MEMORY = (0.0, 0.0, 0.0)
+# CPU seconds with compiled kernels, fitted to runs of 8 exposures of 224 and 512 pixels (two densities) and 18 of 2048; bytes are
+# those that processes ask for, from the system's cache or not. The second pass's seconds are good to a fifth between these.
+FACTORS: dict[str, _Factors] = {
+    "ingest": _Factors((0.042, 0.25, 0.002), (1.3e5, 5.6e7, 0.0), (5.8e3, 6.7e6, 1.1e4)),
+    "psf": _Factors((0.002, 0.0, 0.0), (9.3e4, 0.0, 0.0), (9.3e4, 0.0, 0.0)),
+    # Two runs, with 12 rounds each; it depends on how soon the ePSF settles.
+    "psf_build": _Factors((4.5, 2.2, 0.0), (2.0e7, 1.4e8, 0.0), (1.0e6, 7.5e7, 0.0)),
+    "first_pass": _Factors((0.11, 0.105, 0.052), (1.9e6, 7.5e6, 4e3), (1.2e4, 0.0, 8.5e4)),
+    "distortion": _Factors((0.1, 0.0, 0.7), (8e5, 0.0, 7.5e4), (1e4, 0.0, 0.0)),
+    "frame": _Factors((0.16, 0.0, 0.027), (8.1e5, 3.4e6, 7.5e4), (9.4e3, 0.0, 4.4e4)),
+    "colour": _Factors((0.008, 0.0, 0.002), (6.8e4, 1.3e5, 9.5e4), (0.0, 0.0, 0.0)),
+    "second_pass": _Factors((0.18, 2.7, 0.14), (9.4e6, 3.8e8, 5.4e5), (5.5e5, 2.2e7, 5.3e5)),
+    "motions": _Factors((0.08, 0.0, 0.004), (8.0e4, 0.0, 3.1e4), (5.6e3, 0.0, 3.0e4)),
+}
+# CPU seconds of an artificial star in one exposure.
+ARTIFICIAL_SECONDS = 0.85e-3
+# Bytes of memory: a worker with everything imported, and what is added for a megapixel and a thousand stars of one exposure.
+MEMORY = (4.7e8, 1.8e8, 9e6)
+# Of the second pass's seconds, those in tiles; rounds of an ePSF build that go over all exposures.
+TILES_SHARE = 0.75
+BUILD_ROUNDS = 12
+# Not in the table: perturbation, brightness and selection (nothing unless asked for), and the report (a minute in the driver).
 
 
 def field_size(folder: RunFolder, options: Options, exposures: int | None = None, stars: float | None = None) -> FieldSize:
@@ -108,8 +125,15 @@ def _stars_found(folder: RunFolder) -> float:
 
 def estimate_run(size: FieldSize, options: Options, names: Sequence[str]) -> list[StageEstimate]:
     """Estimates of the stages of these names, in order; stages that options leave out have no tasks."""
-    out = []
+    from dpm.stages.artificial_stars import TASK_SECONDS
+
+    out: list[StageEstimate] = []
     for name in names:
+        if name == "artificial_stars" and options.artificial_stars.n:
+            seconds = ARTIFICIAL_SECONDS * options.artificial_stars.n * size.exposures
+            tasks = max(1, round(seconds / TASK_SECONDS))
+            out.append(StageEstimate(name, tasks, seconds, seconds / tasks, 0.0, 0.0, out[-1].memory))
+            continue
         factors = FACTORS.get("psf_build" if name == "psf" and options.psf.source == "build" else name)
         if factors is None or (name == "distortion" and options.distortion.source != "solve"):
             out.append(StageEstimate(name, 0, 0.0, 0.0, 0.0, 0.0, 0.0))
@@ -138,15 +162,10 @@ def _tasks(name: str, size: FieldSize, options: Options, seconds: float) -> tupl
         tiles = max(1, round(TILES_SHARE * seconds / 3 / TILE_SECONDS))
         return size.exposures + 3 * tiles + 1, (1 - TILES_SHARE) * seconds + TILES_SHARE * seconds / tiles
     if name == "psf" and options.psf.source == "build":
-        return BUILD_ROUNDS * (size.exposures + size.bands), seconds / size.exposures * BUILD_ROUNDS
+        return BUILD_ROUNDS * (size.exposures + size.bands), seconds / size.exposures
     if name == "psf":
         return size.bands, seconds / size.bands
     return 1, seconds
-
-
-# Of the second pass's seconds, those in tiles; rounds of an ePSF build that go over all exposures.
-TILES_SHARE = 0.8
-BUILD_ROUNDS = 20
 
 
 def wall_seconds(estimates: Sequence[StageEstimate], workers: int) -> float:
