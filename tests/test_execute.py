@@ -55,7 +55,7 @@ def needs_first():
 @pytest.fixture(scope="module")
 def cluster():
     """A local cluster of two workers, for all tests of this module."""
-    executor = create_executor("local", ClusterOptions(workers=2, memory_per_worker="1GiB", worker_timeout=20))
+    executor = create_executor("local", ClusterOptions(workers=2, memory_per_worker="1GiB", worker_timeout=120))
     yield executor
     executor.close()
 

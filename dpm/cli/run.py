@@ -13,6 +13,7 @@ from dpm.cli.guard import guarded, say
 from dpm.cli.progress import show_progress
 from dpm.config import ConfigError, open_run, render_options
 from dpm.execute import create_executor
+from dpm.io.errors import InputError
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
 from dpm.run.files import write_text
@@ -130,7 +131,11 @@ def _say_estimates(
     from dpm.run.estimate import estimate_run, field_size, wall_seconds
     from dpm.stages import STAGES
 
-    size = field_size(folder, options, exposures, stars)
+    try:
+        size = field_size(folder, options, exposures, stars)
+    except InputError as error:
+        say(f"\nno estimate of what it takes: {error}")
+        return
     estimates = [entry for entry in estimate_run(size, options, STAGES) if entry.tasks]
     count = workers or options.cluster.workers or usable_cpus()
     typer.echo(

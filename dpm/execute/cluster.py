@@ -167,7 +167,7 @@ class DistributedExecutor:
         try:
             owned.enter_context(dask.config.set(LOCAL_SETTINGS))
             cluster = _local_cluster(workers, memory, security)
-            owned.callback(cluster.close, timeout=10)
+            owned.callback(cluster.close, timeout=30)
             client = Client(cluster)
             owned.callback(client.close, timeout=5)
         except (RuntimeError, OSError) as error:

@@ -75,7 +75,7 @@ FACTORS: dict[str, _Factors] = {
     "ingest": _Factors((0.042, 0.25, 0.002), (1.3e5, 5.6e7, 0.0), (5.8e3, 6.7e6, 1.1e4)),
     "psf": _Factors((0.002, 0.0, 0.0), (9.3e4, 0.0, 0.0), (9.3e4, 0.0, 0.0)),
     # Two runs, with 12 rounds each; it depends on how soon the ePSF settles.
-    "psf_build": _Factors((4.5, 2.2, 0.0), (2.0e7, 1.4e8, 0.0), (1.0e6, 7.5e7, 0.0)),
+    "psf_build": _Factors((6.0, 2.2, 0.0), (2.0e7, 1.8e8, 0.0), (1.0e6, 1.0e8, 0.0)),
     "first_pass": _Factors((0.11, 0.105, 0.052), (1.9e6, 7.5e6, 4e3), (1.2e4, 0.0, 8.5e4)),
     "distortion": _Factors((0.1, 0.0, 0.7), (8e5, 0.0, 7.5e4), (1e4, 0.0, 0.0)),
     "frame": _Factors((0.16, 0.0, 0.027), (8.1e5, 3.4e6, 7.5e4), (9.4e3, 0.0, 4.4e4)),
