@@ -50,7 +50,7 @@ def test_job_scripts_ask_for_what_the_file_says(system):
     settings = yaml.safe_load((DEPLOYMENT / system / "jobqueue.yaml").read_text())
     with dask.config.set({f"jobqueue.{system}.{key}": value for key, value in settings["jobqueue"][system].items()}):
         script = {"slurm": SLURMJob, "pbs": PBSJob}[system]("tcp://10.0.0.1:8786", name="w").job_script()
-    assert "--nthreads 1 --nworkers 16" in script and "--lifetime 110m" in script and "tcp://10.0.0.1:8786" in script
+    assert all(words in script for words in ("--nthreads 1 ", "--nworkers 16", "--lifetime 110m", "tcp://10.0.0.1:8786"))
     assert ("#SBATCH -t 02:00:00" in script) if system == "slurm" else ("select=1:ncpus=16:mem=32gb" in script)
 
 

@@ -60,6 +60,8 @@ THREAD_SETTINGS = (
 LOCAL_SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.deploy.lost-worker-timeout": "1 day",
+    # A worker that is gone does not answer on loopback either: half a minute of trying, as across a network, is too much.
+    "distributed.comm.timeouts.connect": "10s",
 }
 
 
@@ -152,6 +154,7 @@ class DistributedExecutor:
         self.revive: Callable[[], None] | None = None
         self._owned = ExitStack()
         self._prepared: set[Hashable] = set()
+        self._asked: dict[Prepare, set[str]] = {}
         self._door = Door(client)
 
     @classmethod
@@ -384,13 +387,20 @@ class DistributedExecutor:
                 return Outcome(error=f"{type(error).__name__}: {error}")
 
     def _ask(self, question: Callable[[], Any]) -> dict[str, Any]:
-        """Run a small function on every worker."""
+        """Run a small function once on every worker; what one that dies meanwhile would have said is left out."""
+        asked = self._asked.setdefault(question, set())
+        new = [address for address in self.client.nthreads() if address not in asked]
+        if not new:
+            return {}
+        asked.update(new)
         try:
-            return self.client.run(question)
+            answers = self.client.run(question, workers=new, on_error="return")
         except (OSError, TimeoutError) as error:
             raise ClusterError(f"the workers do not answer: {error}") from error
-        except ModuleNotFoundError as error:
-            raise ClusterError(f"dpm is not installed where the workers run: {error}") from error
+        for address, answer in answers.items():
+            if isinstance(answer, Exception) and not isinstance(answer, OSError):
+                raise ClusterError(f"worker {address} cannot say {question}: {type(answer).__name__}: {answer}") from answer
+        return {address: answer for address, answer in answers.items() if not isinstance(answer, Exception)}
 
     def _wait_for_workers(self, cancel: threading.Event | None) -> None:
         """Wait until one worker is there."""
