@@ -21,7 +21,7 @@ WATCH_INTERVAL = 5.0
 # Seconds without any finished task after which the tasks under way are named in the log: far above the longest task, which
 # is planned to take seconds to a few minutes.
 SILENCE = 600.0
-# Seconds without a worker after which a local cluster gets new ones: a nanny whose worker does not come up gives up for good.
+# Seconds without a worker after which a local cluster gets new ones: under many kills none came back by itself for minutes.
 REVIVE = 45.0
 
 
