@@ -76,7 +76,9 @@ def init(
 def run(
     config: Annotated[Path, typer.Argument(metavar="FIELD.TOML", help="The TOML file, or a run folder to go on with.")],
     restart: Annotated[bool, typer.Option("--restart", help="Forget all finished parts first.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done and what it takes, and stop.")] = False,
+    exposures: Annotated[int | None, typer.Option("--exposures", min=1, help="With --plan: for so many instead.")] = None,
+    stars: Annotated[float | None, typer.Option("--stars", min=0, help="With --plan: stars in an exposure.")] = None,
     cluster: Annotated[str | None, CLUSTER] = None,
     workers: Annotated[int | None, WORKERS] = None,
     performance: Annotated[
@@ -87,7 +89,7 @@ def run(
     from dpm.cli.run import plan_run, run_field
 
     if plan:
-        plan_run(config)
+        plan_run(config, exposures, stars, workers)
     else:
         run_field(config, cluster, workers, restart, performance)
 

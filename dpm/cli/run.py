@@ -15,6 +15,7 @@ from dpm.cli.guard import guarded, say
 from dpm.cli.progress import show_progress
 from dpm.config import ConfigError, open_run, render_options
 from dpm.execute import create_executor
+from dpm.io.errors import InputError
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
 from dpm.run.files import write_text
@@ -114,7 +115,7 @@ def _summarise(result: RunResult) -> None:
 
 
 @guarded
-def plan_run(config: Path) -> None:
+def plan_run(config: Path, exposures: int | None, stars: float | None, workers: int | None) -> None:
     """``dpm run --plan``."""
     folder, options = _open(config)
     check_same_field(folder, options)
@@ -127,6 +128,36 @@ def plan_run(config: Path) -> None:
         before = False
         todo = f"{state.parts - state.done} parts to do, " if state.parts else ""
         typer.echo(f"{state.name:12s} to run: {todo}{state.reason or 'a stage before it runs again'}")
+    _say_estimates(folder, options, exposures, stars, workers)
+
+
+def _say_estimates(
+    folder: RunFolder, options: Options, exposures: int | None, stars: float | None, workers: int | None
+) -> None:
+    """What the whole run takes, from its beginning."""
+    from dpm.execute.base import usable_cpus
+    from dpm.run.estimate import estimate_run, field_size, wall_seconds
+    from dpm.stages import STAGES
+
+    try:
+        size = field_size(folder, options, exposures, stars)
+    except InputError as error:
+        say(f"\nno estimate of what it takes: {error}")
+        return
+    estimates = [entry for entry in estimate_run(size, options, STAGES) if entry.tasks]
+    count = workers or options.cluster.workers or usable_cpus()
+    typer.echo(
+        f"\nfrom the beginning: {size.exposures} exposures of {size.megapixels:.3g} megapixels with {size.stars:,.0f} stars each\n"
+        f"{'stage':16s} {'tasks':>7s} {'CPU s':>9s} {'longest s':>9s} {'read GB':>8s} {'written GB':>10s} {'GB a worker':>11s}"
+    )
+    for entry in estimates:
+        typer.echo(
+            f"{entry.name:16s} {entry.tasks:7d} {entry.seconds:9.1f} {entry.longest:9.1f} {entry.bytes_read / 1e9:8.2f} "
+            f"{entry.bytes_written / 1e9:10.2f} {entry.memory / 1e9:11.2f}"
+        )
+    typer.echo(
+        f"about {wall_seconds(estimates, count) / 60:.1f} min with {count} workers, kernels compiled, the disk no limit"
+    )
 
 
 @guarded

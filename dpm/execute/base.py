@@ -25,6 +25,7 @@ __all__ = [
     "Snapshot",
     "no_performance",
     "attempt",
+    "bytes_moved",
     "check_interrupt",
     "peak_memory",
     "usable_cpus",
@@ -65,6 +66,8 @@ class Outcome:
         Process that ran it.
     disk_full : bool
         The failure came from a full disk or an exhausted quota.
+    refused : bool
+        The worker may not do such work, and did not try.
     """
 
     value: Any = None
@@ -73,6 +76,7 @@ class Outcome:
     seconds: float = 0.0
     worker: str = ""
     disk_full: bool = False
+    refused: bool = False
 
 
 class Executor(Protocol):
@@ -81,7 +85,8 @@ class Executor(Protocol):
     ``map`` yields ``(task, Outcome)`` in the order of completion; a task that fails yields its error and the others go
     on. ``cost`` is the planned work in seconds. ``prepare`` runs once on every worker of a cluster and returns None, or
     a name that is common to workers which should wait until one of them has finished a first task (compiling, say).
-    ``cancel`` is looked at between completions; once set, `Interrupted` is raised.
+    ``shared`` is a folder that every worker has to see.  ``cancel`` is looked at between completions; once set,
+    `Interrupted` is raised.
     """
 
     @property
@@ -97,6 +102,7 @@ class Executor(Protocol):
         *,
         cost: float = 0.0,
         prepare: Prepare | None = None,
+        shared: Path | None = None,
         cancel: threading.Event | None = None,
     ) -> Iterator[tuple[Any, Outcome]]: ...
 
@@ -162,6 +168,16 @@ def peak_memory() -> int:
 def no_performance(path: Path) -> None:
     """What executors without a cluster answer to `Executor.keep_performance`."""
     raise ValueError("a performance report is made by a Dask cluster: --cluster local, or your own scheduler's address or file")
+
+
+def bytes_moved() -> tuple[int, int]:
+    """Bytes that this process asked the system to read and to write so far; zeros where the system does not count them."""
+    try:
+        with open("/proc/self/io", encoding="ascii") as file:
+            counts = dict(line.split(": ") for line in file.read().splitlines())
+    except OSError:
+        return 0, 0
+    return int(counts.get("rchar", 0)), int(counts.get("wchar", 0))
 
 
 def usable_cpus() -> int:

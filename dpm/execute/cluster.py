@@ -1,7 +1,7 @@
 """The executor on a Dask cluster: a local one of dpm's own, somebody's scheduler, or the caller's client.
 
 Specs of tasks (paths and small numbers) go out in bounded batches and outcomes come back as they complete.  distributed
-blames every task on a dying worker, so each of those is tried once more, alone on the cluster, before it is called
+blames every task on a dying worker, so each of those is tried again, alone on the cluster, before it is called
 poison.  A watchdog in the driver tells a dead cluster (no workers for ``worker_timeout`` seconds) from a long queue.
 """
 
@@ -25,23 +25,28 @@ from uuid import uuid4
 import dask
 from dask.utils import parse_bytes
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
-from dpm import __version__
-from dpm.execute.base import ClusterError, Function, Outcome, Prepare, Snapshot, attempt, check_interrupt, usable_cpus
+from dpm.execute.base import ClusterError, Function, Outcome, Prepare, Snapshot, check_interrupt, usable_cpus
 from dpm.execute.dashboard import task_key
+from dpm.execute.door import Door
+from dpm.execute.hung import read_hung
 from dpm.execute.performance import PerformanceReport
 from dpm.execute.publish import Publisher, page_address
+from dpm.execute.security import given_security, own_security
+from dpm.execute.watchdog import WATCH_INTERVAL, Watchdog
 from dpm.models.options import ClusterOptions
 
-__all__ = ["DistributedExecutor", "local_size"]
+__all__ = ["DistributedExecutor", "dashboard_port", "local_size"]
 
 log = logging.getLogger(__name__)
 
 # Tasks under way for each worker: one at work, and one waiting there so that no worker idles between two.
 PER_WORKER = 2
-# Seconds between looks at whether the cluster is still alive.
-WATCH_INTERVAL = 5.0
+# Times that a task whose worker died is tried alone: once tells poison from its neighbours, three times also from bad luck where
+# workers are taken away at any time.
+ALONE = 3
 # One thread for every library in a worker: the parallelism is the workers.
 THREAD_SETTINGS = (
     "OMP_NUM_THREADS",
@@ -57,11 +62,9 @@ THREAD_SETTINGS = (
 LOCAL_SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.deploy.lost-worker-timeout": "1 day",
+    # A worker that is gone does not answer on loopback either: half a minute of trying, as across a network, is too much.
+    "distributed.comm.timeouts.connect": "10s",
 }
-
-
-def _worker_version() -> str:
-    return __version__
 
 
 def local_size(options: ClusterOptions) -> tuple[int, int]:
@@ -84,7 +87,7 @@ def local_size(options: ClusterOptions) -> tuple[int, int]:
     return workers, memory
 
 
-def _dashboard_port() -> int:
+def dashboard_port() -> int:
     """Dask's usual port when it is free, any other when it is not."""
     with socket.socket() as probe:
         try:
@@ -107,7 +110,7 @@ def _start_resource_tracker() -> None:
             os.environ["PYTHONWARNINGS"] = before
 
 
-def _local_cluster(workers: int, memory: int) -> LocalCluster:
+def _local_cluster(workers: int, memory: int, security: Security | None) -> LocalCluster:
     """Worker processes on this machine."""
     with warnings.catch_warnings():
         # Somebody may take the dashboard's port between the look and the start; Dask then takes another.
@@ -118,7 +121,9 @@ def _local_cluster(workers: int, memory: int) -> LocalCluster:
             processes=True,
             memory_limit=memory,
             host="127.0.0.1",
-            dashboard_address=f"127.0.0.1:{_dashboard_port()}",
+            security=security,
+            protocol="tls://" if security else None,
+            dashboard_address=f"127.0.0.1:{dashboard_port()}",
             silence_logs=logging.CRITICAL,
             env=dict.fromkeys(THREAD_SETTINGS, "1"),
             preload=["dpm.execute.preload"],
@@ -134,19 +139,25 @@ class DistributedExecutor:
         A connected, synchronous client; it is not closed by `close`.
     worker_timeout : float
         Seconds without any worker after which the cluster counts as dead.
+    task_timeout : float or None
+        Seconds after which a task ends its worker.
     """
 
     kind = "distributed"
 
-    def __init__(self, client: Client, worker_timeout: float = 300.0) -> None:
+    def __init__(self, client: Client, worker_timeout: float = 300.0, task_timeout: float | None = None) -> None:
         if not isinstance(client, Client):
             raise TypeError(f"a cluster is given as text or as a distributed.Client, not as {type(client).__name__}")
         self.client = client
         self.worker_timeout = worker_timeout
+        self.task_timeout = task_timeout
         self.memory_limit = ""
+        # Starts workers anew where all are gone and nobody else would.
+        self.revive: Callable[[], None] | None = None
         self._owned = ExitStack()
         self._prepared: set[Hashable] = set()
-        self._greeted: set[str] = set()
+        self._asked: dict[Prepare, set[str]] = {}
+        self._door = Door(client)
         self._publisher: Publisher | None = None
         self._performance: PerformanceReport | None = None
 
@@ -154,6 +165,7 @@ class DistributedExecutor:
     def start_local(cls, options: ClusterOptions) -> DistributedExecutor:
         """A cluster of worker processes on this machine, one thread and a memory limit each."""
         workers, memory = local_size(options)
+        security = own_security(options)
         # A terminal sends Ctrl-C to all processes. It is the driver's alone: processes started while it is blocked
         # never see it. Python's resource tracker would unblock it when it starts, so it has to run before.
         _start_resource_tracker()
@@ -161,8 +173,8 @@ class DistributedExecutor:
         owned = ExitStack()
         try:
             owned.enter_context(dask.config.set(LOCAL_SETTINGS))
-            cluster = _local_cluster(workers, memory)
-            owned.callback(cluster.close, timeout=10)
+            cluster = _local_cluster(workers, memory, security)
+            owned.callback(cluster.close, timeout=30)
             client = Client(cluster)
             owned.callback(client.close, timeout=5)
         except (RuntimeError, OSError) as error:
@@ -177,20 +189,43 @@ class DistributedExecutor:
             except KeyboardInterrupt:
                 owned.close()
                 raise
-        executor = cls(client, options.worker_timeout)
+        executor = cls._owning(owned, client, options)
+
+        def revive() -> None:
+            cluster.scale(0)
+            cluster.scale(workers)
+
+        executor.revive = revive
+        return executor
+
+    @classmethod
+    def start_queue(cls, cluster: Any, options: ClusterOptions) -> DistributedExecutor:
+        """Use a cluster whose workers are jobs of a queue; it ends with the executor."""
+        owned = ExitStack()
+        owned.callback(cluster.close, timeout=30)
+        client = Client(cluster, set_as_default=False)
+        owned.callback(client.close, timeout=5)
+        return cls._owning(owned, client, options)
+
+    @classmethod
+    def _owning(cls, owned: ExitStack, client: Client, options: ClusterOptions) -> DistributedExecutor:
+        executor = cls(client, options.worker_timeout, options.task_timeout)
         executor.memory_limit = options.memory_per_worker
         executor._owned = owned
         return executor
 
     @classmethod
-    def connect(cls, worker_timeout: float, **where: str) -> DistributedExecutor:
+    def connect(cls, options: ClusterOptions, **where: str) -> DistributedExecutor:
         """Connect to a running scheduler by ``address`` or ``scheduler_file``."""
         place = next(iter(where.values()))
+        security = given_security(options)
         try:
-            client = Client(**where, timeout=min(30.0, worker_timeout), set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise ClusterError(f"no Dask scheduler answers at {place}: {error}") from error
-        executor = cls(client, worker_timeout)
+            client = Client(**where, timeout=min(30.0, options.worker_timeout), set_as_default=False, security=security)
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            # Dask says what it needs for tls:// as a TypeError or RuntimeError.
+            hint = "" if options.tls else "; does it want [cluster] tls = true?"
+            raise ClusterError(f"no Dask scheduler answers at {place}: {error}{hint}") from error
+        executor = cls(client, options.worker_timeout, options.task_timeout)
         executor._owned.callback(client.close, timeout=5)
         return executor
 
@@ -223,7 +258,12 @@ class DistributedExecutor:
         if self._performance is not None:
             self._performance.write()
             self._performance = None
-        self._owned.close()
+        self._door.close()
+        try:
+            self._owned.close()
+        except TimeoutError:
+            # What was asked for is done by now; what is left of the cluster ends with this process.
+            log.warning("the cluster did not close in time")
 
     def map(
         self,
@@ -232,6 +272,7 @@ class DistributedExecutor:
         *,
         cost: float = 0.0,
         prepare: Prepare | None = None,
+        shared: Path | None = None,
         cancel: threading.Event | None = None,
     ) -> Iterator[tuple[Any, Outcome]]:
         """See `Executor`.
@@ -239,30 +280,43 @@ class DistributedExecutor:
         Raises
         ------
         ClusterError
-            If no worker comes or stays for ``worker_timeout`` seconds, the scheduler is lost, or the workers run
-            another version of dpm.
+            If no worker comes or stays for ``worker_timeout`` seconds, the scheduler is lost, or a worker cannot do the
+            work (`dpm.execute.handshake`). A worker that comes later and cannot is sent away with a warning instead.
         """
         if not tasks:
             return
         self._wait_for_workers(cancel)
+        self._door.greet(shared)
         waiting = list(tasks)
         suspects: list[Any] = []
         if prepare is not None:
             yield from self._first_tasks(function, waiting, suspects, prepare, cancel)
         yield from self._run(function, waiting, suspects, None, cancel)
         for task in suspects:
-            log.warning("%s: its worker died; trying it once more, alone", _name(task))
-            again: list[Any] = []
-            yield from self._run(function, [task], again, None, cancel)
-            if again:
-                limit = f" (its limit is {self.memory_limit}, [cluster] memory_per_worker)" if self.memory_limit else ""
-                yield (
-                    task,
-                    Outcome(
-                        error=f"WorkerDied: {_name(task)} killed its worker twice, the second time alone "
-                        f"on the cluster; most likely the worker ran out of memory{limit} or compiled code crashed"
-                    ),
-                )
+            again = [task]
+            for _ in range(ALONE):
+                log.warning("%s: its worker died; trying it again, alone", _name(task))
+                still: list[Any] = []
+                yield from self._run(function, again, still, None, cancel)
+                again = still
+                if not again:
+                    break
+            else:
+                yield task, self._died(task)
+
+    def _died(self, task: Any) -> Outcome:
+        """What to say of a task whose worker died each time."""
+        hung = read_hung(self._door.hung_file(_name(task)))
+        if hung:
+            return Outcome(
+                error=f"TimedOut: {_name(task)} took longer than {self.task_timeout:g} s ([cluster] task_timeout), also alone",
+                traceback=hung,
+            )
+        limit = f" (its limit is {self.memory_limit}, [cluster] memory_per_worker)" if self.memory_limit else ""
+        return Outcome(
+            error=f"WorkerDied: {_name(task)} killed its worker {1 + ALONE} times, {ALONE} of them alone "
+            f"on the cluster; most likely the worker ran out of memory{limit} or compiled code crashed"
+        )
 
     def _first_tasks(
         self,
@@ -295,40 +349,45 @@ class DistributedExecutor:
         cancel: threading.Event | None,
     ) -> Iterator[tuple[Any, Outcome]]:
         """Keep a bounded number of tasks under way until all are done; tasks whose worker died join ``suspects``."""
-        under_way: dict[Future, Any] = {}
+        under_way: dict[Future, tuple[int, Any]] = {}
         batch = as_completed(loop=self.client.loop)
-        watchdog = _Watchdog(self)
+        watchdog = Watchdog(self)
         todo = list(enumerate(tasks))[::-1]
-        window = max(PER_WORKER * self.workers, PER_WORKER)
         try:
             while todo or under_way:
+                watchdog.look()
+                window = PER_WORKER * max(watchdog.threads, 1)
                 while todo and len(under_way) < window:
                     index, task = todo.pop()
                     # A wish, not an order: a worker that is gone would keep its task waiting for ever.
                     where = {} if addresses is None else {"workers": [addresses[index]], "allow_other_workers": True}
                     key = task_key(_name(task), uuid4().hex)
-                    future = self.client.submit(attempt, function, task, key=key, pure=False, **where)
-                    under_way[future] = task
+                    work = self._door.guarded(function, _name(task), self.task_timeout)
+                    future = self.client.submit(work, task, key=key, pure=False, **where)
+                    under_way[future] = index, task
                     batch.add(future)
                 while not batch.has_ready():
                     check_interrupt(cancel)
-                    watchdog.look()
-                    time.sleep(0.02)
+                    watchdog.look_at(_name(task) for _, task in under_way.values())
+                    with batch.thread_condition:
+                        if not batch.has_ready():
+                            batch.thread_condition.wait(timeout=0.1)
                 for future in batch.next_batch():
-                    task = under_way.pop(future)
+                    index, task = under_way.pop(future)
                     outcome = self._collect(future, task, watchdog, cancel)
+                    watchdog.finished()
                     if outcome is None:
                         suspects.append(task)
+                    elif outcome.refused:
+                        self._door.send_away(outcome)
+                        todo.append((index, task))
                     else:
                         yield task, outcome
-                window = max(PER_WORKER * self.workers, PER_WORKER)
         finally:
             if under_way and self.client.status == "running":
                 self.client.cancel(list(under_way), force=True)
 
-    def _collect(
-        self, future: Future, task: Any, watchdog: _Watchdog, cancel: threading.Event | None
-    ) -> Outcome | None:
+    def _collect(self, future: Future, task: Any, watchdog: Watchdog, cancel: threading.Event | None) -> Outcome | None:
         """What a completed future holds, or None when its worker died.
 
         A finished outcome is lost when its worker dies before it was fetched: the task then runs again, and may fail this
@@ -343,73 +402,33 @@ class DistributedExecutor:
             except KilledWorker:
                 return None
             except CancelledError as error:
-                raise ClusterError(f"the scheduler lost {_name(task)}; was the cluster shut down?") from error
+                raise ClusterError(f"the scheduler lost {_name(task)} (was it shut down?); finished parts are kept") from error
             except Exception as error:
                 # The task's own errors come back inside its outcome; this one is about sending it there and back.
                 return Outcome(error=f"{type(error).__name__}: {error}")
 
     def _ask(self, question: Callable[[], Any]) -> dict[str, Any]:
-        """Run a small function on every worker."""
+        """Run a small function once on every worker; what one that dies meanwhile would have said is left out."""
+        asked = self._asked.setdefault(question, set())
+        new = [address for address in self.client.nthreads() if address not in asked]
+        if not new:
+            return {}
+        asked.update(new)
         try:
-            return self.client.run(question)
+            answers = self.client.run(question, workers=new, on_error="return")
         except (OSError, TimeoutError) as error:
             raise ClusterError(f"the workers do not answer: {error}") from error
-        except ModuleNotFoundError as error:
-            raise ClusterError(f"dpm is not installed where the workers run: {error}") from error
+        for address, answer in answers.items():
+            if isinstance(answer, Exception) and not isinstance(answer, OSError):
+                raise ClusterError(f"worker {address} cannot say {question}: {type(answer).__name__}: {answer}") from answer
+        return {address: answer for address, answer in answers.items() if not isinstance(answer, Exception)}
 
     def _wait_for_workers(self, cancel: threading.Event | None) -> None:
-        """Wait until one worker is there, and see that the workers run this version."""
-        watchdog = _Watchdog(self, interval=0.1)
+        """Wait until one worker is there."""
+        watchdog = Watchdog(self, interval=0.1)
         while not watchdog.look():
             check_interrupt(cancel)
             time.sleep(0.1)
-        if set(self.client.nthreads()) <= self._greeted:
-            return
-        versions = self._ask(_worker_version)
-        self._greeted.update(versions)
-        others = {version for version in versions.values() if version != __version__}
-        if others:
-            raise ClusterError(
-                f"workers run dpm {', '.join(sorted(others))} and this is {__version__}: "
-                "install one version in both places"
-            )
-
-
-class _Watchdog:
-    """Raises `ClusterError` once the scheduler is gone or no worker has been there for the executor's time-out."""
-
-    def __init__(self, executor: DistributedExecutor, interval: float = WATCH_INTERVAL) -> None:
-        self.executor = executor
-        self.interval = interval
-        self.last_look = -float("inf")
-        self.last_seen = time.monotonic()
-        self.told = False
-
-    def look(self) -> bool:
-        """Whether there was a worker at the last look; looks at most every ``interval`` seconds."""
-        now = time.monotonic()
-        if now - self.last_look < self.interval:
-            return self.last_seen >= self.last_look
-        self.last_look = now
-        client = self.executor.client
-        if client.status not in ("running", "connecting"):
-            raise ClusterError(f"the connection to the Dask scheduler is {client.status}; finished parts are kept")
-        try:
-            there = bool(client.nthreads())
-        except (OSError, TimeoutError) as error:
-            raise ClusterError(f"the Dask scheduler does not answer: {error}; finished parts are kept") from error
-        if there:
-            self.last_seen = time.monotonic()
-        elif now - self.last_seen > self.executor.worker_timeout:
-            raise ClusterError(
-                f"the Dask cluster has had no workers for {self.executor.worker_timeout:.0f} s "
-                "([cluster] worker_timeout); are its jobs still waiting in a queue, or did its workers die? "
-                "Finished parts are kept"
-            )
-        elif not self.told:
-            log.info("waiting for workers of %s", client.scheduler.address if client.scheduler else "the cluster")
-            self.told = True
-        return there
 
 
 def _name(task: Any) -> str:

@@ -27,11 +27,20 @@ def _local(options: ClusterOptions) -> Executor:
     return DistributedExecutor.start_local(options)
 
 
+def _queue(system: str, options: ClusterOptions) -> Executor:
+    from dpm.execute.cluster import DistributedExecutor
+    from dpm.execute.queue import queue_cluster
+
+    return DistributedExecutor.start_queue(queue_cluster(system, options), options)
+
+
 EXECUTORS: dict[str, Callable[[ClusterOptions], Executor]] = {
     "auto": lambda options: AutoExecutor(options),
     "none": lambda options: SerialExecutor(),
     "threads": lambda options: ThreadsExecutor(options.workers),
     "local": _local,
+    "slurm": lambda options: _queue("slurm", options),
+    "pbs": lambda options: _queue("pbs", options),
 }
 
 
@@ -61,6 +70,7 @@ class AutoExecutor:
         *,
         cost: float = 0.0,
         prepare: Prepare | None = None,
+        shared: Path | None = None,
         cancel: threading.Event | None = None,
     ) -> Iterator[tuple[Any, Outcome]]:
         """See `Executor`."""
@@ -72,7 +82,7 @@ class AutoExecutor:
                 self._current.keep_performance(self._performance)
             if self._snapshot is not None:
                 self._current.show(self._snapshot)
-        return self._current.map(function, tasks, cost=cost, prepare=prepare, cancel=cancel)
+        return self._current.map(function, tasks, cost=cost, prepare=prepare, shared=shared, cancel=cancel)
 
     def describe(self) -> str:
         """One line for the log."""
@@ -99,7 +109,8 @@ def create_executor(cluster: Any = "auto", options: ClusterOptions | None = None
     ----------
     cluster : str, Path or distributed.Client
         ``auto`` (threads below about 30 s of planned work, a local cluster above), ``none`` (serial), ``threads``,
-        ``local``, a scheduler's address (``tcp://host:8786``), a scheduler file, or the caller's own client, which
+        ``local``, ``slurm`` and ``pbs`` (workers as jobs of a queue), a scheduler's address (``tcp://host:8786``), a
+        scheduler file, or the caller's own client, which
         stays open afterwards.
     options : ClusterOptions, optional
         Number and memory of local workers, and how long to wait for workers.
@@ -115,25 +126,22 @@ def create_executor(cluster: Any = "auto", options: ClusterOptions | None = None
     if not isinstance(cluster, str | Path):
         from dpm.execute.cluster import DistributedExecutor
 
-        return DistributedExecutor(cluster, options.worker_timeout)
+        return DistributedExecutor(cluster, options.worker_timeout, options.task_timeout)
     text = str(cluster)
     if text in EXECUTORS:
         return EXECUTORS[text](options)
     if "://" in text:
         from dpm.execute.cluster import DistributedExecutor
 
-        return DistributedExecutor.connect(options.worker_timeout, address=text)
+        return DistributedExecutor.connect(options, address=text)
     if Path(text).suffix == ".json" or Path(text).is_file():
         if not Path(text).is_file():
-            raise ClusterError(
-                f"{text}: no such scheduler file; is the scheduler running with --scheduler-file {text}?"
-            )
+            raise ClusterError(f"{text}: no such scheduler file; is the scheduler running with --scheduler-file {text}?")
         from dpm.execute.cluster import DistributedExecutor
 
-        return DistributedExecutor.connect(options.worker_timeout, scheduler_file=text)
+        return DistributedExecutor.connect(options, scheduler_file=text)
     close = difflib.get_close_matches(text, EXECUTORS, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise ValueError(
-        f"cluster {text!r} is not known{hint}: use {', '.join(EXECUTORS)}, "
-        "an address such as tcp://host:8786, or a scheduler file"
+        f"cluster {text!r} is not known{hint}: use {', '.join(EXECUTORS)}, an address such as tcp://host:8786, or a scheduler file"
     )

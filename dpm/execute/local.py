@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 from dpm.execute.base import Function, Outcome, Prepare, Snapshot, attempt, check_interrupt, no_performance, usable_cpus
@@ -28,9 +29,10 @@ class SerialExecutor:
         *,
         cost: float = 0.0,
         prepare: Prepare | None = None,
+        shared: Path | None = None,
         cancel: threading.Event | None = None,
     ) -> Iterator[tuple[Any, Outcome]]:
-        """See `Executor`; ``cost`` and ``prepare`` do not matter here."""
+        """See `Executor`; ``cost``, ``prepare`` and ``shared`` do not matter here."""
         for task in tasks:
             check_interrupt(cancel)
             yield task, attempt(function, task)
@@ -70,6 +72,7 @@ class ThreadsExecutor:
         *,
         cost: float = 0.0,
         prepare: Prepare | None = None,
+        shared: Path | None = None,
         cancel: threading.Event | None = None,
     ) -> Iterator[tuple[Any, Outcome]]:
         """See `Executor`; no more tasks than threads are under way, so that an interrupt loses little."""

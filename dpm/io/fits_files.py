@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,17 +22,22 @@ from dpm.io.errors import InputError
 from dpm.io.quiet import ignored
 
 __all__ = [
+    "check_sizes",
     "checksum",
     "exposure_name",
     "extension",
     "header_text",
     "header_value",
+    "is_filter_name",
     "image_array",
     "julian_year",
     "open_exposure",
     "optional_number",
 ]
 
+# Bytes of one extension, and of a whole file once uncompressed, that no exposure has: the largest ones (two chips of WFC3/UVIS)
+# hold 170 MB. A few kilobytes can declare anything.
+MOST_BYTES = 2**31
 _SUFFIXES = ("_cal", "_crf", "_rate", "_flc", "_flt", "_c0m", "_ima", "_mos")
 
 
@@ -62,11 +69,13 @@ def open_exposure(path: str | Path) -> Iterator[fits.HDUList]:
     Raises
     ------
     InputError
-        If the file is missing, is not FITS, or is shorter than its headers say.
+        If the file is missing, is not FITS, is shorter than its headers say, or declares more than `MOST_BYTES`.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "input.exposures", "the file does not exist", "Check the path")
+    if path.suffix == ".gz":
+        _check_gzip(path)
     try:
         with ignored(AstropyWarning):
             hdulist = fits.open(path, memmap=False, lazy_load_hdus=False)
@@ -80,15 +89,15 @@ def open_exposure(path: str | Path) -> Iterator[fits.HDUList]:
         ) from error
     try:
         _check_length(path, hdulist)
+        check_sizes(path, hdulist)
         yield hdulist
     finally:
         hdulist.close()
 
 
 def _check_length(path: Path, hdulist: fits.HDUList) -> None:
-    """Compare the file's size with what the last header promises; read compressed files to their end."""
+    """Compare the file's size with what the last header promises; compressed files were read to their end before."""
     if path.suffix == ".gz":
-        _check_gzip(path)
         return
     size = path.stat().st_size
     info = hdulist[-1].fileinfo()
@@ -103,13 +112,49 @@ def _check_length(path: Path, hdulist: fits.HDUList) -> None:
 
 
 def _check_gzip(path: Path) -> None:
-    """Read a compressed file to its end: astropy takes one that ends early for one with fewer extensions."""
+    """Read a compressed file to its end: astropy takes one that ends early for one with fewer extensions.
+
+    Nothing is kept, and reading stops at `MOST_BYTES`.
+    """
+    length = 0
     try:
         with gzip.open(path) as stream:
-            while stream.read(1 << 22):
-                pass
+            while block := stream.read(1 << 22):
+                length += len(block)
+                if length > MOST_BYTES:
+                    raise InputError(path, "PRIMARY", f"{_too_large(length)} once uncompressed", "dpm does not read it")
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(path, "PRIMARY", f"the file is truncated or damaged ({error})", "Download it again") from error
+
+
+def check_sizes(path: str | Path, hdulist: fits.HDUList) -> None:
+    """See that no extension declares more than any exposure has, before its data are asked for.
+
+    A compressed image declares its own size in its header, whatever few bytes it takes in the file; so does a constant plane
+    (``PIXVALUE``).
+
+    Raises
+    ------
+    InputError
+        Naming the extension.
+    """
+    for hdu in hdulist:
+        header = hdu.header
+        axes = [header.get(f"NAXIS{n}", 0) for n in range(1, header.get("NAXIS", 0) + 1)]
+        sizes = [abs(header.get("BITPIX", 8)) // 8 * math.prod(axes), hdu.size or 0, header.get("PCOUNT", 0)]
+        if "PIXVALUE" in header:
+            sizes.append(8 * header.get("NPIX1", 0) * header.get("NPIX2", 0))
+        if max(sizes) > MOST_BYTES or min(sizes) < 0:
+            raise InputError(path, f"{hdu.name},{hdu.ver}", _too_large(max(sizes)), "dpm does not read it")
+
+
+def _too_large(size: int) -> str:
+    return f"it declares {size / 1e9:.3g} GB, where no exposure has more than {MOST_BYTES / 1e9:.1f}"
+
+
+def is_filter_name(text: str) -> bool:
+    """Whether a header's text can be a filter of an imager: it becomes part of file names."""
+    return re.fullmatch(r"F[0-9][A-Z0-9-]{0,20}", text) is not None
 
 
 def extension(path: str | Path, hdulist: fits.HDUList, name: str, version: int = 1) -> Any:

@@ -25,6 +25,7 @@ from dpm.io.fits_files import (
     header_text,
     header_value,
     image_array,
+    is_filter_name,
     julian_year,
     optional_number,
 )
@@ -61,7 +62,7 @@ def _filter_name(path: str | Path, header: fits.Header, instrument: str) -> str:
         chosen = "-".join(names) if names else "CLEAR"
     else:
         chosen = header_value(path, (header,), ("FILTER",), str).upper()
-    if not chosen.startswith("F") or not chosen[1:2].isdigit():
+    if not is_filter_name(chosen):
         raise InputError(
             path,
             "FILTER",

@@ -24,6 +24,7 @@ from dpm.io.fits_files import (
     header_text,
     header_value,
     image_array,
+    is_filter_name,
     julian_year,
     optional_number,
 )
@@ -50,7 +51,7 @@ def _filter_name(path: str | Path, header: fits.Header, instrument: str) -> str:
     pupil = header_text((header,), "PUPIL").upper()
     in_pupil = name == "CLEAR" if instrument == "NIRISS" else pupil in _PUPIL_FILTERS
     chosen = pupil if in_pupil else name
-    if not chosen.startswith("F") or not chosen[1:2].isdigit():
+    if not is_filter_name(chosen):
         raise InputError(
             path,
             "FILTER",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dpm.io.atomic import replacing
 from dpm.io.errors import InputError
+from dpm.io.fits_files import check_sizes
 from dpm.models.distortion import MapDistortion
 
 __all__ = ["read_stdgdc", "write_stdgdc"]
@@ -52,6 +53,7 @@ def read_stdgdc(path: str | Path, y_offset: int = 0) -> MapDistortion:
         raise InputError(path, "distortion.source", "no such file", "Give an STDGDC file")
     try:
         with fits.open(path, memmap=False, do_not_scale_image_data=True) as hdulist:
+            check_sizes(path, hdulist)
             named = {hdu.name.upper(): _scaled(hdu) for hdu in hdulist if _is_image(hdu)}
             layers = _layers(hdulist)
     except (OSError, ValueError, TypeError) as error:

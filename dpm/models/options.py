@@ -217,14 +217,21 @@ class AtlasOptions:
 class ClusterOptions:
     """``[cluster]``: where the work is done and how a local cluster is sized; never part of a stage's key.
 
-    ``use`` is what ``--cluster`` overrides: ``"auto"``, ``"none"``, ``"threads"``, ``"local"``, a scheduler's address or file.
-    ``worker_timeout`` is how long (seconds) a cluster may be without any worker.
+    ``use`` is what ``--cluster`` overrides: ``"auto"``, ``"none"``, ``"threads"``, ``"local"``, ``"slurm"``, ``"pbs"``, a
+    scheduler's address or file.
+    ``worker_timeout`` is how long (seconds) a cluster may be without any worker.  A task that takes longer than ``task_timeout``
+    (seconds; no limit when not set) ends its worker, is tried once more, and then fails; for workers of one thread.  ``tls``
+    encrypts and authenticates all traffic, with certificates made for the run, or those of the folder ``certificates``
+    (ca.pem, cert.pem, key.pem).
     """
 
     use: str = "auto"
     workers: Annotated[int, Ge(1)] | None = None
     memory_per_worker: str = "1.5GiB"
     worker_timeout: Annotated[float, Gt(0)] = 300.0
+    task_timeout: Annotated[float, Gt(0)] | None = None
+    tls: bool = False
+    certificates: str = _file("")
 
 
 @dataclass(frozen=True)

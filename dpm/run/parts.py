@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dpm.execute.base import peak_memory
+from dpm.execute.base import bytes_moved, peak_memory
 from dpm.io.run_folder import RunFolder
 from dpm.run.files import read_json, write_json
 from dpm.stages.base import Task
@@ -26,7 +26,11 @@ PLAN, FINISHED, CONTENT, OBSOLETE = "_plan.json", "_finished.json", "_key.json",
 
 @dataclass(frozen=True)
 class Part:
-    """What is kept of one finished task."""
+    """What is kept of one finished task.
+
+    ``cpu_seconds``, ``bytes_read`` and ``bytes_written`` are the process's while the task ran: exact where a process does one
+    task at a time.
+    """
 
     name: str
     result: dict[str, Any]
@@ -35,6 +39,9 @@ class Part:
     warnings: list[str]
     host: str
     finished: str
+    cpu_seconds: float = 0.0
+    bytes_read: int = 0
+    bytes_written: int = 0
 
 
 class Parts:
@@ -170,7 +177,8 @@ class PartWorker:
     path: str
 
     def __call__(self, task: Task) -> Part:
-        """Do the work, then write the checkpoint.
+        """Do the work, then write the checkpoint; a part that was finished on a worker that died before it could say so is not
+        done again.
 
         Raises
         ------
@@ -182,20 +190,28 @@ class PartWorker:
             raise FileNotFoundError(
                 f"{path}: the worker on {os.uname().nodename} does not see the run folder; use a shared file system"
             )
+        checkpoint = path / _file_name(task.name)
+        record = read_json(checkpoint)
+        if record is not None and all((path.parents[2] / name).exists() for name in record["result"].get("files", ())):
+            return Part(**record)
         stage = importlib.import_module(self.module)
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
+        read, written = bytes_moved()
         with _Warnings() as warnings:
             result = stage.work(task) or {}
+        seconds, cpu, after = time.perf_counter() - start, time.process_time() - cpu, bytes_moved()
         part = Part(
             name=task.name,
             result=result,
-            seconds=time.perf_counter() - start,
+            seconds=seconds,
             peak_memory=peak_memory(),
             warnings=warnings.messages,
             host=os.uname().nodename,
             finished=time.strftime("%Y-%m-%dT%H:%M:%S"),
+            cpu_seconds=cpu,
+            bytes_read=after[0] - read,
+            bytes_written=after[1] - written,
         )
-        checkpoint = path / _file_name(task.name)
         write_json(checkpoint, asdict(part))
         _mark_compiled(self.module)
         # The same now and after a resume: lists for tuples, plain numbers for numpy's.

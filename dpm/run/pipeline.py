@@ -190,7 +190,12 @@ class Runner:
         worker = PartWorker(module, str(parts.path.resolve()))
         failed: dict[str, Outcome] = {}
         outcomes = self.executor.map(
-            worker, pending, cost=sum(task.cost for task in pending), prepare=_Prepare(module), cancel=self.cancel
+            worker,
+            pending,
+            cost=sum(task.cost for task in pending),
+            prepare=_Prepare(module),
+            shared=self.folder.work,
+            cancel=self.cancel,
         )
         for n, (task, outcome) in enumerate(outcomes):
             if n == 0 and first:
@@ -228,6 +233,9 @@ class Runner:
             "parts_seconds": round(sum(part.seconds for part in done.values()), 3),
             "parts": len(tasks),
             "executor": self.executor.describe(),
+            "cpu_seconds": round(sum(part.cpu_seconds for part in done.values()), 3),
+            "bytes_read": sum(part.bytes_read for part in done.values()),
+            "bytes_written": sum(part.bytes_written for part in done.values()),
             "peak_memory_bytes": max((part.peak_memory for part in done.values()), default=0),
             "warnings": self.warnings.since(),
             "summary": summary,

@@ -1,4 +1,5 @@
-"""One part an input file: what the file says decides what happens (a number; wait, slow, fail, die, poison, full)."""
+"""One part an input file: what the file says decides what happens (a number; wait, slow, fail,
+die, poison, full, hungry, hang)."""
 
 import errno
 import os
@@ -32,6 +33,11 @@ def work(task):
     if "poison" in words or ("die" in words and not marker.exists()):
         marker.touch()
         os.kill(os.getpid(), 9)
+    if "hang" in words:
+        time.sleep(3600)
+    hoard = []
+    while "hungry" in words:
+        hoard.append(bytearray(os.urandom(2**20) * 20))
     if "slow" in words:
         time.sleep(0.4)
     deadline = time.monotonic() + 60

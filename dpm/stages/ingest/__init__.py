@@ -24,7 +24,6 @@ from dpm.io.wcs import write_wcs
 from dpm.models.options import InputOptions, Options
 from dpm.stages.base import Task
 from dpm.stages.ingest.field import check_field, check_unique
-from dpm.stages.ingest.stripes import measure_stripes
 
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "expand_exposures", "finalise", "plan", "work"]
 
@@ -229,6 +228,9 @@ def work(task: Task) -> dict[str, Any]:
         place = places[unit.detector.name]
         image = pixels.image
         if settings.remove_stripes:
+            # With scipy, which nothing else here needs.
+            from dpm.stages.ingest.stripes import measure_stripes
+
             image = replace(image, sci=image.sci - measure_stripes(image, unit.detector))
         notes.extend(pixels.notes)
         write_wcs(
