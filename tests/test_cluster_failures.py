@@ -19,6 +19,7 @@ from small_field import assert_same_products, write_config
 from dpm.config import load_options
 from dpm.execute import create_executor
 from dpm.models.options import ClusterOptions
+from dpm.models.patches import SIDES
 from dpm.run.pipeline import run_pipeline
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -233,8 +234,13 @@ def test_fifty_kills_and_the_same_catalogue(small_reference, tmp_path, monkeypat
     """
     from dpm.stages.second_pass import field as second_pass_field
 
+    # Small patches, a tile each: more parts than kills.
     monkeypatch.setattr(second_pass_field, "TILE_SECONDS", 1e-6)
-    field, expected = small_reference
+    monkeypatch.setattr(second_pass_field, "patch_side", lambda depth: SIDES[-1])
+    field, _ = small_reference
+    (tmp_path / "undisturbed").mkdir()
+    expected = write_config(field, tmp_path / "undisturbed" / "field.toml")
+    run_pipeline(expected, load_options(tmp_path / "undisturbed" / "field.toml"), create_executor("none", ClusterOptions()))
     run = write_config(field, tmp_path / "field.toml")
     dice = random.Random(50)
     killed, over = [], threading.Event()
