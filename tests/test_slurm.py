@@ -105,12 +105,14 @@ def test_job_array_with_finalisers(slurm, small_reference, tmp_path):
 def test_workers_as_jobs_that_end_at_their_lifetime(slurm, small_reference, tmp_path):
     pytest.importorskip("dask_jobqueue")
     field, expected = small_reference
-    run = write_config(field, tmp_path / "field.toml", "[cluster]\ntls = true\nworkers = 1\n")
+    # Artificial stars make the run outlive a worker; the catalogue is the same without them.
+    more = "[cluster]\ntls = true\nworkers = 1\n[artificial_stars]\nn = 400\n"
+    run = write_config(field, tmp_path / "field.toml", more)
     (tmp_path / "dask").mkdir()
     (tmp_path / "dask" / "jobqueue.yaml").write_text(
         "jobqueue:\n  slurm:\n    interface: lo\n    memory: 1GiB\n    walltime: '00:02:00'\n"
         f"    log-directory: {tmp_path}\n    local-directory: {tmp_path}/scratch\n"
-        "    worker-extra-args: ['--lifetime', '30s']\n"
+        "    worker-extra-args: ['--lifetime', '20s']\n"
     )
     command = [sys.executable, "-m", "dpm", "run", "field.toml", "--cluster", "slurm"]
     environment = slurm | {"DASK_CONFIG": str(tmp_path / "dask"), "HOME": str(tmp_path)}

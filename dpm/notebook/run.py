@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dpm.io.atlas_files import AtlasFiles
     from dpm.models.distortion import MapDistortion
     from dpm.models.epsf import GriddedEPSF
-    from dpm.report.sections import Section
+    from dpm.report.section import Section
 
 __all__ = ["Run", "open_run"]
 

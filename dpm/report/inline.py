@@ -9,7 +9,7 @@ from dpm.report.figures import Image
 from dpm.report.summary import HtmlTable
 
 if TYPE_CHECKING:
-    from dpm.report.sections import Section
+    from dpm.report.section import Section
 
 __all__ = ["section_html"]
 

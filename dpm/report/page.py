@@ -16,7 +16,7 @@ from dpm.report.data import MAX_ROWS, load_run
 __all__ = ["read_section", "write_report"]
 
 if TYPE_CHECKING:
-    from dpm.report.sections import Section
+    from dpm.report.section import Section
 
 logger = logging.getLogger(__name__)
 

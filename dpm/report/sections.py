@@ -3,67 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpm.report import plots_astrometry as astrometry
 from dpm.report import plots_atlas as atlas
-from dpm.report import plots_distortion as distortion
-from dpm.report import plots_epsf as epsf
 from dpm.report import plots_images as images
-from dpm.report import plots_perturbation as perturbation
 from dpm.report import plots_photometry as photometry
 from dpm.report import plots_quality as quality
 from dpm.report import plots_second_pass as second_pass
 from dpm.report import summary
 from dpm.report.artificial import artificial_stars
-from dpm.report.calibration import load_builds, load_solutions
-from dpm.report.calibration_tables import build_table, solution_table
-from dpm.report.data import RunData, Sample, filter_label, read_json
-from dpm.report.figures import Image
-from dpm.report.inline import section_html
+from dpm.report.data import RunData, Sample, filter_label
 from dpm.report.plots_footprints import plot_footprints
 from dpm.report.plots_members import load_members, member_figures, member_table
 from dpm.report.plots_motions import plot_motions
+from dpm.report.section import MAX_MAPS, Section, some
+from dpm.report.sections_calibration import (
+    brightness_section,
+    colour_section,
+    distortion_section,
+    epsf_build_section,
+    epsf_section,
+    perturbation_section,
+)
 from dpm.report.select import measured_residuals
-from dpm.report.summary import HtmlTable
 
-__all__ = ["Section", "build_sections"]
+__all__ = ["build_sections"]
 
 _MAX_FIELD_IMAGES = 10
-_MAX_MAPS = 24
 _NO_MATCHES = (
     "Absent: no table in tables/matches says which detection belongs to which star; the frame stage writes them."
 )
-
-
-@dataclass
-class Section:
-    """One section: words on how to read it, pictures, tables; ``absent`` says why it is empty.
-
-    ``folded`` tables open on a click; ``wide`` pictures stand two in a row instead of three; ``links``: address from the report's
-    folder, and words.
-    """
-
-    anchor: str
-    title: str
-    text: str = ""
-    images: list[Image] = field(default_factory=list)
-    tables: list[HtmlTable] = field(default_factory=list)
-    absent: str = ""
-    folded: bool = False
-    wide: bool = False
-    links: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def empty(self) -> bool:
-        """Nothing to show."""
-        return not self.images and not self.tables
-
-    def _repr_html_(self) -> str:
-        return section_html(self)
 
 
 def build_sections(data: RunData, only: str = "") -> list[Section]:
@@ -90,12 +62,12 @@ def build_sections(data: RunData, only: str = "") -> list[Section]:
         _magnitude_scatter,
         _cmd,
         _luminosity,
-        _epsf,
-        _epsf_build,
-        _perturbation,
-        _brightness,
-        _colour,
-        _distortion,
+        epsf_section,
+        epsf_build_section,
+        perturbation_section,
+        brightness_section,
+        colour_section,
+        distortion_section,
         _exposures,
         _flags,
         _columns,
@@ -103,7 +75,7 @@ def build_sections(data: RunData, only: str = "") -> list[Section]:
         _provenance,
     )
     if only:
-        known = {make.__name__.removeprefix("_"): make for make in makers}
+        known = {make.__name__.removeprefix("_").removesuffix("_section"): make for make in makers}
         if only not in known:
             raise KeyError(f"no section {only!r} in a report; there are {', '.join(known)}")
         return [known[only](data)]
@@ -127,7 +99,7 @@ def _field(data: RunData) -> Section:
     if not section.images:
         section.absent = "Absent: the run folder has no cube with pixels of its exposures."
     else:
-        section.images = _some(plot_footprints(data)) + section.images
+        section.images = some(plot_footprints(data)) + section.images
     return section
 
 
@@ -180,8 +152,8 @@ def _second_pass(data: RunData) -> Section:
         for band in data.bands:
             label = summary.magnitude_label(data, band)
             section.images += second_pass.plot_quality(data, band, label) + second_pass.plot_errors(data, band, label)
-            section.images += _some(second_pass.plot_gain(data, band, label))
-            section.images += _some(second_pass.plot_methods(data, band, label))
+            section.images += some(second_pass.plot_gain(data, band, label))
+            section.images += some(second_pass.plot_methods(data, band, label))
     if section.empty:
         section.absent = "Absent: there is no table in tables/measurements; the second pass writes them."
     return section
@@ -247,8 +219,8 @@ def _position_scatter(data: RunData) -> Section:
     )
     for band, sample in data.samples.items():
         scale = summary.pixel_scale(data, band)
-        section.images += _some(astrometry.plot_position_rms(data, sample, scale, summary.magnitude_label(data, band)))
-        section.images += _some(astrometry.plot_cloud(sample, scale))
+        section.images += some(astrometry.plot_position_rms(data, sample, scale, summary.magnitude_label(data, band)))
+        section.images += some(astrometry.plot_cloud(sample, scale))
     if section.empty:
         section.absent = "Absent: no star has two or more clean exposures." if data.has_matches else _NO_MATCHES
     return section
@@ -268,9 +240,9 @@ def _residual_maps(data: RunData) -> Section:
             chosen = good & mine
             x, y, dx, dy = (sample[name][chosen].astype(float) for name in ("x", "y", "dx", "dy"))
             title = f"{detector}, {filter_label(band)}"
-            if len(section.images) < _MAX_MAPS:
-                section.images += _some(astrometry.plot_residual_map(x, y, dx, dy, area, title))
-                section.images += _some(astrometry.plot_residual_trends(x, y, dx, dy, area, title))
+            if len(section.images) < MAX_MAPS:
+                section.images += some(astrometry.plot_residual_map(x, y, dx, dy, area, title))
+                section.images += some(astrometry.plot_residual_trends(x, y, dx, dy, area, title))
             else:
                 section.text += f" Not drawn, to keep the page small: {title}."
     if section.empty:
@@ -304,7 +276,7 @@ def _pixel_phase(data: RunData) -> Section:
         "positions average it out in the catalogue, but not in a single exposure.",
     )
     for sample in data.samples.values():
-        section.images += _some(astrometry.plot_pixel_phase(sample))
+        section.images += some(astrometry.plot_pixel_phase(sample))
     if section.empty:
         few = f"Absent: fewer than {astrometry.MINIMUM_FOR_MAPS} residuals of well-measured stars."
         section.absent = few if data.has_matches else _NO_MATCHES
@@ -335,7 +307,7 @@ def _magnitude_scatter(data: RunData) -> Section:
     )
     for band in data.bands:
         label = summary.magnitude_label(data, band)
-        section.images += _some(photometry.plot_magnitude_rms(data, band, data.samples.get(band), label))
+        section.images += some(photometry.plot_magnitude_rms(data, band, data.samples.get(band), label))
     if section.empty:
         section.absent = "Absent: no star has magnitudes in two or more exposures of a filter."
     return section
@@ -346,10 +318,10 @@ def _cmd(data: RunData) -> Section:
         "cmd", "CMD", "Colour-magnitude diagrams. Grey: all stars. In colour: neither saturated nor of poor QFIT."
     )
     pairs = photometry.color_pairs(data)
-    for blue, red in pairs[:_MAX_MAPS]:
-        section.images += _some(photometry.plot_cmd(data, blue, red, summary.magnitude_system(data, blue)))
-    if len(pairs) > _MAX_MAPS:
-        section.text += f" Not drawn, to keep the page small: {len(pairs) - _MAX_MAPS} more pairs of filters."
+    for blue, red in pairs[:MAX_MAPS]:
+        section.images += some(photometry.plot_cmd(data, blue, red, summary.magnitude_system(data, blue)))
+    if len(pairs) > MAX_MAPS:
+        section.text += f" Not drawn, to keep the page small: {len(pairs) - MAX_MAPS} more pairs of filters."
     if section.empty:
         n = len(data.bands)
         section.absent = (
@@ -363,122 +335,9 @@ def _cmd(data: RunData) -> Section:
 def _luminosity(data: RunData) -> Section:
     section = Section("luminosity", "Star counts")
     system = summary.magnitude_system(data, data.bands[0]) if data.bands else "instrumental"
-    section.images = _some(photometry.plot_luminosity(data, system))
+    section.images = some(photometry.plot_luminosity(data, system))
     if section.empty:
         section.absent = "Absent: the catalogue has no magnitudes."
-    return section
-
-
-def _epsf(data: RunData) -> Section:
-    section = Section(
-        "epsf",
-        "ePSF",
-        "The libraries that the fits used (calibration/psf), and how far each node is from their mean.",
-        wide=True,
-    )
-    paths = sorted(data.folder.psf.glob("STDPSF_*.fits")) if data.folder.psf.is_dir() else []
-    for path in paths:
-        section.images += epsf.plot_epsf(path)
-    if section.empty:
-        section.absent = "Absent: calibration/psf holds no library."
-    return section
-
-
-def _epsf_build(data: RunData) -> Section:
-    section = Section(
-        "epsf-build",
-        "ePSF build",
-        "How the ePSFs were built from this run's own stars. The build has converged where a round changes less than the "
-        "stars' noise leaves. Samplings scatter like their errors (one) where ePSF, positions and noise model are right. "
-        "Positions are compared with averages over dithers, in which errors with pixel phase cancel. QFIT and RADXS "
-        "against magnitude: see Fit quality.",
-    )
-    builds = load_builds(data)
-    for build in builds:
-        pictures = _some(epsf.plot_convergence(build)) + _some(epsf.plot_sampling_scatter(build))
-        pictures += _some(epsf.plot_build_phase(build))
-        section.images += pictures if len(section.images) + len(pictures) <= _MAX_MAPS else []
-    section.tables = [build_table(data, builds)] if builds else []
-    return section
-
-
-def _perturbation(data: RunData) -> Section:
-    section = Section(
-        "perturbation",
-        "ePSF of single exposures",
-        "Whether an exposure has an ePSF of its own (breathing, focus). It is made from the exposure's bright, isolated stars, and "
-        "used only where stars that were left out when it was made fit significantly better with it.",
-        wide=True,
-    )
-    found = read_json(data.folder.psf / "perturb.json", data.warnings).get("exposures")
-    exposures = {name: values for name, values in found.items() if isinstance(values, dict)} if isinstance(found, dict) else {}
-    if exposures:
-        section.images = _some(perturbation.plot_exposures(exposures))
-        section.images += perturbation.plot_changes(data.folder, exposures)
-        section.tables = [perturbation.exposure_table(exposures)]
-        section.folded = len(exposures) > _MAX_FIELD_IMAGES
-    return section
-
-
-def _brightness(data: RunData) -> Section:
-    section = Section(
-        "brightness",
-        "ePSF and brightness",
-        "How the ePSF changes with a star's charge (brighter-fatter): psi(z) = psi_0 + z psi_1. The change is used for bright "
-        "stars only where stars that were left out when it was made fit significantly better with it.",
-        wide=True,
-    )
-    found = sorted(read_json(data.folder.psf / "brightness.json", data.warnings).items())
-    cubes = {cube: entry for cube, entry in found if isinstance(entry, dict) and isinstance(entry.get("term"), dict)}
-    for cube, entry in cubes.items():
-        pictures = _some(perturbation.plot_brightness_curve(cube, entry["term"]))
-        pictures += _some(perturbation.plot_term(data.folder.psf / f"BFPSF_{cube}.fits"))
-        section.images += pictures if len(section.images) + len(pictures) <= _MAX_MAPS else []
-    section.tables = [perturbation.brightness_table(cubes)] if cubes else []
-    return section
-
-
-def _colour(data: RunData) -> Section:
-    section = Section(
-        "colour",
-        "ePSF and colour",
-        "Slopes over the stars' colour at equal magnitude, from stars in common between filters. Redder stars have a wider ePSF: "
-        "RADXS and the wave of positions with pixel phase then grow with colour. One standard deviation on either side; measured, "
-        "not corrected.",
-        wide=True,
-    )
-    found = read_json(data.folder.psf / "colour.json", data.warnings)
-    bands = found.get("bands")
-    if isinstance(bands, dict) and bands:
-        section.images = _some(perturbation.plot_colour_slopes(found["colour"], bands))
-        section.tables = [perturbation.colour_table(found["colour"], bands)]
-    elif "words" in found:
-        section.absent = f"Absent: {found['words']}."
-    return section
-
-
-def _distortion(data: RunData) -> Section:
-    section = Section(
-        "distortion",
-        "Distortion solution",
-        "The distortion that was solved from this run's own detections (calibration/distortion): the correction, what is "
-        "left of stars' residuals after each term, the pixel scale of every exposure, and how filters differ. Residuals "
-        "are those of the measurements that the last solution used.",
-        wide=True,
-    )
-    solutions = load_solutions(data)
-    for solution in solutions:
-        pictures = []
-        for name in solution.filters:
-            for plot in (distortion.plot_correction, distortion.plot_term_maps, distortion.plot_term_histograms):
-                pictures += _some(plot(solution, name))
-        for whole in (distortion.plot_filter_differences, distortion.plot_pixel_scales, distortion.plot_exposure_changes):
-            pictures += _some(whole(solution))
-        if len(section.images) + len(pictures) <= _MAX_MAPS or not section.images:
-            section.images += pictures
-        else:
-            section.text += f" Not drawn, to keep the page small: {solution.detector}."
-    section.tables = [solution_table(solutions)] if solutions else []
     return section
 
 
@@ -517,7 +376,3 @@ def _provenance(data: RunData) -> Section:
     if section.empty:
         section.absent = "Absent: there is no provenance.json, or nothing in it."
     return section
-
-
-def _some(image: Image | None) -> list[Image]:
-    return [] if image is None else [image]
