@@ -82,7 +82,7 @@ def test_a_form_that_does_not_fit_says_so():
     assert best.alternatives["spline"] < best.alternatives["pritchet"] - 50
 
 
-@pytest.mark.parametrize(("truth", "n_stars"), [(pritchet, 1500), (threshold, 2500)])
+@pytest.mark.parametrize(("truth", "n_stars"), [(pritchet, 1500), pytest.param(threshold, 2500, marks=pytest.mark.slow)])
 def test_one_sigma_intervals_hold_the_truth_in_two_cases_of_three(truth, n_stars):
     generator = np.random.default_rng(8)
     inside, limits = [], []

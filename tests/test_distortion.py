@@ -183,6 +183,7 @@ def test_rolls_tell_the_skew():
     assert not any("one roll" in text for text in solution.warnings)
 
 
+@pytest.mark.slow
 def test_the_void_is_found_and_nothing_is_added_elsewhere():
     sky = Sky(void=0.05, n_stars=6000)
     solution = solve_distortion(sky.units(), FRAME, FrameOptions(), sky.reference())
@@ -290,6 +291,7 @@ def test_a_part_without_stars_is_not_covered():
     assert inside[-4, -4] > 3 * inside[20, 20]
 
 
+@pytest.mark.slow
 def test_errors_without_a_flag_are_like_those_among_the_stars():
     sky = Sky(n_stars=6000, wave=0.02)
     units = sky.units()

@@ -105,18 +105,22 @@ def test_job_array_with_finalisers(slurm, small_reference, tmp_path):
 def test_workers_as_jobs_that_end_at_their_lifetime(slurm, small_reference, tmp_path):
     pytest.importorskip("dask_jobqueue")
     field, expected = small_reference
-    # Artificial stars make the run outlive a worker; the catalogue is the same without them.
-    more = "[cluster]\ntls = true\nworkers = 1\n[artificial_stars]\nn = 400\n"
-    run = write_config(field, tmp_path / "field.toml", more)
+    command = [sys.executable, "-m", "dpm", "run", "field.toml", "--cluster"]
+    (tmp_path / "alone").mkdir()
+    write_config(field, tmp_path / "alone" / "field.toml")
+    begin = time.monotonic()
+    subprocess.run([*command, "none"], cwd=tmp_path / "alone", capture_output=True, check=True, timeout=300)
+    # A worker lives for half of the work, and what it takes to start one.
+    lifetime = 8.0 + 0.5 * (time.monotonic() - begin)
+    run = write_config(field, tmp_path / "field.toml", "[cluster]\ntls = true\nworkers = 1\n")
     (tmp_path / "dask").mkdir()
     (tmp_path / "dask" / "jobqueue.yaml").write_text(
         "jobqueue:\n  slurm:\n    interface: lo\n    memory: 1GiB\n    walltime: '00:02:00'\n"
         f"    log-directory: {tmp_path}\n    local-directory: {tmp_path}/scratch\n"
-        "    worker-extra-args: ['--lifetime', '20s']\n"
+        f"    worker-extra-args: ['--lifetime', '{lifetime:.0f}s']\n"
     )
-    command = [sys.executable, "-m", "dpm", "run", "field.toml", "--cluster", "slurm"]
     environment = slurm | {"DASK_CONFIG": str(tmp_path / "dask"), "HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
+    done = subprocess.run([*command, "slurm"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     assert_same_products(expected, run)
     assert "tls://" in (run.logs / sorted(path.name for path in run.logs.iterdir())[-1]).read_text()
