@@ -119,7 +119,7 @@ def test_workers_as_jobs_that_end_at_their_lifetime(slurm, small_reference, tmp_
         f"    log-directory: {tmp_path}\n    local-directory: {tmp_path}/scratch\n"
         f"    worker-extra-args: ['--lifetime', '{lifetime:.0f}s']\n"
     )
-    environment = slurm | {"DASK_CONFIG": str(tmp_path / "dask"), "HOME": str(tmp_path)}
+    environment = slurm | {"DASK_CONFIG": str(tmp_path / "dask")}
     done = subprocess.run([*command, "slurm"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     assert_same_products(expected, run)
