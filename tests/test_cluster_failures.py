@@ -315,6 +315,7 @@ def test_killed_driver_leaves_no_process(numbers):
     first = start(numbers, "run", "field.toml", "--cluster", "local", "--workers", "2")
     until(lambda: parts_done(numbers) >= 2, 60)
     workers = psutil.Process(first.pid).children(recursive=True)
+    assert len(workers) >= 2
     first.send_signal(signal.SIGKILL)
     first.communicate(timeout=30)
     until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in workers), 60)

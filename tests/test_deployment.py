@@ -20,7 +20,8 @@ SCRIPTS = sorted(path for path in DEPLOYMENT.rglob("*") if path.suffix in (".sh"
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_parse(path):
-    subprocess.run(["bash", "-n", str(path)], check=True, timeout=30)
+    done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0 and not done.stderr, done.stderr
 
 
 def test_kubernetes_objects_are_valid():

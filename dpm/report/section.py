@@ -41,4 +41,5 @@ class Section:
 
 
 def some(image: Image | None) -> list[Image]:
+    """The picture in a list, or an empty list where there is none."""
     return [] if image is None else [image]

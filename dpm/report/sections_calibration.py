@@ -23,6 +23,7 @@ _MANY_EXPOSURES = 10  # more rows than that are folded
 
 
 def epsf_section(data: RunData) -> Section:
+    """ePSF libraries: the grid, and how its nodes differ from their mean."""
     section = Section(
         "epsf",
         "ePSF",
@@ -38,6 +39,7 @@ def epsf_section(data: RunData) -> Section:
 
 
 def epsf_build_section(data: RunData) -> Section:
+    """How the ePSFs were built: rounds, pixel phase, scatter of the samplings."""
     section = Section(
         "epsf-build",
         "ePSF build",
@@ -56,6 +58,7 @@ def epsf_build_section(data: RunData) -> Section:
 
 
 def perturbation_section(data: RunData) -> Section:
+    """What the ePSFs of single exposures change, and whether that helped."""
     section = Section(
         "perturbation",
         "ePSF of single exposures",
@@ -74,6 +77,7 @@ def perturbation_section(data: RunData) -> Section:
 
 
 def brightness_section(data: RunData) -> Section:
+    """How the ePSFs change with a star's charge."""
     section = Section(
         "brightness",
         "ePSF and brightness",
@@ -92,6 +96,7 @@ def brightness_section(data: RunData) -> Section:
 
 
 def colour_section(data: RunData) -> Section:
+    """How fits depend on the stars' colours."""
     section = Section(
         "colour",
         "ePSF and colour",
@@ -111,6 +116,7 @@ def colour_section(data: RunData) -> Section:
 
 
 def distortion_section(data: RunData) -> Section:
+    """The solved distortion: maps, residuals after each term, and what changes between exposures and filters."""
     section = Section(
         "distortion",
         "Distortion solution",
