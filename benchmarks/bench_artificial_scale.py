@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dpm.config import load_options
+from dpm.execute.base import peak_memory
 from dpm.io.run_folder import RunFolder
 from dpm.io.star_lists import write_arrays
 from dpm.models.options import ArtificialStarsOptions, Options
@@ -140,7 +140,7 @@ def main() -> int:
     if told.step:
         begin, cpu = time.perf_counter(), time.process_time()
         out = run_step(told.step, folder, options, told.chunks)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        peak = peak_memory() / 2**30
         out |= {"seconds": time.perf_counter() - begin, "CPU-s": time.process_time() - cpu, "peak GiB": peak}
         print(json.dumps(out))
         return 0

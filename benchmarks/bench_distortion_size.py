@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 from bench_calibration import Watch
 
+from dpm.execute.base import peak_memory
 from dpm.io.reference import ReferenceCatalog
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import FrameOptions
@@ -118,7 +118,7 @@ def anonymous() -> float:
 
 def report_cost(what: str, wall: float, cpu: float, before: float, watch: Watch) -> None:
     """Print what something took; the resident peak is the whole process', libraries included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory() / 2**30
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print(
         f"{what}: {wall:.1f} s wall, {cpu:.1f} s CPU, peak {watch.memory.get(os.getpid(), 0.0):.2f} GiB anonymous "

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import dask
 import numpy as np
 from distributed import Client, LocalCluster
 
+from dpm.execute.base import peak_memory
 from dpm.execute.cluster import DistributedExecutor
 
 
@@ -95,7 +95,7 @@ def line(workers: int, durations: np.ndarray) -> None:
     wall, cpu = replay(workers, durations)
     ideal = max(durations.sum() / workers, durations.max())
     kept = durations.sum() / cpu  # workers that one core of scheduler and driver keeps busy
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    memory = peak_memory() / 1e9
     print(
         f"{workers:7d} {durations.size:6d} {durations.size / wall:8.0f} {wall:8.2f} {ideal:8.2f} {ideal / wall:11.3f} "
         f"{1e3 * cpu / durations.size:12.2f} {kept:13.0f} {memory:10.2f}",

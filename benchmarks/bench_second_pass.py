@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from dpm.config import load_options
+from dpm.execute.base import peak_memory
 from dpm.io.run_folder import RunFolder
 from dpm.models.options import Options
 from dpm.simulate import Effects, SimulationOptions, Visit, simulate_field
@@ -66,7 +66,7 @@ def time_steps(stage: ModuleType, run: RunFolder, options: Options) -> dict[str,
         start = now
         tasks = stage.next_round(run, options, rounds)
     made = stage.finalise(run, options, [result for results in rounds for result in results])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory() / 2**30
     return made | seconds | {"gib": peak}
 
 

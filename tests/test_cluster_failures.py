@@ -152,8 +152,10 @@ def test_nanny_killed_and_scheduler_killed(numbers):
         scheduler.kill()
         code, text = end(first)
         assert code == 1 and "scheduler" in text and "finished parts are kept" in text
-        before = parts_done(numbers)
-        assert before < N and not (numbers / "run" / ".lock").exists()
+        assert not (numbers / "run" / ".lock").exists()
+    # A worker may still end its part while its scheduler is gone.
+    before = parts_done(numbers)
+    assert 4 <= before < N
     with own_cluster(numbers) as cluster:
         cluster.scheduler()
         cluster.worker("--lifetime", "4s")
