@@ -22,7 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 NAME = "artificial_stars"
-REVISION = 3
+REVISION = 4
 PARTITIONED = True
 CONFIG = ("input.reference", "distortion", "find", "frame", "photometry", "artificial_stars")
 UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame", "second_pass")

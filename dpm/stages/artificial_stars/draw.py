@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
-# Master pixels between artificial stars that go in together: a star that both could change would lie within 12 pixels of one, which
+# Master pixels between artificial stars that go in together: a star that both could change would lie within 9 pixels of one, which
 # is beyond a star's fit box, its neighbours within LINK_RADIUS and their fit boxes, and beyond the sky annulus.
-SEPARATION = 24.0
+SEPARATION = 18.0
 # Of a pass's lattice, on which every star is shifted by up to half a pixel either way; motions are not exactly parallel on a plane.
 SPACING = SEPARATION + np.sqrt(2.0) + 0.1
 CROWD = 80.0  # artificial stars a circle of SEPARATION that are sorted into passes at once

@@ -29,7 +29,7 @@ from dpm.stages.second_pass.waves import FrozenStars, equivalent_threshold, find
 __all__ = ["FOUND", "recover_tile"]
 
 # Master pixels: half of the distance between stars of one pass.  A star changes the fits of those whose fit box meets its own, and
-# the sky of those whose annulus it is in: 8.5 pixels, and what these change in turn.
+# the sky of those whose annulus it is in: 8.5 pixels.  What these change in turn is below 0.2 of its errors (docs/results.md).
 INTERACTION = 0.5 * SEPARATION
 MATCH = 0.5  # master pixels between an artificial star and what was found for it (DESIGN section 5)
 
