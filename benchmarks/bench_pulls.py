@@ -1,8 +1,8 @@
 """Pulls of a run's catalogue against a scene's truth, blends apart: `python benchmarks/bench_pulls.py SCENE RUN`.
 
 A blend is a star with another true star within two pixels; where one of these is not in the catalogue, its light is in the blend's
-fluxes, and no error bar of a fit can know: such blends are listed apart.  Pulls are errors over their error bars; widths are 1.48 times the
-median absolute value.  Magnitudes are compared after their zero point, the median of stars brighter than 22.5.
+fluxes, and no error bar of a fit can know: such blends are listed apart.  Pulls are errors over their error bars; widths are 1.48
+times the median absolute value.  Magnitudes are compared after their zero point, the median of stars brighter than 22.5.
 """
 
 from __future__ import annotations

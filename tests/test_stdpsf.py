@@ -10,7 +10,7 @@ from analytic_scene import gridded_epsf
 from astropy.io import fits
 
 from dpm.io.errors import InputError
-from dpm.io.stdpsf import read_model_error, read_stdpsf, write_stdpsf
+from dpm.io.stdpsf import read_flux_error, read_model_error, read_stdpsf, write_stdpsf
 from dpm.models.epsf import GriddedEPSF
 
 
@@ -100,6 +100,22 @@ def test_model_error_travels_in_the_header(tmp_path: Path) -> None:
     assert read_stdpsf(tmp_path / "quick.fits").approximate
     assert read_model_error(tmp_path / "library.fits") == 0.0
     assert read_model_error(tmp_path / "absent.fits") == 0.0
+    assert read_flux_error(tmp_path / "quick.fits") == pytest.approx(0.031) and read_flux_error(tmp_path / "absent.fits") == 0.0
+
+
+def test_independent_errors_of_samples_average_over_a_star() -> None:
+    """Fluxes of a bright star, summed with an ePSF whose samples are off at random, against the error that is stated."""
+    dice, node = np.random.default_rng(3), np.zeros(1)
+    true = gridded_epsf().samples[:1, :1]
+    error = GriddedEPSF(true, node, node, model_error=0.02).flux_error
+    assert 0.2 * 0.02 < error < 0.7 * 0.02
+    # Sample (0, 0) of a pixel grid that starts at any phase; the star's light is the noise: the flux is the sum of light and psi's.
+    ratio = []
+    for _ in range(400):
+        wrong = true[0, 0] * (1 + 0.02 * dice.standard_normal(true.shape[-2:]))
+        j, i = dice.integers(0, 4, 2)
+        ratio.append(true[0, 0, j::4, i::4].sum() / wrong[j::4, i::4].sum())
+    assert np.std(ratio) == pytest.approx(error, rel=0.15)
 
 
 @pytest.mark.parametrize("side", [5, 9, 12])

@@ -12,7 +12,7 @@ from typing import Any
 import dask
 
 from dpm.execute.base import ClusterError
-from dpm.execute.cluster import THREAD_SETTINGS, dashboard_port
+from dpm.execute.cluster import MALLOC_SETTINGS, THREAD_SETTINGS, dashboard_port
 from dpm.execute.security import own_security
 from dpm.models.options import ClusterOptions
 
@@ -38,12 +38,16 @@ def queue_cluster(system: str, options: ClusterOptions) -> Any:
     certificates = Path.home() / ".dpm-certificates"
     if security is not None:
         certificates.mkdir(mode=0o700, exist_ok=True)
+    environment = dict.fromkeys(THREAD_SETTINGS, 1) | MALLOC_SETTINGS
     given: dict[str, Any] = {
         "cores": settings.get("cores") or 1,
         "memory": settings.get("memory") or options.memory_per_worker,
         # Workers have to reach the scheduler; its dashboard stays on this machine unless the site's file says otherwise.
         "scheduler_options": {"dashboard_address": f"127.0.0.1:{dashboard_port()}"} | (settings.get("scheduler-options") or {}),
-        "job_script_prologue": [f"export {name}=1" for name in THREAD_SETTINGS] + list(settings.get("job-script-prologue") or []),
+        "job_script_prologue": [
+            *(f"export {name}={value}" for name, value in environment.items()),
+            *(settings.get("job-script-prologue") or []),
+        ],
     }
     if settings.get("processes") is None:
         # One thread a worker: memory and compiled kernels are counted per process.

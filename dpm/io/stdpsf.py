@@ -23,7 +23,7 @@ from dpm.io.quiet import ignored
 from dpm.kernels.epsf import OVERSAMPLING, SAMPLES
 from dpm.models.epsf import GriddedEPSF, centre_samples
 
-__all__ = ["read_model_error", "read_pair_id", "read_stdpsf", "write_stdpsf"]
+__all__ = ["read_flux_error", "read_model_error", "read_pair_id", "read_stdpsf", "write_stdpsf"]
 
 BORDER_RADIUS = 12.0  # pixels; real files hold garbage in the ring beyond
 TAPER_RADIUS = 11.5  # pixels; from here the ePSF goes smoothly to zero at the border
@@ -99,6 +99,11 @@ def read_model_error(path: str | Path) -> float:
     """Error of an ePSF relative to its value, as its maker knew it; 0 for a library without that key or no file."""
     path = Path(path)
     return float(str(_read_primary(path)[0].get("DPMERROR", 0.0))) if path.exists() else 0.0
+
+
+def read_flux_error(path: str | Path) -> float:
+    """Relative error of bright stars' fluxes that an ePSF's own error brings (`GriddedEPSF.flux_error`); 0 where unknown."""
+    return read_stdpsf(path, centre=False).flux_error if read_model_error(path) else 0.0
 
 
 def read_pair_id(path: str | Path) -> str:

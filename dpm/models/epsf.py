@@ -114,6 +114,20 @@ class GriddedEPSF:
             out[index] = ndimage.spline_filter(padded[index], order=SPLINE_ORDER, mode="mirror")
         return out
 
+    @property
+    def flux_error(self) -> float:
+        """Relative error that the ePSF's own error brings to a bright star's flux, the same in all exposures.
+
+        Errors of single samples average over the pixels of a star (the flux is their sum where its own light is the noise): of
+        ``model_error`` the root of the summed squares of psi over the pixels is left.  A quickly made ePSF is wrong as a whole,
+        too wide or too narrow: there all of it counts.
+        """
+        if self.approximate:
+            return self.model_error
+        # A pixel grid holds one in OVERSAMPLING^2 of the samples; the mean over all phases.
+        square = np.sum(np.mean(self.samples, axis=(0, 1)) ** 2) / kernels.OVERSAMPLING**2
+        return float(self.model_error * np.sqrt(square))
+
     @cached_property
     def envelope(self) -> NDArray[np.float64]:
         """Largest value at or beyond each whole radius 0 .. 13 pixels, over all nodes."""

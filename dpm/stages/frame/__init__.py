@@ -24,7 +24,7 @@ from dpm.stages.base import Task
 __all__ = ["CONFIG", "NAME", "PARTITIONED", "REVISION", "UPSTREAM", "finalise", "plan", "work"]
 
 NAME = "frame"
-REVISION = 9
+REVISION = 10
 PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "frame", "photometry")
 UPSTREAM = ("ingest", "first_pass", "distortion")

@@ -14,7 +14,7 @@ from dpm.io.distortion_files import errors_file, read_errors
 from dpm.io.errors import InputError
 from dpm.io.run_folder import RunFolder
 from dpm.io.stdgdc import read_stdgdc
-from dpm.io.stdpsf import read_model_error
+from dpm.io.stdpsf import read_flux_error
 from dpm.io.tables import read_columns
 from dpm.io.wcs import read_wcs
 from dpm.models.detectors import find_detector
@@ -169,7 +169,7 @@ def load_units(
             offset = 0 if solved else find_detector(detector).library_y_offset
             maps[key] = read_stdgdc(path, y_offset=offset) if path else None
             map_errors[key] = read_errors(errors_file(folder.distortion, detector)) if path and solved else None
-            epsf_errors[key] = read_model_error(folder.psf_file(detector, filter_name))
+            epsf_errors[key] = read_flux_error(folder.psf_file(detector, filter_name))
         path = folder.detections_file(str(row["exposure"]), detector)
         if detections is not None:
             path = detections / path.name

@@ -127,7 +127,7 @@ def average_band(
         clip,
         floor=floor,
     )
-    # An ePSF that is off by some per cent makes the same error in every exposure: averaging does not help.
+    # An ePSF's own error is the same in every exposure: averaging does not help.
     shared = max(units[k].epsf_error for k in members) * values.mean
     values = replace(values, error=np.hypot(values.error, shared))
     for n, k in enumerate(members):

@@ -69,7 +69,7 @@ class Unit:
     zero_point_prior : float
         Zero point from the header or the configuration, which ties units that share no stars; NaN for none.
     epsf_error : float
-        Error of the ePSF relative to its value; fluxes of all units share it.
+        Relative error of bright stars' fluxes that the ePSF's own error brings; all units share it.
     filter : str
         Name of the filter.
     x, y : ndarray (n,)

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 NAME = "second_pass"
-REVISION = 7
+REVISION = 8
 PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "find", "frame", "photometry")
 UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame")
