@@ -114,13 +114,14 @@ def test_pixels_beyond_saturation_are_lost(tmp_path):
 
 def test_stars_of_one_pass_are_apart_and_passes_are_few():
     rng = np.random.default_rng(1)
-    x, y = rng.uniform(0, 600, 8000), rng.uniform(0, 600, 8000)
-    number = passes([np.column_stack([x, y])], 600.0 * 600.0)
+    side = 25 * SEPARATION
+    x, y = rng.uniform(0, side, (2, 8000))
+    number = passes([np.column_stack([x, y])], side**2)
     for k in range(number.max() + 1):
         mine = np.column_stack([x, y])[number == k]
         assert len(mine) < 2 or cKDTree(mine).query(mine, k=2)[0][:, 1].min() > SEPARATION
     # Random packing fills 0.547 of the plane with circles; first fit in blocks comes to more than half of that.
-    filled = 8000 / (number.max() + 1) * np.pi * (SEPARATION / 2) ** 2 / 600**2
+    filled = 8000 / (number.max() + 1) * np.pi * (SEPARATION / 2) ** 2 / side**2
     assert filled > 0.28
 
 
