@@ -41,7 +41,7 @@ PARTITIONED = False
 CONFIG = ("input.reference", "distortion", "find", "frame", "photometry")
 UPSTREAM = ("ingest", "psf", "perturbation", "brightness", "first_pass", "distortion", "frame")
 
-GATHER_SECONDS_PER_MEGAPIXEL = 0.15
+GATHER_SECONDS_PER_MEGAPIXEL = 0.45
 ROUNDS = ("gather", "find", "sweep", "measure", "assemble")
 
 logger = logging.getLogger(__name__)
