@@ -6,6 +6,7 @@ from dpm.science.isochrones.cooling import (
     interpolate_tracks,
     read_basti_cooling,
     read_bergeron_colors,
+    read_cooling_track,
     read_montreal,
 )
 from dpm.science.isochrones.extinction import band_extinctions, extinction_law, extinction_ratio
@@ -27,6 +28,7 @@ __all__ = [
     "read_basti",
     "read_basti_cooling",
     "read_bergeron_colors",
+    "read_cooling_track",
     "read_isochrones",
     "read_mist",
     "read_montreal",
