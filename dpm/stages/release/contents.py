@@ -120,7 +120,7 @@ def release_tables(folder: RunFolder) -> tuple[list[ReleaseTable], list[str]]:
 def _star_completeness_note(two_bands: Sequence[str] | None) -> str:
     """How the completeness of single stars was found, for the ReadMe."""
     text = (
-        "The completeness of single stars (star_completeness.dat) is that of artificial stars of a star's magnitude near its place, "
+        "The completeness of single stars (star_completeness.dat) is that of artificial stars of the magnitude near the place, "
         "one filter at a time"
     )
     both = f"; two_band_completeness is that of {' and '.join(two_bands)} together, of the whole field" if two_bands else ""
