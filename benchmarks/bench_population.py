@@ -152,8 +152,8 @@ def population(n: int) -> None:
     both, alone = fit_error_model(artificial, "b", "a"), fit_error_model(artificial, "b")
     isochrones = [white_dwarfs(age) for age in np.arange(9.0, 11.41, 0.12)]
     edges = np.arange(22.0, 27.31, 0.1)
-    cmd = population_templates(isochrones, both, "b", edges, ("a", "b"), np.arange(-0.6, 2.0, 0.1), companions, 1, 100)
-    counts = population_templates(isochrones, alone, "b", edges, None, None, None, 2, 100)
+    cmd = population_templates(isochrones, both, "b", edges, ("a", "b"), np.arange(-0.6, 2.0, 0.1), companions)
+    counts = population_templates(isochrones, alone, "b", edges)
     print_head("fit", "stars", "parameter", "true", "mean", "error", "pull mean", "pull width", "goodness p < 0.05")
     cases: list[tuple[str, Any, int, dict[str, float]]] = [
         ("CMD", cmd, 500, {"exponent": -2.35, "age": 10.27, "pair_fraction": 0.05, "companion_fraction": 0.25}),

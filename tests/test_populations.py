@@ -36,7 +36,7 @@ def errors():
 @pytest.fixture(scope="module")
 def templates(errors):
     ages = [white_dwarfs(age) for age in np.arange(9.4, 10.81, 0.2)]
-    return population_templates(ages, errors, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS, 1, n_measured=40)
+    return population_templates(ages, errors, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS)
 
 
 def observe(number, errors, n=1500):
@@ -133,7 +133,7 @@ def test_parameters_are_recovered_with_honest_errors(templates, errors):
 
 def test_isochrones_too_far_apart_are_warned_about(errors):
     ages = [white_dwarfs(age) for age in (8.0, 10.0, 12.0)]
-    coarse = population_templates(ages, errors, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS, 1, n_measured=5)
+    coarse = population_templates(ages, errors, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS)
     with pytest.warns(UserWarning, match="2.000 Gyr apart"):
         fit_population(coarse, observe(1, errors)[1], n_steps=50)
 
