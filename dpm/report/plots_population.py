@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_luminosity_function", "plot_models", "plot_population", "plot_reddening_map", "plot_sequences"]
 
 _THEORY_COLORS = "vermillion", "blue", "green", "purple"
+_TRACK_COLORS = "sky", "orange", "purple", "grey"
 _SHADES = {0.5: "#e7e9ec", 0.25: "#cdd1d6"}
 
 
@@ -223,7 +224,7 @@ def plot_models(
         right.set_title("absolute, dereddened")
         right.set_xlabel(f"({_name(blue)} − {_name(red)})$_0$ [mag]")
         right.set_ylabel(f"M({_name(blue)})$_0$ [mag{words}]")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -266,12 +267,16 @@ def _draw_models(axes: Any, models: Models, blue: str, red: str, magnitude: floa
             place = mags[blue] - mags[red] + color, mags[blue] + magnitude
             axes.plot(*place, color=shade, lw=width, ls=dash, label=label, path_effects=outline())
     for number, track in enumerate(models.tracks):
-        masses = f"{track.mass:g} to {models.tracks[-1].mass:g}" if len(models.tracks) > 1 else f"{track.mass:g}"
-        label = "" if number else f"white dwarfs, {masses} M$_\\odot$"
+        if len(models.tracks) <= len(_TRACK_COLORS):
+            shade = COLORS[_TRACK_COLORS[number]]
+            label = f"white dwarfs, {track.mass:g} M$_\\odot$, {track.atmosphere}".removesuffix(", ")
+        else:
+            shade = COLORS[_TRACK_COLORS[0]]
+            label = "" if number else f"white dwarfs, {track.mass:g} to {models.tracks[-1].mass:g} M$_\\odot$"
         x, y = track.magnitudes[blue] - track.magnitudes[red] + color, track.magnitudes[blue] + magnitude
-        axes.plot(x, y, color=COLORS["sky"], lw=1.1, label=label, path_effects=outline())
+        axes.plot(x, y, color=shade, lw=1.1, label=label, path_effects=outline())
         if 1.0 in models.mass_ratios:
-            axes.plot(x, y - 2.5 * np.log10(2.0), color=COLORS["sky"], lw=0.8, ls="--")
+            axes.plot(x, y - 2.5 * np.log10(2.0), color=shade, lw=0.8, ls="--")
 
 
 def _draw_distribution(axes: Any, fractions: SequenceFractions, xlim: tuple[float, float]) -> None:

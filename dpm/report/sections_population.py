@@ -29,7 +29,7 @@ def models_section(data: RunData) -> Section:
     section = Section(
         "models",
         "Models",
-        "Isochrones, cooling tracks (light blue) and unresolved binaries (broken lines) of the files in [population], over stars "
+        "Isochrones, cooling tracks and unresolved binaries (broken lines) of the files in [population], over stars "
         "as they are observed and over absolute, dereddened magnitudes. Every star has the same distance and extinction. Nothing "
         "is fitted.",
         wide=True,

@@ -9,7 +9,7 @@ colours count where artificial stars cover them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.table import Table
@@ -22,7 +22,7 @@ from scipy.stats import qmc
 from dpm.science.random_errors import bias_and_width, correlation, magnitude_resolution, random_errors, undo_rounding
 from dpm.science.table_access import row_mask, stack_magnitudes
 
-__all__ = ["ErrorModel", "fit_error_model"]
+__all__ = ["ErrorModel", "Fates", "fit_error_model"]
 
 # A drawn star's fate is that of one of the 50 artificial stars about a place within 0.1 mag: many stars of one magnitude get many
 # fates, and completeness and errors change little over so small a distance.
@@ -31,6 +31,27 @@ REACH = 0.5  # mag: half-magnitude bins (paper 1) are the largest over which err
 BIN_WIDTH, BIN_STARS = 0.25, 100  # of the bins behind bias and scatter: scatter to 10 % at the least
 CHUNK = 200_000
 N_PLACES = 256  # about a star, of which `fates` asks for the nearest artificial star: their shares to some 0.1 %
+
+
+class Fates(NamedTuple):
+    """What may become of simulated stars.
+
+    Parameters
+    ----------
+    star : ndarray (m,)
+        Row of the star that a fate belongs to.
+    donor : ndarray (m,)
+        Row of the artificial star whose fate it is.
+    probability : ndarray (m,)
+        They add up to 1 for each star.
+    measured : ndarray (m, bands)
+        Magnitudes, NaN where it is lost.
+    """
+
+    star: NDArray[np.intp]
+    donor: NDArray[np.intp]
+    probability: NDArray[np.float64]
+    measured: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -128,7 +149,7 @@ class ErrorModel:
         center, scatter = self._center_and_scatter(mags)
         return center + scatter * self._own_pulls[donors]
 
-    def fates(self, magnitudes: Any) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    def fates(self, magnitudes: Any) -> Fates:
         """All that `draw` draws from: what may become of stars of these true magnitudes, and how probable it is.
 
         Parameters
@@ -138,12 +159,7 @@ class ErrorModel:
 
         Returns
         -------
-        star : ndarray (m,)
-            Row of the star that a fate belongs to.
-        probability : ndarray (m,)
-            Of the fate; they add up to 1 for each star.
-        measured : ndarray (m, bands)
-            Magnitudes, NaN where it is lost.
+        Fates
         """
         mags = self._covered(magnitudes)
         even = qmc.Sobol(len(self.bands), scramble=False).random(N_PLACES) + 0.5 / N_PLACES
@@ -159,7 +175,7 @@ class ErrorModel:
         shares = (near @ about).tocoo()
         star, donor = (np.asarray(axis, dtype=np.intp) for axis in shares.coords)
         center, scatter = self._center_and_scatter(mags)
-        return star, np.asarray(shares.data), center[star] + scatter[star] * self._own_pulls[donor]
+        return Fates(star, donor, np.asarray(shares.data), center[star] + scatter[star] * self._own_pulls[donor])
 
     def _covered(self, magnitudes: Any) -> NDArray[np.float64]:
         """Magnitudes (n, bands) that artificial stars are near."""

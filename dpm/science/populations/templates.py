@@ -47,6 +47,8 @@ class PopulationTemplates:
         Of the grid; ages in Gyr.
     probability : ndarray (ages, exponents, kinds, cells)
         Kinds: single, pair, and companion where there are companions.
+    variance : ndarray (ages, cells)
+        Relative variance of the probabilities, since artificial stars are a finite number; the same for all exponents and shares.
     """
 
     band: str
@@ -55,6 +57,7 @@ class PopulationTemplates:
     ages: NDArray[np.float64]
     exponents: NDArray[np.float64]
     probability: NDArray[np.float64]
+    variance: NDArray[np.float64]
 
     @property
     def n_kinds(self) -> int:
@@ -81,6 +84,13 @@ class PopulationTemplates:
                 for kind, weight in enumerate(weights):
                     out += (near_alpha * near_age * weight)[:, None] * self.probability[j, i, kind]
         return out
+
+
+    def relative_variance(self, age: Any) -> NDArray[np.float64]:
+        """Relative variance (n, cells) of what `expected` gives at these ages (n,)."""
+        place, into = _place(np.atleast_1d(np.asarray(age, dtype=float)), self.ages)
+        upper = np.minimum(place + 1, self.ages.size - 1)
+        return (1.0 - into)[:, None] * self.variance[place] + into[:, None] * self.variance[upper]
 
 
 def population_templates(
@@ -134,15 +144,18 @@ def population_templates(
     n_kinds = 2 if companions is None else 3
     shared = [[_shares(isochrone, kind, bands, companions) for kind in range(n_kinds)] for isochrone in ordered]
     nodes, place = np.unique(np.concatenate([part[0] for parts in shared for part in parts]), axis=0, return_inverse=True)
-    response = _response(nodes * STEP, errors, lambda mags: _cells(_plane(mags, bands, band, color), edges), edges)
+    rows = np.split(place.ravel(), np.cumsum([len(own) for parts in shared for own, _ in parts])[:-1])
+    # What the variance is worked out for: the middle exponent, and as many systems of each kind.
+    usual = np.zeros((ages.size, len(nodes)))
+    for number, (mine, (_, weights)) in enumerate(zip(rows, [part for parts in shared for part in parts])):
+        np.add.at(usual[number // n_kinds], mine, weights[EXPONENTS.size // 2] / n_kinds)
+    response, variance = _response(
+        nodes * STEP, usual, errors, lambda mags: _cells(_plane(mags, bands, band, color), edges), edges
+    )
     probability = np.zeros((ages.size, EXPONENTS.size, n_kinds, response.shape[1]))
-    start = 0
-    for number, parts in enumerate(shared):
-        for kind, (own, weights) in enumerate(parts):
-            mine = place.ravel()[start : start + len(own)]
-            probability[number, :, kind] = weights @ response[mine]
-            start += len(own)
-    return PopulationTemplates(band, color, edges, ages, EXPONENTS, probability)
+    for number, (mine, (_, weights)) in enumerate(zip(rows, [part for parts in shared for part in parts])):
+        probability[number // n_kinds, :, number % n_kinds] = weights @ response[mine]
+    return PopulationTemplates(band, color, edges, ages, EXPONENTS, probability, variance)
 
 
 def _shares(
@@ -178,22 +191,35 @@ def _shares(
 
 def _response(
     true: NDArray[np.float64],
+    usual: NDArray[np.float64],
     errors: ErrorModel,
     cells_of: Callable[[NDArray[np.float64]], NDArray[np.intp]],
     edges: tuple[NDArray[np.float64], ...],
-) -> csr_array:
-    """Probability that stars of these true magnitudes (m, bands) are found in each cell (m, cells)."""
+) -> tuple[csr_array, NDArray[np.float64]]:
+    """Probability that stars of these true magnitudes (m, bands) are found in each cell (m, cells), and its relative variance.
+
+    A cell holds shares of many artificial stars' fates; the variance (populations, cells) of their sum is that of as many
+    independent stars, for populations that have ``usual`` (populations, m) systems at the magnitudes.
+    """
     n_cells = int(np.prod([edge.size - 1 for edge in edges]))
     known = np.flatnonzero(errors.covers(true))
     rows, columns, values = [], [], []
+    squares = np.zeros((len(usual), n_cells))
     for some in np.array_split(known, max(1, known.size // CHUNK)):
-        star, probability, measured = errors.fates(true[some])
-        cell = cells_of(measured)
-        rows.append(some[star[cell >= 0]])
-        columns.append(cell[cell >= 0])
-        values.append(probability[cell >= 0])
-    found = np.concatenate(rows), np.concatenate(columns)
-    return coo_array((np.concatenate(values), found), shape=(len(true), n_cells)).tocsr()
+        fates = errors.fates(true[some])
+        cell = cells_of(fates.measured)
+        found = cell >= 0
+        node, cell, share = some[fates.star[found]], cell[found], fates.probability[found]
+        rows.append(node)
+        columns.append(cell)
+        values.append(share)
+        own, place = np.unique(fates.donor[found] * n_cells + cell, return_inverse=True)
+        for number, systems in enumerate(usual):
+            squares[number] += np.bincount(own % n_cells, np.bincount(place, systems[node] * share, own.size) ** 2, n_cells)
+    response = coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), (len(true), n_cells)).tocsr()
+    total = usual @ response
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return response, np.where(total > 0, squares / total**2, 1.0)
 
 
 def _plane(mags: NDArray[np.float64], bands: tuple[str, ...], band: str, color: tuple[str, str] | None) -> NDArray[np.float64]:
