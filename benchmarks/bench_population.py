@@ -1,6 +1,7 @@
 """What the analysis recovers of known luminosity functions, sequences, reddening and populations, and two real tables.
 
-``python benchmarks/bench_population.py SECTION [REALISATIONS]``: ``luminosity``, ``fractions``, ``reddening``, ``population``;
+``python benchmarks/bench_population.py SECTION [REALISATIONS]``: ``luminosity``, ``fractions``, ``reddening``, ``population``,
+``samples`` (of several sizes), ``tables`` (of artificial stars);
 ``47tuc FOLDER [PICTURES]`` with the folder of ``47tuc_fromraw.dat``;
 ``ngc1644 FILE.gst.matchfake FILE_gst.fits [PICTURES]``; ``pictures FOLDER``.
 Pulls are (found - true) / error over the realisations; their width's own error is 1 / sqrt(2 REALISATIONS).
@@ -152,8 +153,8 @@ def population(n: int) -> None:
     both, alone = fit_error_model(artificial, "b", "a"), fit_error_model(artificial, "b")
     isochrones = [white_dwarfs(age) for age in np.arange(9.0, 11.41, 0.12)]
     edges = np.arange(22.0, 27.31, 0.1)
-    cmd = population_templates(isochrones, both, "b", edges, ("a", "b"), np.arange(-0.6, 2.0, 0.1), companions, 1, 100)
-    counts = population_templates(isochrones, alone, "b", edges, None, None, None, 2, 100)
+    cmd = population_templates(isochrones, both, "b", edges, ("a", "b"), np.arange(-0.6, 2.0, 0.1), companions)
+    counts = population_templates(isochrones, alone, "b", edges)
     print_head("fit", "stars", "parameter", "true", "mean", "error", "pull mean", "pull width", "goodness p < 0.05")
     cases: list[tuple[str, Any, int, dict[str, float]]] = [
         ("CMD", cmd, 500, {"exponent": -2.35, "age": 10.27, "pair_fraction": 0.05, "companion_fraction": 0.25}),
@@ -184,6 +185,55 @@ def population(n: int) -> None:
             column = np.array(pulls)[:, i]
             numbers = true[key], mean[i], error[i], column.mean(), column.std(), np.mean(poor)
             print_row(name, n_stars, key, *(float(v) for v in numbers))
+
+
+PAIRED = {"exponent": -1.6, "age": 10.05, "pair_fraction": 0.3, "companion_fraction": 0.1}
+
+
+def fit_paired(n: int, n_stars: int, artificial: list[int], exact: bool) -> None:
+    """Pulls of one population, measured by the artificial stars of the templates, or (``exact``) by the errors that they sample."""
+    truth, companions = Photometry(), Companions(brown_dwarfs(), (0.04, 0.06))
+    truth.zero = np.array([28.0, 27.5])
+    isochrones = [white_dwarfs(age) for age in np.arange(9.2, 11.01, 0.1)]
+    shares = {key: value for key, value in PAIRED.items() if "fraction" in key}
+    pulls, errors, poor = [], [], []
+    for number in range(n):
+        if number % (n // len(artificial)) == 0:
+            table = artificial[min(number // (n // len(artificial)), len(artificial) - 1)]
+            model = fit_error_model(truth.table(60_000, np.random.default_rng(table)), "b", "a")
+            cells = "b", np.arange(22.0, 27.31, 0.1), ("a", "b"), np.arange(-0.6, 2.0, 0.1)
+            templates = population_templates(isochrones, model, *cells, companions)
+        isochrone, seed = white_dwarfs(PAIRED["age"]), 1000 + number
+        stars = draw_population(isochrone, n_stars, PAIRED["exponent"], seed, companions=companions, **shares)
+        if exact:
+            true = np.column_stack([stars["a_mag"], stars["b_mag"]])
+            seen = truth.observe(true, np.random.default_rng(5000 + number))[:, ::-1]
+        else:
+            seen = measure_population(stars, model, 5000 + number)
+        seen = seen[np.isfinite(seen).all(axis=1)]
+        fit = fit_population(templates, np.column_stack([seen[:, 0], seen[:, 1] - seen[:, 0]]), generator=number)
+        found = fit.summary()
+        pulls.append([(row["mean"] - PAIRED[row["parameter"]]) / row["error"] for row in found])
+        errors.append(found["error"])
+        poor.append(fit.p_value < 0.05)
+    for i, key in enumerate(fit.names):
+        column = np.array(pulls)[:, i]
+        rms = np.sqrt(np.mean(column**2))
+        numbers = np.mean(errors, axis=0)[i], column.mean(), column.std(), rms, np.mean(poor)
+        print_row("true errors" if exact else "artificial stars", n_stars, key, *(float(v) for v in numbers))
+
+
+def samples(n: int) -> None:
+    """Samples of three sizes, measured by the artificial stars of the templates."""
+    print_head("measured by", "stars", "parameter", "error", "pull mean", "pull width", "pull RMS", "goodness p < 0.05")
+    for n_stars in (300, 1000, 5000):
+        fit_paired(n, n_stars, [1], exact=False)
+
+
+def tables(n: int) -> None:
+    """Large samples measured by the true errors, with eight tables of artificial stars."""
+    print_head("measured by", "stars", "parameter", "error", "pull mean", "pull width", "pull RMS", "goodness p < 0.05")
+    fit_paired(n, 5000, list(range(100, 108)), exact=True)
 
 
 def tucanae(folder: Path, pictures: Path | None) -> None:
@@ -276,7 +326,10 @@ def pictures_of_simulations(folder: Path) -> None:
 
 if __name__ == "__main__":
     section, arguments = sys.argv[1], sys.argv[2:]
-    simulated = {"luminosity": luminosity, "fractions": fractions, "reddening": reddening_maps, "population": population}
+    simulated = {
+        "luminosity": luminosity, "fractions": fractions, "reddening": reddening_maps, "population": population,
+        "samples": samples, "tables": tables,
+    }  # fmt: skip
     if section in simulated:
         simulated[section](int(arguments[0]) if arguments else 100)
     elif section == "47tuc":

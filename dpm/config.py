@@ -16,7 +16,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from dpm.io.run_folder import RunFolder
-from dpm.models.options import Options
+from dpm.models.options import Options, PopulationOptions
 
 __all__ = ["ConfigError", "load_options", "open_run", "parse_options", "render_options"]
 
@@ -50,8 +50,8 @@ def load_options(path: Path | str, check_files: bool = True) -> Options:
     Raises
     ------
     ConfigError
-        If the file is missing, is not TOML, or has an unknown key, a bad value, a pattern that matches nothing or a
-        file that does not exist.
+        If the file is missing, is not TOML, or has an unknown key, a bad value, a pattern that matches nothing, a
+        file that does not exist, or models that cannot be drawn.
     """
     path = Path(path)
     try:
@@ -116,7 +116,20 @@ def parse_options(data: dict[str, Any], source: str, base: Path, check_files: bo
         for table in fields(options)
     }
     tables["run"] = replace(options.run, directory=os.path.normpath(base / Path(options.run.directory).expanduser()))
+    if check_files:
+        _check_models(tables["population"], source)
     return replace(options, **tables)
+
+
+def _check_models(population: PopulationOptions, source: str) -> None:
+    """Read the models now: the report, which draws them, comes after hours of work."""
+    if population.isochrones or population.tracks:
+        from dpm.science.populations.models import ModelsError, read_models
+
+        try:
+            read_models(population)
+        except ModelsError as error:
+            raise ConfigError(f"{source}: {error}") from None
 
 
 def _check_keys(data: dict[str, Any], source: str) -> None:

@@ -1,6 +1,7 @@
 """Synthetic populations and fits of them, against populations whose parameters are known."""
 
 import builtins
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,13 +31,13 @@ MAGNITUDES, COLORS = np.arange(22.0, 27.3, 0.2), np.arange(-0.6, 2.0, 0.15)
 def errors():
     truth = Photometry()
     truth.zero = np.array([28.0, 27.5])  # deep enough for the end of the sequence
-    return fit_error_model(truth.table(25_000, np.random.default_rng(1)), "b", "a")
+    return fit_error_model(truth.table(50_000, np.random.default_rng(1)), "b", "a")
 
 
 @pytest.fixture(scope="module")
 def templates(errors):
     ages = [white_dwarfs(age) for age in np.arange(9.4, 10.81, 0.2)]
-    return population_templates(ages, errors, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS, 1, n_measured=40)
+    return population_templates(ages, errors, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS)
 
 
 def observe(number, errors, n=1500):
@@ -106,8 +107,8 @@ def test_templates_are_what_a_population_looks_like(templates, errors):
     assert expected.sum() == pytest.approx(counts.sum() / len(drawn), rel=0.01)
     used = expected * len(drawn) > 20
     chi = (counts - expected * len(drawn))[used] / np.sqrt(expected * len(drawn))[used]
-    # 60,000 stars show the templates' own noise and grid as well; of 2000 they are a tenth of the scatter.
-    assert np.mean(chi**2) < 3.0 and counts[~used].sum() / len(drawn) == pytest.approx(expected[~used].sum(), rel=0.25)
+    # Where cells are nearly empty the templates have a few in 10,000 stars more: sharing stars out over nodes blurs sharp edges.
+    assert np.mean(chi**2) < 1.5 and counts[~used].sum() / len(drawn) == pytest.approx(expected[~used].sum(), abs=0.0015)
     assert np.isnan(templates.expected(-9.0, 10.0)).all() and np.isnan(templates.expected(-2.0, 20.0)).all()
 
 
@@ -133,9 +134,36 @@ def test_parameters_are_recovered_with_honest_errors(templates, errors):
 
 def test_isochrones_too_far_apart_are_warned_about(errors):
     ages = [white_dwarfs(age) for age in (8.0, 10.0, 12.0)]
-    coarse = population_templates(ages, errors, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS, 1, n_measured=5)
+    coarse = population_templates(ages, errors, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS)
     with pytest.warns(UserWarning, match="2.000 Gyr apart"):
-        fit_population(coarse, observe(1, errors)[1], n_steps=50)
+        fit_population(coarse, observe(1, errors, 300)[1], n_steps=50)
+
+
+def test_too_few_artificial_stars_are_warned_about(templates, errors):
+    seen = observe(1, errors, 4000)[1]
+    age = {"age": TRUE["age"]}
+    with pytest.warns(UserWarning, match="artificial stars near these stars' magnitudes are few"):
+        strained = fit_population(templates, seen, age, generator=1, n_steps=60)
+    sure = replace(templates, variance=np.zeros_like(templates.variance))
+    exact = fit_population(sure, seen, age, generator=1, n_steps=60)
+    assert strained.chi2 < exact.chi2 and np.all(strained.summary()["error"] > 0.95 * exact.summary()["error"])
+
+
+def test_all_fates_are_those_that_are_drawn_from(errors):
+    true = np.array([[23.0, 23.4], [26.3, 26.9]])
+    fates = errors.fates(true)
+    assert np.bincount(fates.star, fates.probability) == pytest.approx(1.0, abs=1e-12)
+    for star, mags in enumerate(true):
+        drawn = errors.draw(np.tile(mags, (20_000, 1)), 5)
+        mine = fates.star == star
+        found = np.isfinite(fates.measured[mine]).all(axis=1)
+        share = fates.probability[mine][found]
+        assert share.sum() == pytest.approx(np.isfinite(drawn).all(axis=1).mean(), abs=0.02)
+        for values, band in zip(fates.measured[mine][found].T, drawn.T):
+            mean = np.average(values, weights=share)
+            width = np.sqrt(np.average((values - mean) ** 2, weights=share))
+            assert mean == pytest.approx(np.nanmean(band), abs=0.05 * width)
+            assert width == pytest.approx(np.nanstd(band), rel=0.05)
 
 
 def test_what_cannot_be_fitted(templates, errors, monkeypatch):

@@ -18,7 +18,7 @@ import dpm.stages.release.write
 from dpm.cli.main import app
 from dpm.io.cds import byte_by_byte, format_table
 from dpm.io.run_folder import RunFolder
-from dpm.io.tables import catalog_columns, read_table, write_table
+from dpm.io.tables import catalog_columns, read_table, star_completeness_columns, write_table
 from dpm.models.columns import MOTION_COLUMNS
 from dpm.models.flags import StarFlag
 from dpm.science import Selection, write_selections
@@ -53,6 +53,12 @@ def complete(root: Path) -> RunFolder:
         Selection("qfit", "below", "niriss_f090w_mag", "niriss_f090w_qfit", ((-10.0, 0.0), (0.0, 0.0))),
     ])  # fmt: skip
     write_table(folder.selection / "catalog.parquet", Table({"id": catalog["id"]}))
+    of_stars = Table({"id": catalog["id"], "two_band_completeness": np.linspace(0.2, 1.0, N)}, meta={"two_bands": list(BANDS)})
+    for name in BANDS:
+        of_stars[f"{name}_completeness"] = rng.uniform(0, 1, N)
+        of_stars[f"{name}_completeness_error"] = np.full(N, 0.02)
+        of_stars[f"{name}_completeness_selected"] = np.full(N, np.nan)
+    write_table(folder.selection / "completeness.parquet", of_stars, star_completeness_columns(BANDS))
     (folder.distortion / "STDGDC_NIRISS_F090W.fits").write_bytes(b"distortion")
     for name in ("atlas_niriss_f090w.fits", "atlas/colour/0/0_0.png", "atlas/.unfinished/x.png", "stack_niriss_f090w.fits"):
         path = folder.images / name
@@ -83,6 +89,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_everything_is_there_with_its_checksum(run: RunFolder, release: Path) -> None:
     files = contents(release)
     tables = {"catalog", "catalog_radxs", "members", "members_radxs", "motions", "artificial_stars", "completeness"}
+    tables |= {"star_completeness"}
     assert {Path(name).stem for name in files if name.endswith(".dat")} == tables
     assert {Path(name).stem for name in files if name.startswith("votable/")} == tables
     assert files["psf/STDPSF_NIRISS_F090W.fits"] == run.psf_file("NIRISS", "F090W").read_bytes()
@@ -92,6 +99,7 @@ def test_everything_is_there_with_its_checksum(run: RunFolder, release: Path) ->
     listed = dict(reversed(line.split("  ")) for line in files.pop("SHA256SUMS").decode().splitlines())
     assert listed == {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     readme = files["ReadMe"].decode("ascii")
+    assert "two_band_completeness is that of niriss_f090w and niriss_f150w together" in " ".join(readme.split())
     assert "sha256sum --check SHA256SUMS" in readme and max(map(len, readme.splitlines())) <= 80
     assert all(name in readme for name in files if name.count("/") < 2 and "hats/" not in name)
     assert "atlas/atlas/ " in readme and "hats/ " in readme
@@ -131,6 +139,15 @@ def test_tables_hold_the_stars_that_they_should(run: RunFolder, release: Path) -
     expected = {"catalog": np.ones(N, bool), "catalog_radxs": passes, "members": member, "members_radxs": member & passes}
     for name, rows in expected.items():
         assert np.array_equal(read[name], catalog["id"][rows]), name
+
+
+def test_completeness_belongs_to_the_catalog(tmp_path: Path) -> None:
+    (tmp_path / "run" / "tables" / "selection").mkdir(parents=True)
+    folder = complete(tmp_path / "run")
+    path = folder.selection / "completeness.parquet"
+    write_table(path, read_table(path)[::-1], star_completeness_columns(BANDS))
+    with pytest.raises(MissingPartError, match=r"selection/completeness.parquet is of other stars: run `dpm stage selection"):
+        write_release(folder, tmp_path / "release")
 
 
 def test_votables_validate(release: Path) -> None:

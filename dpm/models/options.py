@@ -23,6 +23,7 @@ __all__ = [
     "MotionsOptions",
     "Options",
     "PhotometryOptions",
+    "PopulationOptions",
     "PsfOptions",
     "RunOptions",
     "SelectionOptions",
@@ -214,6 +215,33 @@ class AtlasOptions:
 
 
 @dataclass(frozen=True)
+class PopulationOptions:
+    """``[population]``: models that the report draws over colour-magnitude diagrams; part of no stage's key.
+
+    ``isochrones`` are files of BaSTI-IAC, PARSEC or MIST, ``tracks`` white dwarf cooling tracks (Montreal, BaSTI), of which
+    ``surface_colors``, a Bergeron table, gives the magnitudes where it is set.  ``bands`` says what the files call the catalogue's
+    bands, {niriss_f090w = "F090W"}; ``track_bands`` the same for tracks or table where they differ; ``system`` is that of their
+    magnitudes.  ``ages`` (Gyr) picks isochrones.  Every star has the same ``distance_modulus``, (m - M)_0, and extinction: A_V is
+    ``r_v`` times ``e_bv``, and other bands' that of the ``law`` (wang_chen_2019, or a name of dust_extinction) or of
+    ``extinction_ratios``, A / A_V by band.  Loci of binaries are drawn for each of the ``mass_ratios``.
+    """
+
+    isochrones: tuple[str, ...] = field(default=(), metadata={"file": True, "words": ()})
+    tracks: tuple[str, ...] = field(default=(), metadata={"file": True, "words": ()})
+    surface_colors: str = _file("")
+    bands: dict[str, str] = field(default_factory=dict)
+    track_bands: dict[str, str] = field(default_factory=dict)
+    ages: tuple[Annotated[float, Gt(0)], ...] = ()
+    distance_modulus: float | None = None
+    e_bv: Annotated[float, Ge(0)] = 0.0
+    r_v: Annotated[float, Gt(0)] = 3.1
+    law: str = "wang_chen_2019"
+    extinction_ratios: dict[str, Annotated[float, Ge(0)]] = field(default_factory=dict)
+    system: Literal["vega", "ab"] = "vega"
+    mass_ratios: tuple[Annotated[float, Gt(0), Le(1)], ...] = (1.0,)
+
+
+@dataclass(frozen=True)
 class ClusterOptions:
     """``[cluster]``: where the work is done and how a local cluster is sized; never part of a stage's key.
 
@@ -249,4 +277,5 @@ class Options:
     motions: MotionsOptions = field(default_factory=MotionsOptions)
     selection: SelectionOptions = field(default_factory=SelectionOptions)
     atlas: AtlasOptions = field(default_factory=AtlasOptions)
+    population: PopulationOptions = field(default_factory=PopulationOptions)
     cluster: ClusterOptions = field(default_factory=ClusterOptions)

@@ -7,6 +7,7 @@ Functions of what `dpm.science` makes; each returns a matplotlib figure, which a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,14 +20,16 @@ from dpm.science.cmd.fractions import SequenceFractions
 from dpm.science.cmd.reddening import ReddeningMap
 from dpm.science.isochrones.isochrone import Isochrone
 from dpm.science.luminosity_function import LuminosityFunction
+from dpm.science.populations.models import Models, binary_locus
 from dpm.science.populations.synthetic import COMPANION, PAIR, SINGLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_luminosity_function", "plot_population", "plot_reddening_map", "plot_sequences"]
+__all__ = ["plot_luminosity_function", "plot_models", "plot_population", "plot_reddening_map", "plot_sequences"]
 
 _THEORY_COLORS = "vermillion", "blue", "green", "purple"
+_TRACK_COLORS = "sky", "orange", "purple", "grey"
 _SHADES = {0.5: "#e7e9ec", 0.25: "#cdd1d6"}
 
 
@@ -176,6 +179,55 @@ def plot_population(
     return figure
 
 
+def plot_models(
+    stars: Mapping[str, Any],
+    models: Models,
+    blue: str,
+    red: str,
+    system: str = "",
+    chosen: Any = None,
+) -> Figure:
+    """CMD with isochrones, cooling tracks and loci of binaries: apparent on the left, absolute and dereddened on the right.
+
+    Parameters
+    ----------
+    stars : mapping of str to array_like (n,)
+        Apparent magnitudes of the two bands.
+    models : Models
+        See `read_models`.
+    blue, red : str
+        Bands of the colour; magnitudes are the blue one's.
+    system : str
+        Of the magnitudes, for the labels.
+    chosen : ndarray of bool (n,), optional
+        Stars in front, such as members; the others are grey.
+    """
+    mag = np.asarray(stars[blue], dtype=float)
+    color = mag - np.asarray(stars[red], dtype=float)
+    front = np.isfinite(color) if chosen is None else np.isfinite(color) & np.asarray(chosen, dtype=bool)
+    reddening = models.extinction[blue] - models.extinction[red]
+    x, y = limits(color, 1.0, 99.0, 0.3), limits(mag, 0.0, 99.9, 0.05)[::-1]
+    words = f", {system}" if system else ""
+    with style():
+        figure, (left, right) = new_figure(8.2, 5.0, ncols=2)
+        for axes, dm, shift in ((left, 0.0, 0.0), (right, models.shift(blue), reddening)):
+            xlim, ylim = (x[0] - shift, x[1] - shift), (y[0] - dm, y[1] - dm)
+            rest = np.isfinite(color) & ~front
+            axes.scatter(color[rest] - shift, mag[rest] - dm, s=1.6, color="#c3c9d0", linewidths=0)
+            draw_points(axes, color[front] - shift, mag[front] - dm, xlim, ylim, COLORS["ink"])
+            _draw_models(axes, models, blue, red, models.shift(blue) - dm, reddening - shift)
+            axes.set_xlim(*xlim)
+            axes.set_ylim(*ylim)
+        left.set_title("apparent")
+        left.set_xlabel(f"{_name(blue)} − {_name(red)} [mag]")
+        left.set_ylabel(f"{_name(blue)} [mag{words}]")
+        right.set_title("absolute, dereddened")
+        right.set_xlabel(f"({_name(blue)} − {_name(red)})$_0$ [mag]")
+        right.set_ylabel(f"M({_name(blue)})$_0$ [mag{words}]")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
 def plot_reddening_map(reddening: ReddeningMap) -> Figure:
     """Differential reddening over the field, and the main sequence along the reddening vector before and after the correction."""
     shown = reddening
@@ -200,6 +252,31 @@ def plot_reddening_map(reddening: ReddeningMap) -> Figure:
         sides.set_ylabel("stars")
         add_legend(sides, loc="upper left")
     return figure
+
+
+def _draw_models(axes: Any, models: Models, blue: str, red: str, magnitude: float, color: float) -> None:
+    """Lines of the models, shifted; binaries are dashed in the colour of their isochrone."""
+    for number, isochrone in enumerate(models.isochrones):
+        shade = COLORS[_THEORY_COLORS[number % 4]]
+        lines = [(isochrone, f"{isochrone.age:.4g} Gyr", "-")]
+        for ratio, dash in zip(models.mass_ratios, cycle(("--", ":", "-."))):
+            words = "equal masses" if ratio == 1 else f"mass ratio {ratio:g}"
+            lines.append((binary_locus(isochrone, ratio), words if number == 0 else "", dash))
+        for line, label, dash in lines:
+            mags, width = line.magnitudes, 1.3 if dash == "-" else 1.0
+            place = mags[blue] - mags[red] + color, mags[blue] + magnitude
+            axes.plot(*place, color=shade, lw=width, ls=dash, label=label, path_effects=outline())
+    for number, track in enumerate(models.tracks):
+        if len(models.tracks) <= len(_TRACK_COLORS):
+            shade = COLORS[_TRACK_COLORS[number]]
+            label = f"white dwarfs, {track.mass:g} M$_\\odot$, {track.atmosphere}".removesuffix(", ")
+        else:
+            shade = COLORS[_TRACK_COLORS[0]]
+            label = "" if number else f"white dwarfs, {track.mass:g} to {models.tracks[-1].mass:g} M$_\\odot$"
+        x, y = track.magnitudes[blue] - track.magnitudes[red] + color, track.magnitudes[blue] + magnitude
+        axes.plot(x, y, color=shade, lw=1.1, label=label, path_effects=outline())
+        if 1.0 in models.mass_ratios:
+            axes.plot(x, y - 2.5 * np.log10(2.0), color=shade, lw=0.8, ls="--")
 
 
 def _draw_distribution(axes: Any, fractions: SequenceFractions, xlim: tuple[float, float]) -> None:

@@ -28,6 +28,7 @@ from dpm.report.sections_calibration import (
     epsf_section,
     perturbation_section,
 )
+from dpm.report.sections_population import models_section
 from dpm.report.select import measured_residuals
 
 __all__ = ["build_sections"]
@@ -61,6 +62,7 @@ def build_sections(data: RunData, only: str = "") -> list[Section]:
         _pulls,
         _magnitude_scatter,
         _cmd,
+        models_section,
         _luminosity,
         epsf_section,
         epsf_build_section,

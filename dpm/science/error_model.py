@@ -9,18 +9,20 @@ colours count where artificial stars cover them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
+from scipy.sparse import coo_array, csr_array
 from scipy.spatial import cKDTree
+from scipy.stats import qmc
 
 from dpm.science.random_errors import bias_and_width, correlation, magnitude_resolution, random_errors, undo_rounding
 from dpm.science.table_access import row_mask, stack_magnitudes
 
-__all__ = ["ErrorModel", "fit_error_model"]
+__all__ = ["ErrorModel", "Fates", "fit_error_model"]
 
 # A drawn star's fate is that of one of the 50 artificial stars about a place within 0.1 mag: many stars of one magnitude get many
 # fates, and completeness and errors change little over so small a distance.
@@ -28,6 +30,28 @@ N_DONORS, NEIGHBORHOOD = 50, 0.1
 REACH = 0.5  # mag: half-magnitude bins (paper 1) are the largest over which errors are taken as alike
 BIN_WIDTH, BIN_STARS = 0.25, 100  # of the bins behind bias and scatter: scatter to 10 % at the least
 CHUNK = 200_000
+N_PLACES = 256  # about a star, of which `fates` asks for the nearest artificial star: their shares to some 0.1 %
+
+
+class Fates(NamedTuple):
+    """What may become of simulated stars.
+
+    Parameters
+    ----------
+    star : ndarray (m,)
+        Row of the star that a fate belongs to.
+    donor : ndarray (m,)
+        Row of the artificial star whose fate it is.
+    probability : ndarray (m,)
+        They add up to 1 for each star.
+    measured : ndarray (m, bands)
+        Magnitudes, NaN where it is lost.
+    """
+
+    star: NDArray[np.intp]
+    donor: NDArray[np.intp]
+    probability: NDArray[np.float64]
+    measured: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -118,6 +142,43 @@ class ErrorModel:
         ValueError
             If there are stars that no artificial star is near: see `covers`.
         """
+        mags = self._covered(magnitudes)
+        random = np.random.default_rng(generator)
+        nearest = self._nearest(mags + random.uniform(-NEIGHBORHOOD, NEIGHBORHOOD, mags.shape))[0]
+        donors = self._donors[nearest, random.integers(self._donors.shape[1], size=len(mags))]
+        center, scatter = self._center_and_scatter(mags)
+        return center + scatter * self._own_pulls[donors]
+
+    def fates(self, magnitudes: Any) -> Fates:
+        """All that `draw` draws from: what may become of stars of these true magnitudes, and how probable it is.
+
+        Parameters
+        ----------
+        magnitudes : array_like (n, bands)
+            As for `draw`.
+
+        Returns
+        -------
+        Fates
+        """
+        mags = self._covered(magnitudes)
+        even = qmc.Sobol(len(self.bands), scramble=False).random(N_PLACES) + 0.5 / N_PLACES
+        places = mags[:, None, :] + NEIGHBORHOOD * (2.0 * even - 1.0)
+        nearest = self._nearest(places.reshape(-1, len(self.bands)))[0]
+        used, place = np.unique(nearest, return_inverse=True)
+        donors = self._donors[used]
+        # Shares of the nearest artificial stars, times those of the donors about each.
+        near = _sparse(np.repeat(np.arange(len(mags)), N_PLACES), place, 1.0 / N_PLACES, (len(mags), used.size))
+        about = _sparse(
+            np.repeat(np.arange(used.size), donors.shape[1]), donors.ravel(), 1.0 / donors.shape[1], (used.size, len(self.inserted))
+        )
+        shares = (near @ about).tocoo()
+        star, donor = (np.asarray(axis, dtype=np.intp) for axis in shares.coords)
+        center, scatter = self._center_and_scatter(mags)
+        return Fates(star, donor, np.asarray(shares.data), center[star] + scatter[star] * self._own_pulls[donor])
+
+    def _covered(self, magnitudes: Any) -> NDArray[np.float64]:
+        """Magnitudes (n, bands) that artificial stars are near."""
         mags = self._magnitudes(magnitudes)
         distance = self._nearest(mags)[1]
         beyond = ~(distance <= REACH)
@@ -128,13 +189,13 @@ class ErrorModel:
                 f"{', '.join(f'{b} {m:.2f}' for b, m in zip(self.bands, worst))}: insert artificial stars there, or leave out what "
                 "covers() says is not covered"
             )
-        random = np.random.default_rng(generator)
-        nearest = self._nearest(mags + random.uniform(-NEIGHBORHOOD, NEIGHBORHOOD, mags.shape))[0]
-        donors = self._donors[nearest, random.integers(self._donors.shape[1], size=len(mags))]
-        pulls = self._own_pulls[donors]
-        return np.column_stack(
-            [mags[:, i] + self.bias(b, mags[:, i]) + self.scatter(b, mags[:, i]) * pulls[:, i] for i, b in enumerate(self.bands)]
-        )
+        return mags
+
+    def _center_and_scatter(self, mags: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Magnitude with its bias, and scatter, both (n, bands)."""
+        bias = [self.bias(band, mags[:, i]) for i, band in enumerate(self.bands)]
+        scatter = [self.scatter(band, mags[:, i]) for i, band in enumerate(self.bands)]
+        return mags + np.column_stack(bias), np.column_stack(scatter)
 
     def __post_init__(self) -> None:
         tree = cKDTree(self.inserted)
@@ -254,6 +315,11 @@ def _correlations(
                 values = [correlation(difference[good][rows, i], difference[good][rows, j]) for rows in groups]
                 out[i, j] = out[j, i] = np.interp(places, middles, values)
     return out
+
+
+def _sparse(rows: NDArray[np.intp], columns: NDArray[Any], value: float, shape: tuple[int, int]) -> csr_array:
+    """One value at many places; where they meet it adds up."""
+    return coo_array((np.full(rows.size, value), (rows, columns)), shape).tocsr()
 
 
 def _smooth(places: NDArray[np.float64], values: NDArray[np.float64], magnitude: Any) -> NDArray[np.float64]:

@@ -6,11 +6,12 @@ from dpm.science.isochrones.cooling import (
     interpolate_tracks,
     read_basti_cooling,
     read_bergeron_colors,
+    read_cooling_track,
     read_montreal,
 )
 from dpm.science.isochrones.extinction import band_extinctions, extinction_law, extinction_ratio
 from dpm.science.isochrones.isochrone import Isochrone, interpolate_quadratic
-from dpm.science.isochrones.readers import read_basti, read_mist, read_parsec
+from dpm.science.isochrones.readers import read_basti, read_isochrones, read_mist, read_parsec
 from dpm.science.isochrones.white_dwarfs import Lifetimes, final_mass, white_dwarf_isochrone
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "read_basti",
     "read_basti_cooling",
     "read_bergeron_colors",
+    "read_cooling_track",
+    "read_isochrones",
     "read_mist",
     "read_montreal",
     "read_parsec",

@@ -27,7 +27,15 @@ from scipy.interpolate import PchipInterpolator, RegularGridInterpolator
 from dpm.io.errors import InputError
 from dpm.science.isochrones.isochrone import interpolate_quadratic
 
-__all__ = ["CoolingTrack", "SurfaceColors", "interpolate_tracks", "read_basti_cooling", "read_bergeron_colors", "read_montreal"]
+__all__ = [
+    "CoolingTrack",
+    "SurfaceColors",
+    "interpolate_tracks",
+    "read_basti_cooling",
+    "read_bergeron_colors",
+    "read_cooling_track",
+    "read_montreal",
+]
 
 SOLAR_MASS, SOLAR_LOG_G = 1.0, 4.438  # log g of the Sun in cgs, IAU 2015 nominal values
 SOLAR_RADIUS_PC = 2.25461e-8  # 6.957e8 m
@@ -116,6 +124,20 @@ class SurfaceColors:
         # R^2 = G M / g, in units of the Sun's
         log_radius = 0.5 * (np.log10(m / SOLAR_MASS) + SOLAR_LOG_G - g) + np.log10(SOLAR_RADIUS_PC)
         return np.asarray(at_surface - 5.0 * log_radius[..., None] + 5.0)
+
+
+def read_cooling_track(path: str | os.PathLike[str]) -> CoolingTrack:
+    """A Montreal sequence (hydrogen) or a BaSTI track, told by its titles.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    InputError
+        If it is neither.
+    """
+    basti = any(line.startswith("#") and "log(t)" in line for line in _lines(path))
+    return read_basti_cooling(path) if basti else read_montreal(path)
 
 
 def read_montreal(path: str | os.PathLike[str], atmosphere: str = "hydrogen") -> CoolingTrack:

@@ -64,6 +64,11 @@ class Isochrone:
         dimmed = {b: m + distance_modulus + (extinction[b] if extinction else 0.0) for b, m in self.magnitudes.items()}
         return dataclasses.replace(self, magnitudes=dimmed)
 
+    def keep(self, rows: Any) -> Isochrone:
+        """Some of its stars, by a mask or by their places."""
+        mags, others = ({name: values[rows] for name, values in table.items()} for table in (self.magnitudes, self.columns))
+        return dataclasses.replace(self, mass=self.mass[rows], magnitudes=mags, columns=others)
+
     def select(self, bands: Mapping[str, str] | Sequence[str]) -> Isochrone:
         """Some bands, or under other names (new name to the isochrone's own)."""
         names = dict(bands) if isinstance(bands, Mapping) else {band: band for band in bands}

@@ -3,13 +3,16 @@
 =============  ==============================================================================================================
 BaSTI-IAC      a comment ``# Np = 2100 [M/H] = -1.900 Z = ... Y = ... Age (Myr) = 13000.000``, a comment with the columns
                ``M/Mo(ini) M/Mo(fin) log(L/Lo) logTe`` and bands; several such blocks may follow each other
-PARSEC (CMD)   a comment ``# Zini MH logAge Mini int_IMF Mass logL logTe logg label ... mbolmag`` and bands, named ``...mag``;
-               rows of several ages and metallicities follow each other; label 9 are post-AGB stars
+PARSEC (CMD)   version 3 of the web page: a comment ``# Zini MH logAge Mini int_IMF Mass logL logTe logg label ... mbolmag`` and
+               bands, named ``...mag``; rows of several ages and metallicities follow each other, with or without the
+               comment again; label 9 are post-AGB stars
 MIST           ``.iso.cmd``: for each age ``# number of EEPs, cols = ...``, a comment with numbers, and one with the columns
-               ``EEP log10_isochrone_age_yr initial_mass star_mass ... [Fe/H]`` , bands, ``phase``
+               ``EEP log10_isochrone_age_yr`` (or ``isochrone_age_yr``) ``initial_mass star_mass ... [Fe/H]``, bands,
+               ``phase``, of which 6 are post-AGB stars and white dwarfs
 =============  ==============================================================================================================
 
 Magnitudes are absolute, in the file's own system.  Rows whose initial mass does not rise are left out: there a track stands still.
+Post-AGB stars are left out as well, so that an isochrone ends where its stars become white dwarfs.
 """
 
 from __future__ import annotations
@@ -26,13 +29,16 @@ from numpy.typing import NDArray
 from dpm.io.errors import InputError
 from dpm.science.isochrones.isochrone import Isochrone
 
-__all__ = ["read_basti", "read_mist", "read_parsec"]
+__all__ = ["read_basti", "read_isochrones", "read_mist", "read_parsec"]
 
 Block = tuple[str, list[str], list[list[str]]]  # the comment that says what it is, column names, rows
 
 PARSEC_POST_AGB = 9  # their label; tracks to the white dwarfs are drawn by hand there
+MIST_POST_AGB = 6.0  # their phase; white dwarfs that cooled for a while would lengthen lifetimes
 NO_MAGNITUDE = 90.0  # written for stars without one
 _BASTI_AGE = re.compile(r"\[M/H\]\s*=\s*(\S+).*Age\s*\(Myr\)\s*=\s*(\S+)", re.IGNORECASE)
+_PARSEC_EXTINCTION = re.compile(r"^#.*extinction of Av\s*=\s*([\d.]+)", re.IGNORECASE | re.MULTILINE)
+_MIST_EXTINCTION = re.compile(r"^#.*\bAv\b[^=\n]*=\s*([\d.]+)", re.MULTILINE)
 _BASTI_COLUMNS = ("M/Mo(ini)", "M/Mo(fin)", "log(L/Lo)", "logTe")
 _PARSEC_OTHERS = (
     "Zini MH logAge Mini int_IMF Mass logL logTe logg label McoreTP C_O period0 period1 period2 period3 period4 pmode Mloss tau1m "
@@ -42,6 +48,22 @@ _MIST_OTHERS = (
     "EEP log10_isochrone_age_yr isochrone_age_yr initial_mass star_mass log_Teff log_R log_g log_L Z_surf z_surf [Fe/H]_init "
     "[Fe/H] phase"
 ).split()
+
+
+def read_isochrones(path: str | os.PathLike[str]) -> list[Isochrone]:
+    """Isochrones of any of the three kinds of file, told by the names of its columns.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    InputError
+        If it is none of them, or one that its reader refuses.
+    """
+    for column, read in (("M/Mo(ini)", read_basti), ("Mini", read_parsec), ("initial_mass", read_mist)):
+        if _blocks(path, column, None):
+            return read(path)
+    raise _problem(path, "no comment with the columns of an isochrone", "a file of BaSTI-IAC, PARSEC (CMD 3) or MIST (.iso.cmd)")
 
 
 def read_basti(path: str | os.PathLike[str]) -> list[Isochrone]:
@@ -80,8 +102,9 @@ def read_parsec(path: str | os.PathLike[str], metallicity: float | None = None) 
     FileNotFoundError
         If there is no such file.
     InputError
-        If it is not such a file, or several metallicities are in it and none or another one is asked for.
+        If it is not such a file, was made with extinction, or several metallicities are in it and none or another one is asked for.
     """
+    _no_extinction(path, _PARSEC_EXTINCTION)
     out = []
     there: set[float] = set()
     for _, names, rows in _blocks(path, "Mini", None):
@@ -98,7 +121,7 @@ def read_parsec(path: str | os.PathLike[str], metallicity: float | None = None) 
             keys = {"final_mass": "Mass", "log_luminosity": "logL", "log_teff": "logTe", "phase": "label"}
             others = {new: table[old][mine] for new, old in keys.items()}
             out.append(_isochrone(10 ** (age - 9.0), table["Mini"][mine], mags, metal, others))
-    if len({iso.metallicity for iso in out}) != 1:
+    if there and len({iso.metallicity for iso in out}) != 1:
         values = ", ".join(f"{value:.3f}" for value in sorted(there))
         raise _problem(path, f"isochrones with [M/H] = {values}", "one of them with metallicity=")
     return _sorted(path, out, "a PARSEC isochrone of CMD 3")
@@ -112,13 +135,10 @@ def read_mist(path: str | os.PathLike[str]) -> list[Isochrone]:
     FileNotFoundError
         If there is no such file.
     InputError
-        If it is not such a file, or was made with extinction (then give it none here).
+        If it is not such a file, or was made with extinction.
     """
+    _no_extinction(path, _MIST_EXTINCTION)
     out = []
-    text = Path(path).read_text()
-    reddened = re.search(r"^#.*\bAv\b.*?([\d.]+)\s*$", text, re.MULTILINE)
-    if reddened is not None and float(reddened[1]) > 0:
-        raise _problem(path, f"made with Av = {reddened[1]}", "isochrones without extinction, which is added here")
     for _, names, rows in _blocks(path, "initial_mass", None):
         table = _numbers(path, names, rows)
         if "log10_isochrone_age_yr" in table:
@@ -133,7 +153,8 @@ def read_mist(path: str | os.PathLike[str]) -> list[Isochrone]:
         keys = {"final_mass": "star_mass", "log_luminosity": "log_L", "log_teff": "log_Teff", "phase": "phase"}
         others = {new: table.get(old) for new, old in keys.items()}
         metal = float(table["[Fe/H]_init"][0]) if "[Fe/H]_init" in table else np.nan
-        out.append(_isochrone(age, table["initial_mass"], bands, metal, others))
+        made = _isochrone(age, table["initial_mass"], bands, metal, others)
+        out.append(made.keep(made.columns["phase"] != MIST_POST_AGB) if "phase" in made.columns else made)
     return _sorted(path, out, "a MIST isochrone with magnitudes (.iso.cmd)")
 
 
@@ -155,13 +176,24 @@ def _isochrone(
     )
 
 
-def _blocks(path: str | os.PathLike[str], mass_column: str, is_title: Callable[[str], Any] | None) -> list[Block]:
-    """Column comments that name the mass, the last title before each, and the rows behind it."""
+def _no_extinction(path: str | os.PathLike[str], pattern: re.Pattern[str]) -> None:
+    """See that the magnitudes are those without extinction, as comments say."""
+    for value in pattern.findall(_text(path)):
+        if float(value) > 0:
+            raise _problem(path, f"made with Av = {value}", "isochrones without extinction, which is added here")
+
+
+def _text(path: str | os.PathLike[str]) -> str:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    return Path(path).read_text()
+
+
+def _blocks(path: str | os.PathLike[str], mass_column: str, is_title: Callable[[str], Any] | None) -> list[Block]:
+    """Column comments that name the mass, the last title before each, and the rows behind it."""
     blocks: list[Block] = []
     title = ""
-    for line in Path(path).read_text().splitlines():
+    for line in _text(path).splitlines():
         if line.lstrip().startswith("#"):
             words = line.replace("#", " ").split()
             if mass_column in words:

@@ -1,12 +1,13 @@
 """Exponent, age and binary fractions from an observed luminosity function or CMD, sampled with emcee.
 
-The likelihood is that of the stars' distribution over the cells (multinomial: the number of stars is not the model's to predict),
-with flat priors between the ends of the grid and, for fractions, 0 and 1.
+The likelihood is that of the stars' distribution over the cells (their number is not the model's to predict), with flat priors
+between the ends of the grid and, for fractions, 0 and 1.  Templates made of a finite number of artificial stars are uncertain
+themselves: each cell's expectation may be off by a factor, normal about 1, of which the likeliest is taken (Barlow & Beeston
+1993, Comp. Phys. Comm. 77, 219, in the short form of one factor a cell: Conway 2011, arXiv:1103.0354).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
+from scipy.special import xlogy
 from scipy.stats import chi2
 
 from dpm.science.populations.templates import PopulationTemplates
@@ -25,6 +27,7 @@ PARAMETERS = "exponent", "age", "pair_fraction", "companion_fraction"
 OUTLIERS = 0.002
 MIN_ERROR_OF_STEP = 0.4  # of the ages: between two of them the cut-off fades instead of moving, which is seen in narrow posteriors
 N_WALKERS, N_BURN, N_STEPS = 32, 200, 400
+MAX_STRAIN = 0.1  # of the templates' variance over the stars' own: errors were right below, a fifth to two fifths too small at 0.4
 MIN_EXPECTED = 5.0  # of a group of cells in the goodness of fit
 
 
@@ -116,7 +119,7 @@ def fit_population(
     Warns
     -----
     UserWarning
-        If the isochrones are too far apart in age for the errors that they give.
+        If the isochrones are too far apart in age for the errors that they give, or artificial stars are too few for so many stars.
     """
     try:
         import emcee
@@ -138,13 +141,8 @@ def fit_population(
     ends = {"exponent": (templates.exponents[0], templates.exponents[-1]), "age": (templates.ages[0], templates.ages[-1])}
     low, high = np.array([ends.get(name, (0.0, 1.0)) for name in names]).T
 
-    # Cells without a star count by their sum alone.
-    seen = counts > 0
-    reduced = np.concatenate([templates.probability[..., seen], templates.probability.sum(axis=-1, keepdims=True)], axis=-1)
-    needed = dataclasses.replace(templates, probability=reduced)
-
     def log_probability(places: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _log_likelihood(needed, counts[seen], counts.size, names, known, low, high, places)
+        return _log_likelihood(templates, counts, names, known, low, high, places)
 
     random = np.random.default_rng(generator)
     start = _start(log_probability, low, high, names, random)
@@ -161,7 +159,9 @@ def fit_population(
     share = templates.expected(**best)[0]
     n_stars = int(counts.sum())
     expected = n_stars * _with_outliers(share, share.sum(), share.size)
-    statistic, n_groups = _chi_square(counts, expected)
+    variance = templates.relative_variance(best["age"])[0]
+    _check_templates(expected, variance)
+    statistic, n_groups = _chi_square(counts, expected, variance)
     dof = n_groups - 1 - len(names)
     return PopulationFit(
         names=names,
@@ -185,6 +185,15 @@ def _check_steps(ages: NDArray[np.float64], samples: NDArray[np.float64]) -> Non
         warnings.warn(f"{found}. Give steps of {samples.std() / MIN_ERROR_OF_STEP:.2f} Gyr or less", stacklevel=3)
 
 
+def _check_templates(expected: NDArray[np.float64], variance: NDArray[np.float64]) -> None:
+    """Warn where artificial stars are too few: a star's fate shows in several cells, which the likelihood takes as independent."""
+    strain = float(np.sum(expected**2 * variance) / expected.sum())
+    if strain > MAX_STRAIN:
+        found = f"artificial stars near these stars' magnitudes are few: the templates' variance is {strain:.2f} of the stars' own"
+        wanted = f"{strain / MAX_STRAIN:.1f} times as many (or so many more along the sequence) would make them right"
+        warnings.warn(f"{found}, and errors may be too small; {wanted}", stacklevel=3)
+
+
 def _with_outliers(share: NDArray[np.float64], total: Any, n_cells: int) -> NDArray[np.float64]:
     """Probability of cells for a star that is in one of them."""
     return np.asarray((1.0 - OUTLIERS) * share / total + OUTLIERS / n_cells)
@@ -193,14 +202,13 @@ def _with_outliers(share: NDArray[np.float64], total: Any, n_cells: int) -> NDAr
 def _log_likelihood(
     templates: PopulationTemplates,
     counts: NDArray[np.float64],
-    n_cells: int,
     names: tuple[str, ...],
     known: dict[str, float],
     low: NDArray[np.float64],
     high: NDArray[np.float64],
     places: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Of parameters (n, free), minus infinity outside the priors; templates are those of cells with stars, and the sum of all."""
+    """Of parameters (n, free), minus infinity outside the priors."""
     table = np.atleast_2d(places)
     inside = np.all((table >= low) & (table <= high), axis=1)
     values = {
@@ -210,9 +218,21 @@ def _log_likelihood(
     inside &= values["pair_fraction"] + values["companion_fraction"] <= 1.0
     out = np.full(len(table), -np.inf)
     if inside.any():
-        share = templates.expected(**{name: value[inside] for name, value in values.items()})
-        out[inside] = np.log(_with_outliers(share[:, :-1], share[:, -1:], n_cells)) @ counts
+        some = {name: value[inside] for name, value in values.items()}
+        share = templates.expected(**some)
+        expected = counts.sum() * _with_outliers(share, share.sum(axis=1, keepdims=True), counts.size)
+        out[inside] = _uncertain_poisson(counts, expected, templates.relative_variance(some["age"])).sum(axis=1)
     return out
+
+
+def _uncertain_poisson(
+    counts: NDArray[np.float64], expected: NDArray[np.float64], variance: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Log likelihood (n, cells) of counts whose expectation has a relative variance, at the likeliest factor."""
+    half = 0.5 * (expected * variance - 1.0)
+    factor = np.sqrt(half**2 + counts * variance) - half
+    off = np.where(variance > 0, (factor - 1.0) ** 2 / np.maximum(2.0 * variance, 1e-300), 0.0)
+    return np.asarray(xlogy(counts, factor * expected) - factor * expected - off)
 
 
 def _start(
@@ -234,7 +254,7 @@ def _start(
     return np.asarray(np.clip(chosen, *inside) + 1e-5 * (high - low) * random.uniform(-1, 1, chosen.shape))
 
 
-def _chi_square(counts: NDArray[np.float64], expected: NDArray[np.float64]) -> tuple[float, int]:
+def _chi_square(counts: NDArray[np.float64], expected: NDArray[np.float64], variance: NDArray[np.float64]) -> tuple[float, int]:
     """Over cells of five expected stars or more, and the others in groups of as many by falling expectation."""
     order = np.argsort(expected)[::-1]
     total = np.cumsum(expected[order])
@@ -246,5 +266,5 @@ def _chi_square(counts: NDArray[np.float64], expected: NDArray[np.float64]) -> t
         if total[i] - start >= MIN_EXPECTED:
             start, number = total[i], number + 1
     group = np.minimum(group, max(number - 1, 0))
-    seen, wanted = (np.bincount(group, values[order]) for values in (counts, expected))
-    return float(np.sum((seen - wanted) ** 2 / wanted)), seen.size
+    seen, wanted, uncertain = (np.bincount(group, values[order]) for values in (counts, expected, expected**2 * variance))
+    return float(np.sum((seen - wanted) ** 2 / (wanted + uncertain))), seen.size

@@ -1,9 +1,9 @@
 """Expected distributions of a population over a luminosity function's or CMD's cells, as smooth functions of its parameters.
 
 For each age, systems of each kind (single, pair, companion) are laid out evenly over their masses; a mass function is a weight on
-each.  Their true magnitudes are shared out over the nodes of a fine grid, and what becomes of a star of each node is drawn once
-from the error model, for all ages, kinds and exponents alike: the noise of these draws does not change with the parameters, so that
-the likelihood is as smooth as the isochrones are.  Between the ages and exponents of the grid the expectation is linear.
+each.  Their true magnitudes are shared out over the nodes of a fine grid, and a star of each node is spread over all that may
+become of it (`ErrorModel.fates`), so that templates have no noise but that of the artificial stars.  Between the ages and exponents
+of the grid the expectation is linear.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from dpm.science.populations.synthetic import COMPANION, PAIR, Companions, add_m
 __all__ = ["PopulationTemplates", "population_templates"]
 
 LOG_SYSTEMS = 16  # power of two, of systems of a kind and age: Sobol's sequence is even for these
-# Times that a star of each node is measured: the draws' noise looks like structure, and makes errors of sharp parameters too small.
-N_MEASURED = 400
 STEP = 0.02  # mag, of the nodes; sharing a star out over them adds 0.008 mag to its error, in quadrature
-CHUNK = 400_000  # measurements at once
+CHUNK = 2000  # nodes at once, of some 1000 fates each
 PROPOSAL = -1.8  # exponent of the systems, in the middle of those that are fitted
 EXPONENTS = np.linspace(-4.0, 1.0, 26)  # linear between steps of 0.2: wrong by 2e-3 of a cell at most
 
@@ -49,6 +47,8 @@ class PopulationTemplates:
         Of the grid; ages in Gyr.
     probability : ndarray (ages, exponents, kinds, cells)
         Kinds: single, pair, and companion where there are companions.
+    variance : ndarray (ages, cells)
+        Relative variance of the probabilities, since artificial stars are a finite number; the same for all exponents and shares.
     """
 
     band: str
@@ -57,6 +57,7 @@ class PopulationTemplates:
     ages: NDArray[np.float64]
     exponents: NDArray[np.float64]
     probability: NDArray[np.float64]
+    variance: NDArray[np.float64]
 
     @property
     def n_kinds(self) -> int:
@@ -85,6 +86,13 @@ class PopulationTemplates:
         return out
 
 
+    def relative_variance(self, age: Any) -> NDArray[np.float64]:
+        """Relative variance (n, cells) of what `expected` gives at these ages (n,)."""
+        place, into = _place(np.atleast_1d(np.asarray(age, dtype=float)), self.ages)
+        upper = np.minimum(place + 1, self.ages.size - 1)
+        return (1.0 - into)[:, None] * self.variance[place] + into[:, None] * self.variance[upper]
+
+
 def population_templates(
     isochrones: Sequence[Isochrone],
     errors: ErrorModel,
@@ -93,10 +101,8 @@ def population_templates(
     color: tuple[str, str] | None = None,
     color_edges: Any = None,
     companions: Companions | None = None,
-    generator: np.random.Generator | int = 0,
-    n_measured: int = N_MEASURED,
 ) -> PopulationTemplates:
-    """Draw and measure populations of several ages.
+    """Lay out and measure populations of several ages.
 
     Parameters
     ----------
@@ -114,10 +120,6 @@ def population_templates(
         Edges of the cells.
     companions : Companions, optional
         For a fraction with companions.
-    generator : numpy.random.Generator or int
-        Source of randomness, or a seed.
-    n_measured : int
-        Times that a star of each place is measured.
 
     Returns
     -------
@@ -139,21 +141,21 @@ def population_templates(
     used = {band, *(color or ())}
     if used != set(bands):
         raise ValueError(f"bands {', '.join(sorted(used))} are used; the error model is one of {', '.join(bands)}")
-    random = np.random.default_rng(generator)
     n_kinds = 2 if companions is None else 3
     shared = [[_shares(isochrone, kind, bands, companions) for kind in range(n_kinds)] for isochrone in ordered]
     nodes, place = np.unique(np.concatenate([part[0] for parts in shared for part in parts]), axis=0, return_inverse=True)
-    response = _response(
-        nodes * STEP, errors, lambda mags: _cells(_plane(mags, bands, band, color), edges), edges, n_measured, random
+    rows = np.split(place.ravel(), np.cumsum([len(own) for parts in shared for own, _ in parts])[:-1])
+    # What the variance is worked out for: the middle exponent, and as many systems of each kind.
+    usual = np.zeros((ages.size, len(nodes)))
+    for number, (mine, (_, weights)) in enumerate(zip(rows, [part for parts in shared for part in parts])):
+        np.add.at(usual[number // n_kinds], mine, weights[EXPONENTS.size // 2] / n_kinds)
+    response, variance = _response(
+        nodes * STEP, usual, errors, lambda mags: _cells(_plane(mags, bands, band, color), edges), edges
     )
     probability = np.zeros((ages.size, EXPONENTS.size, n_kinds, response.shape[1]))
-    start = 0
-    for number, parts in enumerate(shared):
-        for kind, (own, weights) in enumerate(parts):
-            mine = place.ravel()[start : start + len(own)]
-            probability[number, :, kind] = weights @ response[mine]
-            start += len(own)
-    return PopulationTemplates(band, color, edges, ages, EXPONENTS, probability)
+    for number, (mine, (_, weights)) in enumerate(zip(rows, [part for parts in shared for part in parts])):
+        probability[number // n_kinds, :, number % n_kinds] = weights @ response[mine]
+    return PopulationTemplates(band, color, edges, ages, EXPONENTS, probability, variance)
 
 
 def _shares(
@@ -189,23 +191,35 @@ def _shares(
 
 def _response(
     true: NDArray[np.float64],
+    usual: NDArray[np.float64],
     errors: ErrorModel,
     cells_of: Callable[[NDArray[np.float64]], NDArray[np.intp]],
     edges: tuple[NDArray[np.float64], ...],
-    n_measured: int,
-    random: np.random.Generator,
-) -> csr_array:
-    """Probability that stars of these true magnitudes (m, bands) are found in each cell (m, cells)."""
+) -> tuple[csr_array, NDArray[np.float64]]:
+    """Probability that stars of these true magnitudes (m, bands) are found in each cell (m, cells), and its relative variance.
+
+    A cell holds shares of many artificial stars' fates; the variance (populations, cells) of their sum is that of as many
+    independent stars, for populations that have ``usual`` (populations, m) systems at the magnitudes.
+    """
     n_cells = int(np.prod([edge.size - 1 for edge in edges]))
     known = np.flatnonzero(errors.covers(true))
-    rows, columns = [], []
-    for some in np.array_split(known, max(1, known.size * n_measured // CHUNK)):
-        repeated = np.repeat(some, n_measured)
-        cell = cells_of(errors.draw(true[repeated], random))
-        rows.append(repeated[cell >= 0])
-        columns.append(cell[cell >= 0])
-    found = np.concatenate(rows), np.concatenate(columns)
-    return coo_array((np.full(found[0].size, 1.0 / n_measured), found), shape=(len(true), n_cells)).tocsr()
+    rows, columns, values = [], [], []
+    squares = np.zeros((len(usual), n_cells))
+    for some in np.array_split(known, max(1, known.size // CHUNK)):
+        fates = errors.fates(true[some])
+        cell = cells_of(fates.measured)
+        found = cell >= 0
+        node, cell, share = some[fates.star[found]], cell[found], fates.probability[found]
+        rows.append(node)
+        columns.append(cell)
+        values.append(share)
+        own, place = np.unique(fates.donor[found] * n_cells + cell, return_inverse=True)
+        for number, systems in enumerate(usual):
+            squares[number] += np.bincount(own % n_cells, np.bincount(place, systems[node] * share, own.size) ** 2, n_cells)
+    response = coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), (len(true), n_cells)).tocsr()
+    total = usual @ response
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return response, np.where(total > 0, squares / total**2, 1.0)
 
 
 def _plane(mags: NDArray[np.float64], bands: tuple[str, ...], band: str, color: tuple[str, str] | None) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +107,24 @@ def release_tables(folder: RunFolder) -> tuple[list[ReleaseTable], list[str]]:
             curves = read_table(folder.completeness)
             curves.meta = {}
             out.append(ReleaseTable("completeness", "Completeness of each filter", _described(curves)))
+        of_stars = folder.selection / "completeness.parquet"
+        if of_stars.is_file():
+            table = read_table(of_stars)
+            _same_stars(folder, table, catalog, of_stars, "selection")
+            notes.append(_star_completeness_note(table.meta.get("two_bands")))
+            table.meta = {}
+            out.append(ReleaseTable("star_completeness", "Completeness at each star of catalog.dat", table))
     return out, notes
+
+
+def _star_completeness_note(two_bands: Sequence[str] | None) -> str:
+    """How the completeness of single stars was found, for the ReadMe."""
+    text = (
+        "The completeness of single stars (star_completeness.dat) is that of artificial stars of the magnitude near the place, "
+        "one filter at a time"
+    )
+    both = f"; two_band_completeness is that of {' and '.join(two_bands)} together, of the whole field" if two_bands else ""
+    return f"{text}{both}. It is taken at the measured magnitude, without a correction for migration."
 
 
 def _radxs_selection(folder: RunFolder, catalog: Table) -> tuple[Bools, str]:
