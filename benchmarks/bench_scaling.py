@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import heapq
 import json
 import logging
 import multiprocessing
@@ -37,6 +38,7 @@ MANY = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.profile.enabled": False,
+    "distributed.worker.use-file-locking": False,  # every worker looks at the folders of all others
     "distributed.admin.system-monitor.interval": "10s",
     "distributed.comm.timeouts.connect": "120s",
 }
@@ -164,10 +166,18 @@ def main() -> None:
             line(workers, durations, options.hosts)
 
 
+def schedule(durations: np.ndarray, workers: int) -> float:
+    """Wall seconds where each worker takes the next part as soon as it is free, and nothing costs anything."""
+    free = [0.0] * workers
+    for seconds in durations:
+        heapq.heapreplace(free, free[0] + float(seconds))
+    return max(free)
+
+
 def line(workers: int, durations: np.ndarray, hosts: int) -> None:
     """Replay and print."""
     made = replay(workers, durations, hosts)
-    ideal = max(durations.sum() / workers, durations.max())
+    ideal = schedule(durations, workers)
     kept = durations.sum() / made.cpu  # workers that one core of this process keeps busy
     print(
         f"{workers:7d} {durations.size:6d} {durations.size / made.wall:8.0f} {made.wall:8.2f} {ideal:8.2f} "

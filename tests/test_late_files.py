@@ -52,16 +52,16 @@ def test_files_that_come_late_to_other_workers(tmp_path):
 def test_a_file_that_never_comes_is_named_and_its_absence_is_no_result(tmp_path, monkeypatch):
     monkeypatch.setattr(late, "LATE", 0.5)
     with pytest.raises(StageFailedError, match=r"2 of 2 parts failed(.|\n)*read_0: FileNotFoundError: .*write_1.txt"):
-        run(tmp_path, 1000.0)
+        run(tmp_path, stage.NEVER)
     for part in (0, 1):
         os.replace(tmp_path / f"run/work/.write_{part}", tmp_path / f"run/work/write_{part}.txt")
     monkeypatch.setattr(late, "_in_vain", set())
     with pytest.raises(IncompleteError, match=r"read_0.txt, which part read_0 wrote on .*, is not seen on"):
-        run(tmp_path, 1000.0)
+        run(tmp_path, stage.NEVER)
     assert Parts(RunFolder(tmp_path / "run"), "late", "").path.parent.is_dir() and not list(tmp_path.glob("run/work/late/*/_fin*"))
     for part in (0, 1):
         os.replace(tmp_path / f"run/work/.read_{part}", tmp_path / f"run/work/read_{part}.txt")
-    assert run(tmp_path, 1000.0).summaries["late"] == COMPLETE
+    assert run(tmp_path, stage.NEVER).summaries["late"] == COMPLETE
 
 
 def test_what_is_waited_for(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ different models, and the same bits are promised on one only.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 import shutil
@@ -46,7 +47,7 @@ class Question:
 
     nonce: str
     file: str
-    versions: dict[str, str] = field(default_factory=lambda: _versions())
+    versions: dict[str, str] = field(default_factory=lambda: dict(_versions()))
 
     @classmethod
     def leave(cls, folder: Path | None) -> Question:
@@ -97,7 +98,7 @@ def answer(question: Question) -> WorkerFacts:
         free = shutil.disk_usage(scratch).free
     except OSError:
         free = -1
-    return WorkerFacts(platform.node(), nonce, _versions(), _processor(), scratch, free)
+    return WorkerFacts(platform.node(), nonce, dict(_versions()), _processor(), scratch, free)
 
 
 def objection(question: Question, facts: WorkerFacts) -> str:
@@ -132,11 +133,13 @@ def ask_here(question: Question) -> str:
     return text
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     python = ".".join(platform.python_version_tuple()[:2])
     return {"python": python, "dpm": __version__} | {name: _version(name) for name in PACKAGES}
 
 
+@functools.cache
 def _processor() -> str:
     """Model of the processor, and a mark that differs where its instruction sets do."""
     try:
