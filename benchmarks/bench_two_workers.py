@@ -66,7 +66,9 @@ class Timed:
 def turn(folder: Path, name: str, executor: Executor) -> Turn:
     """Do a stage again whose upstream is complete."""
     run, options = open_run(folder)
-    Parts(run, name, "").discard()
+    shutil.rmtree(run.work / name)
+    if name == "ingest":
+        shutil.rmtree(run.cubes)  # it keeps what did not change
     timed = Timed(executor)
     start = time.perf_counter()
     run_stage(run, options, timed, name)
