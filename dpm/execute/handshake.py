@@ -47,7 +47,7 @@ class Question:
 
     nonce: str
     file: str
-    versions: dict[str, str] = field(default_factory=lambda: dict(_versions()))
+    versions: dict[str, str] = field(default_factory=lambda: _versions())
 
     @classmethod
     def leave(cls, folder: Path | None) -> Question:
@@ -98,7 +98,7 @@ def answer(question: Question) -> WorkerFacts:
         free = shutil.disk_usage(scratch).free
     except OSError:
         free = -1
-    return WorkerFacts(platform.node(), nonce, dict(_versions()), _processor(), scratch, free)
+    return WorkerFacts(platform.node(), nonce, _versions(), _processor(), scratch, free)
 
 
 def objection(question: Question, facts: WorkerFacts) -> str:
@@ -133,7 +133,6 @@ def ask_here(question: Question) -> str:
     return text
 
 
-@functools.cache
 def _versions() -> dict[str, str]:
     python = ".".join(platform.python_version_tuple()[:2])
     return {"python": python, "dpm": __version__} | {name: _version(name) for name in PACKAGES}
@@ -151,6 +150,7 @@ def _processor() -> str:
     return f"{model} ({hashlib.sha256('|'.join(sets).encode()).hexdigest()[:4]})"
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
