@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from distributed import Client
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -44,6 +46,11 @@ class Cluster:
         """One worker of one thread, below a nanny."""
         where = ("--scheduler-file", str(self.file), "--nthreads", "1", "--no-dashboard", "--local-directory", str(self.folder))
         return self._start("worker", *where, *options, **environment)
+
+    def wait_for_workers(self, count: int) -> None:
+        """Until so many are there."""
+        with Client(scheduler_file=str(self.file), set_as_default=False) as client:
+            client.wait_for_workers(count, timeout=60)
 
 
 @contextmanager

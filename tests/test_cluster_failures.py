@@ -148,14 +148,14 @@ def test_nanny_killed_and_scheduler_killed(numbers):
         first = start(numbers, "run", "field.toml", "--cluster", str(cluster.file))
         until(lambda: parts_done(numbers) >= 1, 90)
         victim.kill()
-        until(lambda: parts_done(numbers) >= 4, 60)
+        until(lambda: parts_done(numbers) >= 3, 60)
         scheduler.kill()
         code, text = end(first)
         assert code == 1 and "scheduler" in text and "finished parts are kept" in text
         assert not (numbers / "run" / ".lock").exists()
     # A worker may still end its part while its scheduler is gone.
     before = parts_done(numbers)
-    assert 4 <= before < N
+    assert 3 <= before < N
     with own_cluster(numbers) as cluster:
         cluster.scheduler()
         cluster.worker("--lifetime", "4s")
@@ -179,11 +179,13 @@ def test_workers_that_never_come_and_wrong_ones_that_come_late(numbers):
             code, text = end(start(numbers, "run", "field.toml", "--cluster", str(cluster.file)))
         assert code == 1 and "is refused: it runs dpm 0.0.1 (the driver has" in text and parts_done(numbers) == 0
         wrong.terminate()
-        wrong.wait(20)
+        wrong.wait(60)
         with (numbers / "field.toml").open("a") as file:
             file.write("task_timeout = 60.0\n")
         cluster.worker()
-        say(numbers, 0, "0 wait")
+        cluster.wait_for_workers(1)
+        # The first part may run alone, since it compiles; the second one keeps the run from ending.
+        say(numbers, 1, "1 wait")
         first = start(numbers, "run", "field.toml", "--cluster", str(cluster.file))
         until(lambda: len(list(numbers.glob("run/work/driver-*"))) == 1, 60)
         late = cluster.worker("--preload", str(numbers / "older.py"))
@@ -248,14 +250,16 @@ def test_fifty_kills_and_the_same_catalogue(small_reference, tmp_path, monkeypat
     killed, over = [], threading.Event()
 
     def parts_of_all_stages():
-        return sum(1 for _ in run.work.glob("*/*/[!_]*.json"))
+        # A folder may go away while it is listed.
+        return sum(name[0] != "_" for _, _, names in os.walk(run.work) for name in names if name.endswith(".json"))
 
     def kill():
         seen = 0
         while len(killed) < 50 and not over.is_set():
             workers = list(executor.client.nthreads())
-            seen = min(seen, parts_of_all_stages())
-            if parts_of_all_stages() <= seen or not workers:
+            done = parts_of_all_stages()
+            seen = min(seen, done)
+            if done <= seen or not workers:
                 time.sleep(0.02)
                 continue
             time.sleep(dice.uniform(0.0, 0.1))

@@ -105,7 +105,7 @@ def test_page_of_a_cluster_that_is_up(tmp_path, monkeypatch):
         run.start(cluster=client)
         deadline = time.monotonic() + 30
         content = {"runs": []}
-        while time.monotonic() < deadline and not (content["runs"] and content["runs"][0]["running"]):
+        while time.monotonic() < deadline and not (content["runs"] and HOSTILE in content["runs"][0]["running_names"]):
             time.sleep(0.2)
             try:
                 content = json.loads(ask(address)[1])

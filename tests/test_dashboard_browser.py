@@ -1,12 +1,15 @@
 """dpm's page as a browser shows it, and Dask's performance report of a run (slow)."""
 
+import json
 import shutil
 import subprocess
 import sys
-import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
+from clusters import until
 from fake_run import open_fake_run
 
 from dpm.execute import create_executor
@@ -26,6 +29,16 @@ def dom(address, profile):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
+def counts(address):
+    """Parts done and failed, as the scheduler was told."""
+    try:
+        with urllib.request.urlopen(address + "/json", timeout=10) as answer:
+            (run,) = json.load(answer)["runs"]
+            return run["round"]["done"], run["round"]["failed"]
+    except (urllib.error.HTTPError, ValueError, KeyError):
+        return None  # the page is on its way, or the run has not begun
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_page_in_a_browser(tmp_path, monkeypatch):
     files = {"in_0": "1", HOSTILE: "2 wait", "in_2": "3", "in_3": "fail"}
@@ -35,10 +48,7 @@ def test_page_in_a_browser(tmp_path, monkeypatch):
         address = executor.client.dashboard_link.removesuffix("/status") + "/dpm"
         assert address in executor.describe() and address.startswith("http://127.0.0.1:")
         run.start(cluster=executor.client)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not list(tmp_path.glob("run/tables/numbers/in_2.txt")):
-            time.sleep(0.2)
-        time.sleep(2.5)  # two messages to the page
+        until(lambda: counts(address) == (2, 1), 60)
         during = dom(address, tmp_path / "profile")
         (tmp_path / "go").touch()
         with pytest.raises(RuntimeError, match="not a number"):

@@ -4,6 +4,9 @@ import gzip
 import os
 import pickle
 import re
+import struct
+import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,9 +18,12 @@ from exposure_mocks import write_ccd, write_jwst
 from dpm.config import ConfigError, load_options
 from dpm.io.arrays import read_arrays
 from dpm.io.errors import InputError
-from dpm.io.exposure_files import read_exposure_headers
+from dpm.io.exposure_files import read_exposure_headers, read_exposure_pixels
 from dpm.io.fits_files import MOST_BYTES
+from dpm.io.gwcs_fit import fit_gwcs
+from dpm.io.reference import read_reference
 from dpm.io.stdgdc import read_stdgdc
+from dpm.models.options import InputOptions
 
 DPM = Path(__file__).resolve().parent.parent / "dpm"
 
@@ -70,6 +76,51 @@ def test_gzip_bomb_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="once uncompressed"):
         read_exposure_headers(path)
     assert MOST_BYTES > 1e9
+
+
+@pytest.mark.parametrize("pack", ["zip", "bz2", "lzma", "gzip"])
+def test_packed_bomb_under_another_name_is_refused(tmp_path, monkeypatch, pack):
+    """astropy goes by a file's first bytes, not its name, and unpacks an archive onto the disk."""
+    monkeypatch.setattr("dpm.io.fits_files.MOST_BYTES", 5_000_000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    bomb = b"SIMPLE  =" + bytes(8_000_000)
+    for name in ("a_cal.fits", "STDGDC.fits", "gaia.fits"):
+        path = tmp_path / name
+        if pack == "zip":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+                archive.writestr("a_cal.fits", bomb)
+        else:
+            path.write_bytes(__import__(pack).compress(bomb, **{"gzip": {"compresslevel": 1}, "lzma": {"preset": 0}}.get(pack, {})))
+        assert path.stat().st_size < 1_000_000
+        reader = {"a_cal.fits": read_exposure_headers, "STDGDC.fits": read_stdgdc, "gaia.fits": read_reference}[name]
+        with pytest.raises(InputError, match="once uncompressed" if pack == "gzip" else "the file is packed"):
+            reader(path)
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def asdf_extension(compression, declared):
+    """An ASDF extension of a few bytes with one block that declares to be larger."""
+    packed = zlib.compress(bytes(1000))
+    header = struct.pack(">I4sQQQ16s", 0, compression, len(packed), len(packed), declared, bytes(16))
+    content = b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n--- {meta: {wcs: !core/ndarray-1.0.0 {source: 0}}}\n...\n"
+    content += b"\xd3BLK" + struct.pack(">H", len(header)) + header + packed
+    column = fits.Column("ASDF_METADATA", f"{len(content)}B", array=np.frombuffer(content, np.uint8)[None])
+    return fits.BinTableHDU.from_columns([column], name="ASDF")
+
+
+def test_asdf_bomb_is_not_looked_at_or_refused(tmp_path):
+    """The ASDF extension is for ``[input] gwcs = true`` alone; its blocks may be compressed."""
+    path = write_jwst(tmp_path / "a_cal.fits")
+    for declared, words in ((200_000_000_000, "its blocks declare 200 GB"), (1000, "not installed|cannot be read")):
+        with fits.open(path) as hdulist:
+            hdulist = fits.HDUList([hdu.copy() for hdu in hdulist if hdu.name != "ASDF"])
+        hdulist.append(asdf_extension(b"zlib", declared))
+        hdulist.writeto(path, overwrite=True)
+        ((_, pixels),) = read_exposure_pixels(path, [read_exposure_headers(path)[0].detector.name], InputOptions())
+        assert np.isfinite(pixels.image.sci).any() and "gwcs" not in pixels.wcs_source.lower()
+        with fits.open(path) as hdulist, pytest.raises(InputError, match=words):
+            fit_gwcs(path, hdulist, (64, 64), (0, 0))
 
 
 def test_distortion_file_that_declares_a_giant_is_refused(tmp_path):

@@ -112,7 +112,7 @@ def test_workers_as_jobs_that_end_at_their_lifetime(slurm, small_reference, tmp_
     write_config(field, tmp_path / "alone" / "field.toml", "[artificial_stars]\nn = 20\n")
     subprocess.run([*command, "none"], cwd=tmp_path / "alone", capture_output=True, check=True, timeout=300)
     # Artificial stars make the run outlive a worker; the catalogue is the same without them.
-    more = "[cluster]\ntls = true\nworkers = 1\n[artificial_stars]\nn = 3000\n"
+    more = "[cluster]\ntls = true\nworkers = 1\n[artificial_stars]\nn = 6000\n"
     run = write_config(field, tmp_path / "field.toml", more)
     (tmp_path / "dask").mkdir()
     (tmp_path / "dask" / "jobqueue.yaml").write_text(

@@ -8,6 +8,7 @@ different models, and the same bits are promised on one only.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 import shutil
@@ -137,6 +138,7 @@ def _versions() -> dict[str, str]:
     return {"python": python, "dpm": __version__} | {name: _version(name) for name in PACKAGES}
 
 
+@functools.cache
 def _processor() -> str:
     """Model of the processor, and a mark that differs where its instruction sets do."""
     try:
@@ -148,6 +150,7 @@ def _processor() -> str:
     return f"{model} ({hashlib.sha256('|'.join(sets).encode()).hexdigest()[:4]})"
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

@@ -356,10 +356,11 @@ def read_exposure(path: str | Path, index: int) -> ExposureImage:
     group = zarr.open_group(Path(path), mode="r", use_consolidated=False)
     attrs = _attributes(group)
     row = attrs["exposures"][index]
-    if not shard_file(path, index).exists():
+    shard = shard_file(path, index)
+    if not shard.exists():
         raise InputError(
             row["file"], "sci", f"its pixels are not in the cube {Path(path).name}", "Run the ingest stage (again)"
-        )
+        ) from FileNotFoundError(f"{shard}: no such file")
     y0, x0 = row["y_origin"] - attrs["y_origin"], row["x_origin"] - attrs["x_origin"]
     box = (index, slice(y0, y0 + row["ny"]), slice(x0, x0 + row["nx"]))
     planes = {name: np.ascontiguousarray(_array(group, name)[box]) for name in PLANES if name != "err"}

@@ -22,6 +22,7 @@ from dpm.io.errors import InputError
 from dpm.io.quiet import ignored
 
 __all__ = [
+    "check_packing",
     "check_sizes",
     "checksum",
     "exposure_name",
@@ -38,6 +39,9 @@ __all__ = [
 # Bytes of one extension, and of a whole file once uncompressed, that no exposure has: the largest ones (two chips of WFC3/UVIS)
 # hold 170 MB. A few kilobytes can declare anything.
 MOST_BYTES = 2**31
+# How packed files begin. astropy unpacks all of these, whatever a file's name ends in; a zip archive onto the disk.
+GZIP = b"\x1f\x8b\x08"
+OTHERS = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x1f\x9d": "compress"}
 _SUFFIXES = ("_cal", "_crf", "_rate", "_flc", "_flt", "_c0m", "_ima", "_mos")
 
 
@@ -74,8 +78,7 @@ def open_exposure(path: str | Path) -> Iterator[fits.HDUList]:
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "input.exposures", "the file does not exist", "Check the path")
-    if path.suffix == ".gz":
-        _check_gzip(path)
+    packed = check_packing(path)
     try:
         with ignored(AstropyWarning):
             hdulist = fits.open(path, memmap=False, lazy_load_hdus=False)
@@ -88,7 +91,8 @@ def open_exposure(path: str | Path) -> Iterator[fits.HDUList]:
             "Download the file again, or take it out of input.exposures",
         ) from error
     try:
-        _check_length(path, hdulist)
+        if not packed:  # those were read to their end before
+            _check_length(path, hdulist)
         check_sizes(path, hdulist)
         yield hdulist
     finally:
@@ -96,9 +100,7 @@ def open_exposure(path: str | Path) -> Iterator[fits.HDUList]:
 
 
 def _check_length(path: Path, hdulist: fits.HDUList) -> None:
-    """Compare the file's size with what the last header promises; compressed files were read to their end before."""
-    if path.suffix == ".gz":
-        return
+    """Compare the file's size with what the last header promises."""
     size = path.stat().st_size
     info = hdulist[-1].fileinfo()
     needed = info["datLoc"] + hdulist[-1].size
@@ -109,6 +111,25 @@ def _check_length(path: Path, hdulist: fits.HDUList) -> None:
             f"the file is truncated: {size} bytes, at least {needed} needed",
             "Download the file again",
         )
+
+
+def check_packing(path: Path) -> bool:
+    """Whether a file is packed by gzip; then it was read to its end. Other packings are refused.
+
+    Raises
+    ------
+    InputError
+        If it is packed in another way, damaged, or larger than `MOST_BYTES` once unpacked.
+    """
+    with path.open("rb") as stream:
+        first = stream.read(8)
+    for magic, name in OTHERS.items():
+        if first.startswith(magic):
+            raise InputError(path, "SIMPLE", f"the file is packed ({name})", "Unpack it; of packed files gzip's alone are read")
+    if not first.startswith(GZIP) and path.suffix != ".gz":
+        return False
+    _check_gzip(path)
+    return True
 
 
 def _check_gzip(path: Path) -> None:

@@ -6,6 +6,7 @@ The header's own SIP is good to a tenth of a pixel only (its SIPMXERR); the fit 
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from astropy.wcs import WCS, Sip
 from numpy.typing import NDArray
 
 from dpm.io.errors import InputError
+from dpm.io.fits_files import MOST_BYTES
 from dpm.io.quiet import ignored
 
 __all__ = ["fit_gwcs"]
 
 _DEGREE = 5
 _NODES = 48
+_BLOCK = b"\xd3BLK"
 
 
 def fit_gwcs(
@@ -54,6 +57,8 @@ def fit_gwcs(
     """
     if "ASDF" not in hdulist:
         return None
+    content = np.asarray(hdulist["ASDF"].data)[0][0].tobytes()
+    _check_blocks(path, content)
     try:
         import asdf
         import gwcs  # noqa: F401
@@ -64,7 +69,6 @@ def fit_gwcs(
             "the packages gwcs and asdf are not installed",
             "pip install 'dpm-photometry[gwcs]', or set input.gwcs = false",
         ) from None
-    content = np.asarray(hdulist["ASDF"].data)[0][0].tobytes()
     with ignored(Warning):
         try:
             with asdf.open(io.BytesIO(content), memmap=False, lazy_load=False) as tree:
@@ -74,6 +78,23 @@ def fit_gwcs(
             raise InputError(
                 path, "ASDF", f"the GWCS cannot be read ({error})", "Set input.gwcs = false to use the header's WCS"
             ) from error
+
+
+def _check_blocks(path: str | Path, content: bytes) -> None:
+    """See that the binary blocks of ASDF content do not unpack to more than any exposure has (ASDF 1.6, section "Blocks").
+
+    Raises
+    ------
+    InputError
+        If they declare more than `MOST_BYTES`.
+    """
+    at, declared = content.find(_BLOCK), 0
+    while at >= 0 and content.startswith(_BLOCK, at) and at + 50 <= len(content):
+        header, allocated, size = *struct.unpack_from(">H", content, at + 4), *struct.unpack_from(">Q8xQ", content, at + 14)
+        declared += size
+        at += 6 + header + allocated
+    if declared > MOST_BYTES:
+        raise InputError(path, "ASDF", f"its blocks declare {declared / 1e9:.3g} GB", "Set input.gwcs = false")
 
 
 def _fit(transform: Any, shape: tuple[int, int], cut: tuple[int, int]) -> tuple[WCS, float]:

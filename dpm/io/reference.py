@@ -19,6 +19,7 @@ from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
 from dpm.io.errors import InputError
+from dpm.io.fits_files import check_packing
 from dpm.io.quiet import ignored
 from dpm.io.tables import read_table
 from dpm.models.statistics import robust_width
@@ -197,6 +198,7 @@ def _read(path: Path) -> Table:
     if not path.is_file():
         raise InputError(path, "input.reference", "no such file", "Give the path of a reference catalogue, or none")
     suffix = path.suffix.lower()
+    check_packing(path)
     try:
         with ignored(AstropyWarning):
             if suffix in (".parquet", ".pq"):

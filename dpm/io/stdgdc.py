@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dpm.io.atomic import replacing
 from dpm.io.errors import InputError
-from dpm.io.fits_files import check_sizes
+from dpm.io.fits_files import check_packing, check_sizes
 from dpm.models.distortion import MapDistortion
 
 __all__ = ["read_stdgdc", "write_stdgdc"]
@@ -51,6 +51,7 @@ def read_stdgdc(path: str | Path, y_offset: int = 0) -> MapDistortion:
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "distortion.source", "no such file", "Give an STDGDC file")
+    check_packing(path)
     try:
         with fits.open(path, memmap=False, do_not_scale_image_data=True) as hdulist:
             check_sizes(path, hdulist)

@@ -74,23 +74,29 @@ class _Factors:
 FACTORS: dict[str, _Factors] = {
     "ingest": _Factors((0.042, 0.25, 0.002), (1.3e5, 5.6e7, 0.0), (5.8e3, 6.7e6, 1.1e4)),
     "psf": _Factors((0.002, 0.0, 0.0), (9.3e4, 0.0, 0.0), (9.3e4, 0.0, 0.0)),
-    # Two runs, with 12 rounds each; it depends on how soon the ePSF settles.
-    "psf_build": _Factors((6.0, 2.2, 0.0), (2.0e7, 1.8e8, 0.0), (1.0e6, 1.0e8, 0.0)),
+    # For BUILD_ROUNDS rounds: it depends on how soon the ePSF settles.
+    "psf_build": _Factors((8.0, 2.9, 0.0), (2.7e7, 2.4e8, 0.0), (1.3e6, 1.3e8, 0.0)),
     "first_pass": _Factors((0.11, 0.105, 0.052), (1.9e6, 7.5e6, 4e3), (1.2e4, 0.0, 8.5e4)),
     "distortion": _Factors((0.1, 0.0, 0.7), (8e5, 0.0, 7.5e4), (1e4, 0.0, 0.0)),
     "frame": _Factors((0.16, 0.0, 0.027), (8.1e5, 3.4e6, 7.5e4), (9.4e3, 0.0, 4.4e4)),
     "colour": _Factors((0.008, 0.0, 0.002), (6.8e4, 1.3e5, 9.5e4), (0.0, 0.0, 0.0)),
     "second_pass": _Factors((0.18, 2.7, 0.14), (9.4e6, 3.8e8, 5.4e5), (5.5e5, 2.2e7, 5.3e5)),
     "motions": _Factors((0.08, 0.0, 0.004), (8.0e4, 0.0, 3.1e4), (5.6e3, 0.0, 3.0e4)),
+    # Besides what grows with the artificial stars: gathering the pixels, and reading them once for every ten passes.
+    "artificial_stars": _Factors((0.0, 0.5, 0.02), (5.0e6, 2.5e7, 0.0), (0.0, 2.5e7, 0.0)),
+    "artificial_passes": _Factors((0.0, 0.0, 0.0), (0.0, 1.3e8, 0.0), (0.0, 0.0, 0.0)),
+    "atlas": _Factors((0.0, 3.4, 0.0), (0.0, 2.3e8, 0.0), (0.0, 5.6e7, 0.0)),
 }
-# CPU seconds of an artificial star in one exposure.
-ARTIFICIAL_SECONDS = 0.85e-3
+# CPU seconds of an artificial star in one exposure, and of a row, real or artificial, in the stage selection; bytes written of one.
+ARTIFICIAL_SECONDS, SELECTION_SECONDS, ARTIFICIAL_BYTES = 0.85e-3, 4e-4, 2e3
+# Artificial stars that one pass holds on a megapixel; an exposure's side over a field's where its dithers are small.
+PASS_STARS, FIELD_SIDE = 1100.0, 1.3
 # Bytes of memory: a worker with everything imported, and what is added for a megapixel and a thousand stars of one exposure.
 MEMORY = (4.7e8, 1.8e8, 9e6)
 # Of the second pass's seconds, those in tiles; rounds of an ePSF build that go over all exposures.
 TILES_SHARE = 0.75
-BUILD_ROUNDS = 12
-# Not in the table: perturbation, brightness and selection (nothing unless asked for), and the report (a minute in the driver).
+BUILD_ROUNDS = 16
+# Not in the table: perturbation and brightness (nothing unless asked for), and the report (a minute in the driver).
 
 
 def field_size(folder: RunFolder, options: Options, exposures: int | None = None, stars: float | None = None) -> FieldSize:
@@ -125,32 +131,61 @@ def _stars_found(folder: RunFolder) -> float:
 
 def estimate_run(size: FieldSize, options: Options, names: Sequence[str]) -> list[StageEstimate]:
     """Estimates of the stages of these names, in order; stages that options leave out have no tasks."""
-    from dpm.stages.artificial_stars import TASK_SECONDS
-
+    memory = sum(factor * amount for factor, amount in zip(MEMORY, (1.0, size.megapixels, size.stars / 1000)))
     out: list[StageEstimate] = []
     for name in names:
-        if name == "artificial_stars" and options.artificial_stars.n:
-            seconds = ARTIFICIAL_SECONDS * options.artificial_stars.n * size.exposures
-            tasks = max(1, round(seconds / TASK_SECONDS))
-            out.append(StageEstimate(name, tasks, seconds, seconds / tasks, 0.0, 0.0, out[-1].memory))
-            continue
-        factors = FACTORS.get("psf_build" if name == "psf" and options.psf.source == "build" else name)
-        if factors is None or (name == "distortion" and options.distortion.source != "solve"):
+        if not _asked_for(name, options):
             out.append(StageEstimate(name, 0, 0.0, 0.0, 0.0, 0.0, 0.0))
             continue
-        amounts = (size.exposures, size.exposures * size.megapixels, size.exposures * size.stars / 1000)
-        seconds, read, written = (
-            sum(factor * amount for factor, amount in zip(values, amounts))
-            for values in (factors.seconds, factors.read, factors.written)
-        )
+        seconds, read, written = _amounts(name, size, options)
         tasks, longest = _tasks(name, size, options, seconds)
-        memory = sum(factor * amount for factor, amount in zip(MEMORY, (1.0, size.megapixels, size.stars / 1000)))
         out.append(StageEstimate(name, tasks, seconds, longest, read, written, memory))
     return out
 
 
+def _asked_for(name: str, options: Options) -> bool:
+    if name == "distortion":
+        return options.distortion.source == "solve"
+    if name in ("artificial_stars", "selection"):
+        return options.artificial_stars.n > 0
+    return (name in FACTORS) and (name != "atlas" or options.atlas.make)
+
+
+def _amounts(name: str, size: FieldSize, options: Options) -> tuple[float, float, float]:
+    """CPU seconds, and bytes read and written."""
+    n = options.artificial_stars.n
+    if name == "selection":
+        return SELECTION_SECONDS * (size.stars + n), 0.0, 0.0
+    factors = FACTORS["psf_build" if name == "psf" and options.psf.source == "build" else name]
+    amounts = (size.exposures, size.exposures * size.megapixels, size.exposures * size.stars / 1000)
+    kinds = (factors.seconds, factors.read, factors.written)
+    seconds, read, written = (sum(factor * amount for factor, amount in zip(values, amounts)) for values in kinds)
+    if name == "artificial_stars":
+        again = FACTORS["artificial_passes"].read[1] * amounts[1] * _pass_groups(size, n)
+        return seconds + ARTIFICIAL_SECONDS * n * size.exposures, read + again, written + ARTIFICIAL_BYTES * n
+    return seconds, read, written
+
+
+def _tiles(size: FieldSize, seconds: float) -> int:
+    """Tiles of the second pass, or of artificial stars, of this many planned seconds."""
+    from dpm.stages.second_pass.field import SECONDS_A_PIXEL, SECONDS_A_ROW
+
+    cost = size.exposures * (SECONDS_A_ROW * size.stars + SECONDS_A_PIXEL * 1e6 * size.megapixels)
+    return max(1, round(cost / seconds))
+
+
+def _pass_groups(size: FieldSize, n: int) -> int:
+    """Tasks that each tile of artificial stars is gone over by, of ten passes or so."""
+    from dpm.stages.artificial_stars import PASS_FACTOR, TASK_SECONDS
+    from dpm.stages.artificial_stars.prepare import TILE_SECONDS
+
+    passes = n / (PASS_STARS * FIELD_SIDE**2 * size.megapixels)
+    return max(1, math.ceil(passes * PASS_FACTOR * TILE_SECONDS / TASK_SECONDS))
+
+
 def _tasks(name: str, size: FieldSize, options: Options, seconds: float) -> tuple[int, float]:
     """Number of tasks, and seconds of the longest chain of them that cannot be shared out."""
+    from dpm.stages.artificial_stars.prepare import TILE_SECONDS as ARTIFICIAL_TILE
     from dpm.stages.second_pass.field import TILE_SECONDS
 
     if name == "ingest":
@@ -159,10 +194,23 @@ def _tasks(name: str, size: FieldSize, options: Options, seconds: float) -> tupl
         return size.exposures, seconds / size.exposures
     if name == "second_pass":
         # Three rounds over the tiles between gathering and the catalogue, which is made by one task.
-        tiles = max(1, round(TILES_SHARE * seconds / 3 / TILE_SECONDS))
+        tiles = _tiles(size, TILE_SECONDS)
         return size.exposures + 3 * tiles + 1, (1 - TILES_SHARE) * seconds + TILES_SHARE * seconds / tiles
+    if name == "artificial_stars":
+        from dpm.stages.artificial_stars.files import CHUNK_STARS
+
+        parts = _tiles(size, ARTIFICIAL_TILE) * _pass_groups(size, options.artificial_stars.n)
+        chunks = math.ceil(options.artificial_stars.n / CHUNK_STARS)
+        return size.exposures + parts + 1 + chunks + 1, seconds / parts
+    if name == "atlas":
+        from dpm.stages.atlas.layout import BLOCK
+
+        blocks = size.bands * math.ceil(FIELD_SIDE * math.sqrt(1e6 * size.megapixels) / BLOCK) ** 2
+        return size.exposures + blocks + size.bands + 1, seconds / (size.exposures + blocks)
     if name == "psf" and options.psf.source == "build":
-        return BUILD_ROUNDS * (size.exposures + size.bands), seconds / size.exposures
+        # Three rounds measure the exposures as well, and every round has a task that averages over all.
+        rounds = BUILD_ROUNDS + 3
+        return rounds * (size.exposures + 1) + BUILD_ROUNDS * size.bands, seconds / size.exposures
     if name == "psf":
         return size.bands, seconds / size.bands
     return 1, seconds

@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from urllib.parse import quote
 from dpm.execute.base import bytes_moved, peak_memory
 from dpm.io.run_folder import RunFolder
 from dpm.run.files import read_json, write_json
+from dpm.run.late import until_seen, wait_for_files
 from dpm.stages.base import Task
 
 __all__ = ["Part", "PartWorker", "Parts", "needs_compiling"]
@@ -157,6 +158,14 @@ class Parts:
         record = read_json(self.path / FINISHED)
         return record if record is not None and self._files_exist(record) else None
 
+    def unseen(self, done: Iterable[Part]) -> str | None:
+        """Wait until the files that these parts made are seen from here too; what is wrong where one is not."""
+        for part in done:
+            name = wait_for_files(self.root, part.result.get("files", ()))
+            if name is not None:
+                return f"{self.root / name}, which part {part.name} wrote on {part.host}, is not seen on {os.uname().nodename}"
+        return None
+
     def _files_exist(self, result: dict[str, Any]) -> bool:
         return all((self.root / name).exists() for name in result.get("files", ()))
 
@@ -183,8 +192,11 @@ class PartWorker:
         Raises
         ------
         FileNotFoundError
-            If this process does not see the run folder.
+            If this process does not see the run folder, or a file in it, for longer than a slow disk explains.
         """
+        return until_seen(Path(self.path).parents[2], lambda: self._do(task))
+
+    def _do(self, task: Task) -> Part:
         path = Path(self.path)
         if not path.is_dir():
             raise FileNotFoundError(

@@ -19,6 +19,7 @@ from dpm.run.errors import DiskFullError, IncompleteError, LockedError, StageFai
 from dpm.run.files import write_text
 from dpm.run.inputs import InputRegistry, check_same_field
 from dpm.run.keys import StageKey, stage_keys
+from dpm.run.late import until_seen
 from dpm.run.lock import Lock, live_owner
 from dpm.run.log import WarningList, log_file
 from dpm.run.observer import Observer, Observers
@@ -169,7 +170,8 @@ class Runner:
         next_round = getattr(self.stages[name], "next_round", None)
         if next_round is None:
             return []
-        return next_round(self.folder, self.options, [[done[task.name].result for task in group] for group in rounds])
+        results = [[done[task.name].result for task in group] for group in rounds]
+        return until_seen(self.folder.root, lambda: next_round(self.folder, self.options, results))
 
     def map(self, name: str, parts: Parts, tasks: list[Task], first: bool = True) -> dict[str, Part]:
         """Do those of the tasks that are not done yet; returns all parts by name."""
@@ -189,6 +191,7 @@ class Runner:
         self._announce_compiling(name, pending)
         worker = PartWorker(module, str(parts.path.resolve()))
         failed: dict[str, Outcome] = {}
+        made: list[Part] = []
         outcomes = self.executor.map(
             worker,
             pending,
@@ -204,6 +207,7 @@ class Runner:
             self.observer.part_ended(name, task, outcome)
             if outcome.error is None:
                 done[task.name] = outcome.value
+                made.append(outcome.value)
                 self._repeat_warnings(outcome.value)
                 continue
             log.error("%s: part %s failed: %s\n%s", name, task.name, outcome.error, outcome.traceback)
@@ -212,6 +216,10 @@ class Runner:
                 raise DiskFullError(_disk_full(self.folder))
         if failed:
             raise StageFailedError(_failure(name, failed, len(tasks), self.folder))
+        # What comes next may ask whether a file is there, and must not take one that is late as not made.
+        unseen = parts.unseen(made)
+        if unseen is not None:
+            raise IncompleteError(f"stage {name}: {unseen}: is the run folder on one disk for all? Finished parts are kept")
         return done
 
     def finalise(

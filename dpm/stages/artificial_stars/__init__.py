@@ -60,8 +60,12 @@ def next_round(folder: RunFolder, options: Options, rounds: list[list[dict[str, 
         from dpm.stages.artificial_stars.files import CHUNK_STARS, read_chunks
 
         seconds = 1.0 + ASSEMBLE_SECONDS * CHUNK_STARS
-        numbers = range(len(read_chunks(folder)))
-        return [Task(NAME, f"assemble_{k}", common | tables | {"chunk": k}, seconds) for k in numbers]
+        # How many parts there are of a chunk: a list of files that a slow disk gives may miss some.
+        firsts = [int(result["name"].rsplit("_", 1)[1]) for result in rounds[-1] if result["step"] == "recover"]
+        counts = [sum(begin <= first < end for first in firsts) for begin, end in read_chunks(folder)]
+        return [
+            Task(NAME, f"assemble_{k}", common | tables | {"chunk": k, "parts": count}, seconds) for k, count in enumerate(counts)
+        ]
     from dpm.stages.artificial_stars.prepare import prepare
 
     field, chunks = prepare(folder, options)
@@ -111,7 +115,7 @@ def work(task: Task) -> dict[str, Any]:
         return out
     from dpm.stages.artificial_stars.assemble import assemble_chunk
 
-    return out | assemble_chunk(folder, arguments["chunk"], options)
+    return out | assemble_chunk(folder, arguments["chunk"], arguments["parts"], options)
 
 
 def places(folder: RunFolder) -> dict[int, Footprint]:

@@ -22,6 +22,7 @@ from dpm.science.table_access import artificial_bands
 from dpm.stages.artificial_stars.files import (
     CHUNK_STARS,
     STAGE,
+    check_recovered,
     chunk_file,
     field_file,
     measurements_folder,
@@ -41,7 +42,7 @@ from dpm.stages.second_pass.waves import equivalent_threshold
 __all__ = ["assemble_chunk", "join_chunks"]
 
 
-def assemble_chunk(folder: RunFolder, number: int, options: Options) -> dict[str, Any]:
+def assemble_chunk(folder: RunFolder, number: int, n_parts: int, options: Options) -> dict[str, Any]:
     """Average the stars of a chunk and write its part of the table.
 
     Parameters
@@ -49,6 +50,8 @@ def assemble_chunk(folder: RunFolder, number: int, options: Options) -> dict[str
     folder : RunFolder
     number : int
         Of the chunk.
+    n_parts : int
+        Tasks that recovered its stars.
     options : Options
         ``[find]``, ``[frame]``, ``[photometry]`` and ``[distortion]`` count.
     """
@@ -56,6 +59,7 @@ def assemble_chunk(folder: RunFolder, number: int, options: Options) -> dict[str
     exposures = read_table(folder.exposures)
     frame = MasterFrame.from_meta(exposures.meta["master_frame"])
     passes = read_chunks(folder)[number]
+    check_recovered(folder, *passes, n_parts)
     plan = read_plan(folder, *passes)
     order = np.argsort(plan["id"])
     plan = {name: values[order] for name, values in plan.items()}

@@ -18,7 +18,7 @@ from dpm.stages.second_pass.field import files_folder
 
 __all__ = [
     "STAGE", "chunk_file", "field_file", "is_planned", "measurements_folder", "plan_file", "read_chunks", "read_plan",
-    "read_recovered", "recovered_file", "remove_files", "write_plan",
+    "check_recovered", "read_recovered", "recovered_file", "remove_files", "write_plan",
 ]  # fmt: skip
 
 STAGE = "artificial_stars"  # whose files these are
@@ -114,11 +114,35 @@ def _chunks(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
     return out
 
 
+def check_recovered(folder: RunFolder, first: int, last: int, parts: int) -> None:
+    """See that the lists of all tasks with these passes are there: one that is late is not a tile without stars.
+
+    Raises
+    ------
+    FileNotFoundError
+        If fewer than ``parts`` are.
+    """
+    for step in ("found", "measured"):
+        place = recovered_file(folder, step, 0, 0).parent
+        there = sum(first <= number < last for _, number, _ in _recovered(place))
+        if there < parts:
+            raise FileNotFoundError(f"{place}: {parts - there} of {parts} lists of recovered stars are missing")
+
+
 def read_recovered(folder: RunFolder, step: str, tiles: set[int], first: int, last: int) -> dict[str, NDArray]:
     """What all tasks made of these tiles and the passes ``first`` to ``last``, which no task crosses."""
-    lists = []
-    for path in sorted(recovered_file(folder, step, 0, 0).parent.glob("*_*.arrow")):
-        tile, number = (int(part) for part in path.stem.split("_"))
-        if tile in tiles and first <= number < last:
-            lists.append(read_arrays(path))
+    lists = [
+        read_arrays(path)
+        for tile, number, path in _recovered(recovered_file(folder, step, 0, 0).parent)
+        if tile in tiles and first <= number < last
+    ]
     return {name: np.concatenate([part[name] for part in lists]) for name in lists[0]}
+
+
+def _recovered(place: Path) -> list[tuple[int, int, Path]]:
+    """Tile and first pass of every list in a folder, ordered as their names are."""
+    out = []
+    for path in sorted(place.glob("*_*.arrow")):
+        tile, number = (int(part) for part in path.stem.split("_"))
+        out.append((tile, number, path))
+    return out

@@ -33,11 +33,11 @@ def read_plane(plan: AtlasPlan, stack: int, name: str, box: Box) -> NDArray[Any]
     """One plane of a stack in a box (y0, y1, x0, x1) that begins on the lattice of blocks, from its parts."""
     y0, y1, x0, x1 = box
     out = np.full((y1 - y0, x1 - x0), FILL[name], np.int16 if name == "number" else np.float32)
+    made = set(plan.blocks[stack])
     for row in range(y0 // BLOCK, -(-y1 // BLOCK)):
         for column in range(x0 // BLOCK, -(-x1 // BLOCK)):
-            path = plan.part_file(stack, (row, column))
-            if path.exists():
-                with np.load(path) as data:
+            if (row, column) in made:
+                with np.load(plan.part_file(stack, (row, column))) as data:
                     part = data[name]
                 mine = out[row * BLOCK - y0 : (row + 1) * BLOCK - y0, column * BLOCK - x0 : (column + 1) * BLOCK - x0]
                 mine[...] = part[: mine.shape[0], : mine.shape[1]]
