@@ -88,7 +88,7 @@ FACTORS: dict[str, _Factors] = {
     "atlas": _Factors((0.0, 3.4, 0.0), (0.0, 2.3e8, 0.0), (0.0, 5.6e7, 0.0)),
 }
 # CPU seconds of an artificial star in one exposure, and of a row, real or artificial, in the stage selection; bytes written of one.
-ARTIFICIAL_SECONDS, SELECTION_SECONDS, ARTIFICIAL_BYTES = 0.35e-3, 4e-4, 2e3
+ARTIFICIAL_SECONDS, SELECTION_SECONDS, ARTIFICIAL_BYTES = 0.45e-3, 4e-4, 2e3
 # Artificial stars that one pass holds on a megapixel; an exposure's side over a field's where its dithers are small.
 PASS_STARS, FIELD_SIDE = 1900.0, 1.3
 # Bytes of memory: a worker with everything imported, and what is added for a megapixel and a thousand stars of one exposure.
