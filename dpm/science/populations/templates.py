@@ -85,7 +85,6 @@ class PopulationTemplates:
                     out += (near_alpha * near_age * weight)[:, None] * self.probability[j, i, kind]
         return out
 
-
     def relative_variance(self, age: Any) -> NDArray[np.float64]:
         """Relative variance (n, cells) of what `expected` gives at these ages (n,)."""
         place, into = _place(np.atleast_1d(np.asarray(age, dtype=float)), self.ages)
