@@ -279,7 +279,7 @@ def written(field, tmp_path_factory):
     folder = RunFolder(tmp_path)
     folder.create()
     frame = MasterFrame(80.0, -69.5, 0.05, 1000.0, 900.0, 1900, 1400)
-    plan = AtlasPlan(folder, frame, make_plan(tmp_path, TRANSFORMS, stacks=2).stacks, 1.0, 1024, [[(0, 0)], [(0, 0)]], source.sky)
+    plan = AtlasPlan(folder, frame, make_plan(tmp_path, TRANSFORMS, stacks=2).stacks, 1.0, 1024, [[(0, 0), (0, 1)]] * 2, source.sky)
     columns = {name: [f"e{k}" for k in range(5)] for name in ("exposure", "detector", "file")} | {"target": ["<b>M 1</b>"] * 5}
     Table(columns | {"epoch": [2022.3] * 5, "exptime": [100.0] * 5}).write(folder.exposures)
     for k in range(2):
