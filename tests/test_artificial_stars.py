@@ -19,7 +19,7 @@ from dpm.models.master_frame import MasterFrame
 from dpm.models.options import ArtificialStarsOptions
 from dpm.models.patches import PatchBounds
 from dpm.stages.artificial_stars import files
-from dpm.stages.artificial_stars.draw import SEPARATION, SPACING, Coverage, common_motion, draw_stars, passes
+from dpm.stages.artificial_stars.draw import SEPARATION, Coverage, common_motion, draw_stars, passes, separation_of, spacing_of
 from dpm.stages.artificial_stars.files import STAGE, recovered_file, write_plan
 from dpm.stages.artificial_stars.link import keep_linked, linked_epochs
 from dpm.stages.artificial_stars.perturbed import VARIANTS, choose_variants, stretched
@@ -116,7 +116,7 @@ def test_stars_of_one_pass_are_apart_and_passes_are_few():
     rng = np.random.default_rng(1)
     side = 25 * SEPARATION
     x, y = rng.uniform(0, side, (2, 8000))
-    number = passes([np.column_stack([x, y])], side**2)
+    number = passes([np.column_stack([x, y])], side**2, SEPARATION)
     for k in range(number.max() + 1):
         mine = np.column_stack([x, y])[number == k]
         assert len(mine) < 2 or cKDTree(mine).query(mine, k=2)[0][:, 1].min() > SEPARATION
@@ -137,17 +137,17 @@ class Everywhere:
 
 def test_even_stars_come_in_dense_passes_and_anywhere():
     n = 8000
-    stars = draw_stars(ArtificialStarsOptions(n=n, seed=3), catalog(), ["a", "b"], Everywhere(), 3, FRAME, {})
+    stars = draw_stars(ArtificialStarsOptions(n=n, seed=3), catalog(), ["a", "b"], Everywhere(), 3, FRAME, {}, SEPARATION)
     place = np.column_stack([stars["x"], stars["y"]])
-    number = passes([place], 600.0 * 600.0)
+    number = passes([place], 600.0 * 600.0, SEPARATION)
     counts = np.bincount(number)
     for k in range(len(counts)):
         assert counts[k] < 2 or cKDTree(place[number == k]).query(place[number == k], k=2)[0][:, 1].min() > SEPARATION
     # A triangular lattice has a star in 0.866 spacings squared.
-    assert np.sort(counts)[1:].min() > 0.95 * 600**2 / (0.866 * SPACING**2)
+    assert np.sort(counts)[1:].min() > 0.95 * 600**2 / (0.866 * spacing_of(SEPARATION) ** 2)
     for values in (*(place / 600.0).T, *np.modf(place)[0].T):
         assert kstest(values, "uniform").pvalue > 0.001
-    again = draw_stars(ArtificialStarsOptions(n=n, seed=4), catalog(), ["a", "b"], Everywhere(), 3, FRAME, {})
+    again = draw_stars(ArtificialStarsOptions(n=n, seed=4), catalog(), ["a", "b"], Everywhere(), 3, FRAME, {}, SEPARATION)
     assert not np.allclose(again["x"], stars["x"])
 
 
@@ -172,7 +172,7 @@ def coverage(root) -> Coverage:
 def test_stars_are_drawn_evenly_where_enough_exposures_are_and_on_the_line(tmp_path):
     covered = coverage(tmp_path)
     options = ArtificialStarsOptions(n=4000, magnitudes={"a": (19.0, 27.0)})
-    stars = draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {})
+    stars = draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {}, SEPARATION)
     assert len(stars) == 4000 and stars["id"][0] == 1
     assert covered.count(np.asarray(stars["x"]), np.asarray(stars["y"])).min() == 3
     assert kstest((stars["a_mag"] - 19) / 8, "uniform").pvalue > 0.001
@@ -181,10 +181,10 @@ def test_stars_are_drawn_evenly_where_enough_exposures_are_and_on_the_line(tmp_p
     colour = stars["b_mag"] - stars["a_mag"]
     # Beyond the well-measured stars as well.
     assert np.abs(colour + 0.5 + 0.1 * (stars["a_mag"] - 22)).max() < 0.03
-    again = draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {})
+    again = draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {}, SEPARATION)
     assert np.array_equal(stars["x"], again["x"]) and np.array_equal(stars["b_mag"], again["b_mag"])
     reseeded = ArtificialStarsOptions(n=4000, magnitudes={"a": (19.0, 27.0)}, seed=2)
-    other = draw_stars(reseeded, catalog(), ["a", "b"], covered, 3, FRAME, {})
+    other = draw_stars(reseeded, catalog(), ["a", "b"], covered, 3, FRAME, {}, SEPARATION)
     assert not np.array_equal(stars["x"], other["x"])
 
 
@@ -192,18 +192,18 @@ def test_a_table_of_the_users_own_and_its_faults(tmp_path):
     covered = coverage(tmp_path)
     own = Table({"ra": [10.0, 10.0001], "dec": [20.0, 20.0001], "a_mag": [20.0, 21.0], "b_mag": [19.0, 20.5]})
     options = ArtificialStarsOptions(table="own.ecsv")
-    stars = draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {"table": own})
+    stars = draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {"table": own}, SEPARATION)
     x, y = FRAME.sky_to_pixel(own["ra"], own["dec"])
     assert np.allclose(stars["x"], x) and np.allclose(stars["y"], y) and stars["b_mag"].tolist() == [19.0, 20.5]
     with pytest.raises(ValueError, match="no column b_mag"):
-        draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {"table": own[["ra", "dec", "a_mag"]]})
+        draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {"table": own[["ra", "dec", "a_mag"]]}, SEPARATION)
     own["ra"][1] = np.nan
     with pytest.raises(ValueError, match="not a number"):
-        draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {"table": own})
+        draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {"table": own}, SEPARATION)
     with pytest.raises(ValueError, match="no band c"):
-        draw_stars(ArtificialStarsOptions(n=5, magnitudes={"c": (1.0, 2.0)}), catalog(), ["a", "b"], covered, 3, FRAME, {})
+        draw_stars(ArtificialStarsOptions(n=5, magnitudes={"c": (1.0, 2.0)}), catalog(), ["a", "b"], covered, 3, FRAME, {}, SEPARATION)
     with pytest.raises(ValueError, match="held by 9 exposures"):
-        draw_stars(ArtificialStarsOptions(n=5), catalog(), ["a", "b"], covered, 9, FRAME, {})
+        draw_stars(ArtificialStarsOptions(n=5), catalog(), ["a", "b"], covered, 9, FRAME, {}, SEPARATION)
 
 
 BANDS = ["band0", "band1"]
@@ -229,7 +229,7 @@ def plan(field, n: int = 120) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(3)
     x, y = rng.uniform(15, 145, (2, n))
     stars = {"id": np.arange(1, n + 1), "x": x, "y": y, "x_0": x, "y_0": y}
-    stars["pass"] = passes([np.column_stack([x, y])], 160.0**2)
+    stars["pass"] = passes([np.column_stack([x, y])], 160.0**2, SEPARATION)
     level = np.where(np.arange(n) % 3 == 0, 15.0, np.where(np.arange(n) % 3 == 1, 400.0, 6000.0))
     stars |= {f"{band}_flux": level * scale for band, scale in zip(BANDS, (1.0, 0.8))}
     write_plan(field.folder, stars)
@@ -252,7 +252,7 @@ def test_stars_put_in_come_out_as_they_were_or_not_at_all(tmp_path):
     stars = plan(field)
     n_passes = int(stars["pass"].max()) + 1
     for tile in field.tiles:
-        recover_tile(field.folder, tile.number, 0, n_passes, 5, THRESHOLD)
+        recover_tile(field.folder, tile.number, 0, n_passes, 5, THRESHOLD, SEPARATION)
     out = recovered(field)
     assert np.array_equal(out["found_id"], stars["id"])
     found = out["found_distance"] < 0.5
@@ -279,7 +279,7 @@ def test_the_same_bits_for_any_tiles_and_passes_a_task(tmp_path):
     stars = plan(field, 40)
     n_passes = int(stars["pass"].max()) + 1
     for tile in field.tiles:
-        recover_tile(field.folder, tile.number, 0, n_passes, 5, THRESHOLD)
+        recover_tile(field.folder, tile.number, 0, n_passes, 5, THRESHOLD, SEPARATION)
     one = recovered(field)
     other = crowd(tmp_path / "b")
     patches = [patch for tile in other.tiles for patch in tile.patches]
@@ -289,7 +289,7 @@ def test_the_same_bits_for_any_tiles_and_passes_a_task(tmp_path):
     plan(other, 40)
     for tile in other.tiles:
         for first in reversed(range(n_passes)):
-            recover_tile(other.folder, tile.number, first, first + 1, 5, THRESHOLD)
+            recover_tile(other.folder, tile.number, first, first + 1, 5, THRESHOLD, SEPARATION)
     two = recovered(other)
     assert one.keys() == two.keys()
     for name, values in one.items():
@@ -326,7 +326,7 @@ def test_stars_put_in_with_another_epsf_scatter_more(tmp_path):
     spread = []
     for epsf_error in (0.0, 0.06):
         for tile in field.tiles:
-            recover_tile(field.folder, tile.number, 0, int(stars["pass"].max()) + 1, 5, THRESHOLD, epsf_error)
+            recover_tile(field.folder, tile.number, 0, int(stars["pass"].max()) + 1, 5, THRESHOLD, SEPARATION, epsf_error)
         out = recovered(field)
         true = stars[f"{BANDS[0]}_flux"][out["measured_star"] - 1]
         rows = out["measured_exposure"] < 4
@@ -394,3 +394,12 @@ def test_the_plan_is_read_pass_by_pass_and_cut_into_chunks(tmp_path, monkeypatch
     chunks = files.read_chunks(folder)
     assert [first for first, _ in chunks[1:]] == [last for _, last in chunks[:-1]] and chunks[-1][1] == 7
     assert all(len(files.read_plan(folder, *ends)["id"]) >= 250 for ends in chunks[:-1])
+
+
+def test_stars_of_a_pass_are_as_far_apart_on_the_coarsest_detector():
+    exposures = Table({"pixel_scale": [FRAME.scale, 2.0 * FRAME.scale]})
+    assert separation_of(exposures, FRAME) == 2 * SEPARATION and separation_of(exposures[:1], FRAME) == SEPARATION
+    coarse = draw_stars(ArtificialStarsOptions(n=3000, seed=3), catalog(), ["a", "b"], Everywhere(), 3, FRAME, {}, 2 * SEPARATION)
+    place = np.column_stack([coarse["x"], coarse["y"]])
+    number = passes([place], 600.0**2, 2 * SEPARATION)
+    assert cKDTree(place[number == 0]).query(place[number == 0], k=2)[0][:, 1].min() > 2 * SEPARATION

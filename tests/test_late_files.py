@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import time
 
 import pytest
 from fake_stages import late as stage
@@ -20,7 +21,7 @@ from dpm.run.pipeline import run_pipeline
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """No process-wide memory of other tests."""
-    monkeypatch.setattr(late, "_in_vain", set())
+    monkeypatch.setattr(late, "_in_vain", {})
 
 
 def run(folder, delay, kind="none"):
@@ -39,7 +40,7 @@ COMPLETE = {"there": 2, "values": [2, 2]}
 
 def test_files_that_come_late_are_waited_for(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="dpm"):
-        assert run(tmp_path, 0.5).summaries["late"] == COMPLETE
+        assert run(tmp_path, 3.0).summaries["late"] == COMPLETE
     assert "write_1.txt is not there yet: waiting" in caplog.text and "read_0.txt is not there yet: waiting" in caplog.text
 
 
@@ -55,7 +56,7 @@ def test_a_file_that_never_comes_is_named_and_its_absence_is_no_result(tmp_path,
         run(tmp_path, stage.NEVER)
     for part in (0, 1):
         os.replace(tmp_path / f"run/work/.write_{part}", tmp_path / f"run/work/write_{part}.txt")
-    monkeypatch.setattr(late, "_in_vain", set())
+    monkeypatch.setattr(late, "_in_vain", {})
     with pytest.raises(IncompleteError, match=r"read_0.txt, which part read_0 wrote on .*, is not seen on"):
         run(tmp_path, stage.NEVER)
     assert Parts(RunFolder(tmp_path / "run"), "late", "").path.parent.is_dir() and not list(tmp_path.glob("run/work/late/*/_fin*"))
@@ -97,8 +98,32 @@ def test_what_is_waited_for(tmp_path, monkeypatch):
         with pytest.raises(type(error)):
             until_seen(tmp_path, attempts(error, 1))
         assert len(calls) == 1
-    # A process that has waited in vain says the same of other files at once.
+    # By whatever name the folder goes.
+    (tmp_path / "cubes").mkdir()
+    link = tmp_path.parent / f"{tmp_path.name}_link"
+    link.symlink_to(tmp_path)
+    other_name = FileNotFoundError(errno.ENOENT, "No such file or directory", str(link / "cubes" / "a.zarr"))
+    assert until_seen(tmp_path, attempts(other_name, 1)) == 2
+    monkeypatch.chdir(tmp_path.parent)
+    relative = FileNotFoundError(errno.ENOENT, "No such file or directory", f"{tmp_path.name}/cubes/a.zarr")
+    assert until_seen(tmp_path, attempts(relative, 1)) == 2
+    # Every file has its own time, however long the work before it took.
+    files = [FileNotFoundError(errno.ENOENT, "No such file or directory", f"{here}{k}") for k in (1, 2)]
+
+    def slow_work():
+        calls.append(1)
+        if len(calls) > 1:
+            time.sleep(0.4)
+        if len(calls) <= 2:
+            raise files[len(calls) - 1]
+        return "done"
+
+    calls.clear()
+    assert until_seen(tmp_path, slow_work) == "done"
+    # A process that has waited in vain says the same of other files at once, but not for ever.
     assert wait_for_files(tmp_path, ["a"]) == "a"
     with pytest.raises(FileNotFoundError):
         until_seen(tmp_path, attempts(late_ones[0], 1))
     assert len(calls) == 1
+    time.sleep(0.4)
+    assert until_seen(tmp_path, attempts(late_ones[0], 1)) == 2

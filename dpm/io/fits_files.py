@@ -119,10 +119,13 @@ def check_packing(path: Path) -> bool:
     Raises
     ------
     InputError
-        If it is packed in another way, damaged, or larger than `MOST_BYTES` once unpacked.
+        If it is packed in another way, damaged, cannot be read, or is larger than `MOST_BYTES` once unpacked.
     """
-    with path.open("rb") as stream:
-        first = stream.read(8)
+    try:
+        with path.open("rb") as stream:
+            first = stream.read(8)
+    except OSError as error:
+        raise InputError(path, "SIMPLE", f"the file cannot be read ({error.strerror})", "Check its permissions") from error
     for magic, name in OTHERS.items():
         if first.startswith(magic):
             raise InputError(path, "SIMPLE", f"the file is packed ({name})", "Unpack it; of packed files gzip's alone are read")

@@ -188,7 +188,7 @@ ARTIFICIAL_FATE_COLUMNS: tuple[Column, ...] = (
 
 CATALOG_FILTER_COLUMNS: tuple[Column, ...] = (
     Column("mag", "float32", "mag", "phot.mag", "magnitude; its system and zero point are in the column's metadata"),
-    Column("mag_error", "float32", "mag", "stat.error;phot.mag", "one-sigma error of mag, a quick ePSF's model error included"),
+    Column("mag_error", "float32", "mag", "stat.error;phot.mag", "one-sigma error of mag, with that of the ePSF where it is known"),
     Column("mag_rms", "float32", "mag", "stat.stdev;phot.mag", "scatter of single-exposure magnitudes"),
     Column("flux", "float64", "flux", "phot.count", "mean flux, pixel area and zero points applied"),
     Column("flux_error", "float32", "flux", "stat.error;phot.count", "one-sigma error of flux"),

@@ -147,13 +147,21 @@ def _asked_for(name: str, options: Options) -> bool:
     if name == "distortion":
         return options.distortion.source == "solve"
     if name in ("artificial_stars", "selection"):
-        return options.artificial_stars.n > 0
+        return _artificial(options) > 0
     return (name in FACTORS) and (name != "atlas" or options.atlas.make)
+
+
+def _artificial(options: Options) -> int:
+    """Artificial stars that are asked for, by number or in a table."""
+    from astropy.table import Table
+
+    told = options.artificial_stars
+    return len(Table.read(told.table)) if told.table else told.n
 
 
 def _amounts(name: str, size: FieldSize, options: Options) -> tuple[float, float, float]:
     """CPU seconds, and bytes read and written."""
-    n = options.artificial_stars.n
+    n = _artificial(options)
     if name == "selection":
         return SELECTION_SECONDS * (size.stars + n), 0.0, 0.0
     factors = FACTORS["psf_build" if name == "psf" and options.psf.source == "build" else name]
@@ -199,8 +207,8 @@ def _tasks(name: str, size: FieldSize, options: Options, seconds: float) -> tupl
     if name == "artificial_stars":
         from dpm.stages.artificial_stars.files import CHUNK_STARS
 
-        parts = _tiles(size, ARTIFICIAL_TILE) * _pass_groups(size, options.artificial_stars.n)
-        chunks = math.ceil(options.artificial_stars.n / CHUNK_STARS)
+        parts = _tiles(size, ARTIFICIAL_TILE) * _pass_groups(size, _artificial(options))
+        chunks = math.ceil(_artificial(options) / CHUNK_STARS)
         return size.exposures + parts + 1 + chunks + 1, seconds / parts
     if name == "atlas":
         from dpm.stages.atlas.layout import BLOCK

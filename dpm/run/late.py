@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import re
 import time
@@ -26,8 +27,9 @@ LATE = 75.0
 PAUSES = (0.2, 5.0)
 
 Result = TypeVar("Result")
-# Once a process has waited in vain what is not there is missing, and the other parts say so at once.
-_in_vain: set[Path] = set()
+# When a process waited in vain for a file of a run folder: for as long again what is not there is missing, and other parts say so at
+# once.
+_in_vain: dict[Path, float] = {}
 
 
 def until_seen(root: Path, work: Callable[[], Result]) -> Result:
@@ -59,21 +61,21 @@ def wait_for_files(root: Path, names: Iterable[str]) -> str | None:
 
 
 class _Pauses:
-    """Longer and longer pauses, and one word in the log."""
+    """Longer and longer pauses for a file, and one word in the log."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.began, self.pause = root, 0.0, PAUSES[0]
+        self.root, self.path, self.began, self.pause = root, Path(), 0.0, PAUSES[0]
 
     def wait(self, path: Path) -> bool:
         """Wait for a moment and make the system look at the folder again; whether there was time left for it."""
         now = time.monotonic()
-        if not self.began:
-            self.began = now
-            if self.root in _in_vain:
+        if path != self.path:
+            self.path, self.began, self.pause = path, now, PAUSES[0]
+            if now - _in_vain.get(self.root, -math.inf) < LATE:
                 return False
             log.info("%s is not there yet: waiting up to %.0f s, since a shared disk may be slow", path, LATE)
         if now - self.began > LATE:
-            _in_vain.add(self.root)
+            _in_vain[self.root] = now
             return False
         time.sleep(self.pause)
         self.pause = min(2 * self.pause, PAUSES[1])
@@ -86,8 +88,9 @@ def _late_file(error: BaseException | None, root: Path) -> Path | None:
     """The file of the run folder whose absence stands in the chain of causes; None where there is none."""
     while error is not None:
         if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno == errno.ESTALE):
-            # pyarrow and zarr name it in their text alone.
-            found = re.search(re.escape(str(root)) + r"[^'\":,]*", str(error))
-            return Path(found[0]) if found else None
+            # pyarrow and zarr name it in their text alone; a run folder may be known by several names.
+            named = [str(error.filename)] if error.filename else re.findall(r"[^\s'\":,]*/[^'\":,]*", str(error))
+            inside = (Path(name) for name in named if Path(name).resolve().is_relative_to(root.resolve()))
+            return next(inside, None)
         error = error.__cause__ or error.__context__
     return None

@@ -203,7 +203,7 @@ def _response(
     n_cells = int(np.prod([edge.size - 1 for edge in edges]))
     known = np.flatnonzero(errors.covers(true))
     rows, columns, values = [], [], []
-    squares = np.zeros((len(usual), n_cells))
+    donated = [csr_array((len(errors.inserted), n_cells)) for _ in usual]
     for some in np.array_split(known, max(1, known.size // CHUNK)):
         fates = errors.fates(true[some])
         cell = cells_of(fates.measured)
@@ -212,10 +212,11 @@ def _response(
         rows.append(node)
         columns.append(cell)
         values.append(share)
-        own, place = np.unique(fates.donor[found] * n_cells + cell, return_inverse=True)
+        # One artificial star serves many nodes, those of other chunks too: what it gives is added up before it is squared.
         for number, systems in enumerate(usual):
-            squares[number] += np.bincount(own % n_cells, np.bincount(place, systems[node] * share, own.size) ** 2, n_cells)
+            donated[number] += csr_array((systems[node] * share, (fates.donor[found], cell)), donated[number].shape)
     response = coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), (len(true), n_cells)).tocsr()
+    squares = np.array([np.asarray(given.multiply(given).sum(axis=0)).ravel() for given in donated])
     total = usual @ response
     with np.errstate(divide="ignore", invalid="ignore"):
         return response, np.where(total > 0, squares / total**2, 1.0)

@@ -66,12 +66,13 @@ def next_round(folder: RunFolder, options: Options, rounds: list[list[dict[str, 
         return [
             Task(NAME, f"assemble_{k}", common | tables | {"chunk": k, "parts": count}, seconds) for k, count in enumerate(counts)
         ]
-    from dpm.stages.artificial_stars.prepare import prepare
+    from dpm.stages.artificial_stars.prepare import pass_separation, prepare
 
     field, chunks = prepare(folder, options)
     told = options.artificial_stars
     learn = Task(NAME, "learn", common | tables | {"step": "learn"}, LEARN_SECONDS)
     common |= {"threshold": options.find.threshold, "seed": told.seed, "epsf_error": told.epsf_error}
+    common |= {"separation": pass_separation(folder)}
     tasks = []
     for tile in field.tiles:
         seconds = max(PASS_FACTOR * tile.cost, 1e-3)
@@ -95,7 +96,7 @@ def work(task: Task) -> dict[str, Any]:
     if step == "recover":
         from dpm.stages.artificial_stars.recover import recover_tile
 
-        told = (arguments[name] for name in ("tile", "first", "last", "seed", "threshold", "epsf_error"))
+        told = (arguments[name] for name in ("tile", "first", "last", "seed", "threshold", "separation", "epsf_error"))
         return out | recover_tile(folder, *told)
     if step == "join":
         from dpm.stages.artificial_stars.assemble import join_chunks

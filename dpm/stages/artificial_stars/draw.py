@@ -17,18 +17,17 @@ from dpm.models.patches import NODE_STEP
 from dpm.science.table_access import column_values
 from dpm.stages.second_pass.geometry import ExposureGeometry
 
-__all__ = ["Coverage", "SEPARATION", "SPACING", "common_motion", "draw_stars", "passes"]
+__all__ = ["Coverage", "common_motion", "draw_stars", "passes", "separation_of", "spacing_of"]
 
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
-# Master pixels between artificial stars that go in together: a star that both could change would lie within 9 pixels of one, which
-# is beyond a star's fit box, its neighbours within LINK_RADIUS and their fit boxes, and beyond the sky annulus.
+# Pixels of the coarsest detector between artificial stars that go in together: a star that both could change would lie within
+# 9 pixels of one: beyond a star's fit box, its neighbours within LINK_RADIUS and their fit boxes, and beyond the sky annulus.
 SEPARATION = 18.0
-# Of a pass's lattice, on which every star is shifted by up to half a pixel either way; motions are not exactly parallel on a plane.
-SPACING = SEPARATION + np.sqrt(2.0) + 0.1
-CROWD = 80.0  # artificial stars a circle of SEPARATION that are sorted into passes at once
+SHIFT = 0.5  # master pixels by which every star of a pass's lattice is shifted either way, at most
+CROWD = 80.0  # artificial stars a circle of the separation that are sorted into passes at once
 FOLLOW = 10.0  # master pixels: artificial stars that follow the stars lie as far from one of them (one sigma)
 # The catalogue's own sequence: its bins, the stars that each needs, and the largest error in either band.  Stars found near the
 # limit of one band are those that are bright in the other: their median colour is off by half a magnitude.
@@ -72,9 +71,26 @@ class Coverage:
         return low_x * NODE_STEP, high_x * NODE_STEP, low_y * NODE_STEP, high_y * NODE_STEP
 
 
+def separation_of(exposures: Table, frame: MasterFrame) -> float:
+    """Master pixels between artificial stars of one pass: SEPARATION pixels of the coarsest detector.
+
+    Parameters
+    ----------
+    exposures : Table
+        With ``pixel_scale``, arcsec.
+    frame : MasterFrame
+    """
+    return SEPARATION * max(float(np.max(exposures["pixel_scale"])) / frame.scale, 1.0)
+
+
+def spacing_of(separation: float) -> float:
+    """Side of a pass's lattice, whose stars are shifted; motions are not exactly parallel on a plane."""
+    return separation + 2.0 * np.sqrt(2.0) * SHIFT + 0.1
+
+
 def draw_stars(
     options: ArtificialStarsOptions, catalog: Table, bands: Sequence[str], coverage: Coverage, fewest: int, frame: MasterFrame,
-    tables: dict[str, Table],
+    tables: dict[str, Table], separation: float,
 ) -> Table:  # fmt: skip
     """The stars to put in.
 
@@ -91,6 +107,8 @@ def draw_stars(
     frame : MasterFrame
     tables : dict of Table
         ``"table"`` and ``"fiducial"`` where the options name these files.
+    separation : float
+        Of stars of one pass, master pixels.
 
     Returns
     -------
@@ -109,7 +127,7 @@ def draw_stars(
     if unknown:
         raise ValueError(f"[artificial_stars] magnitudes: no band {unknown[0]}; the catalogue has {', '.join(bands)}")
     rng = np.random.Generator(np.random.Philox(options.seed))
-    x, y = _positions(rng, options, catalog, coverage, fewest)
+    x, y = _positions(rng, options, catalog, coverage, fewest, separation)
     first = next(iter(options.magnitudes), bands[0])
     low, high = options.magnitudes.get(first) or _range(catalog, first)
     magnitudes = {first: rng.uniform(low, high, options.n)}
@@ -137,8 +155,8 @@ def _with_motions(stars: Table, given: Table, options: ArtificialStarsOptions, c
     return stars
 
 
-def passes(places: Sequence[Floats], area: float) -> NDArray[np.int64]:
-    """Number of the pass that each star goes in with: the first without an earlier star within SEPARATION at any epoch.
+def passes(places: Sequence[Floats], area: float, separation: float) -> NDArray[np.int64]:
+    """Number of the pass that each star goes in with: the first without an earlier star within the separation at any epoch.
 
     Parameters
     ----------
@@ -146,15 +164,17 @@ def passes(places: Sequence[Floats], area: float) -> NDArray[np.int64]:
         Master pixels at every epoch.
     area : float
         That they lie in, square pixels.
+    separation : float
+        Master pixels.
     """
     n = len(places[0])
-    block = max(int(CROWD * area / (np.pi * SEPARATION**2)), 1)
+    block = max(int(CROWD * area / (np.pi * separation**2)), 1)
     out = np.empty(n, np.int64)
     begun = 0
     for start in range(0, n, block):
         parts = [place[start : start + block] for place in places]
         mine = [-1] * len(parts[0])
-        for k, lists in enumerate(zip(*(cKDTree(part).query_ball_point(part, SEPARATION) for part in parts))):
+        for k, lists in enumerate(zip(*(cKDTree(part).query_ball_point(part, separation) for part in parts))):
             taken = {mine[other] for others in lists for other in others if other < k}
             mine[k] = next(number for number in range(len(taken) + 1) if number not in taken)
         out[start : start + block] = begun + np.array(mine)
@@ -189,7 +209,7 @@ def common_motion(catalog: Table) -> tuple[float, float]:
 
 
 def _positions(
-    rng: np.random.Generator, options: ArtificialStarsOptions, catalog: Table, coverage: Coverage, fewest: int
+    rng: np.random.Generator, options: ArtificialStarsOptions, catalog: Table, coverage: Coverage, fewest: int, separation: float
 ) -> tuple[Floats, Floats]:
     """Places that enough exposures hold."""
     bounds = coverage.bounds()
@@ -197,7 +217,7 @@ def _positions(
     drawn = 0
     while len(x) < options.n:
         if options.positions == "uniform":
-            new_x, new_y = _lattice(rng, bounds)
+            new_x, new_y = _lattice(rng, bounds, spacing_of(separation))
         else:
             star = rng.integers(0, len(catalog), options.n)
             new_x = np.asarray(catalog["x"], float)[star] + rng.normal(0.0, FOLLOW, options.n)
@@ -210,21 +230,21 @@ def _positions(
     return x[: options.n], y[: options.n]
 
 
-def _lattice(rng: np.random.Generator, bounds: tuple[float, float, float, float]) -> tuple[Floats, Floats]:
-    """Places of one pass in random order: the triangular lattice with SPACING between neighbours, turned and shifted at random.
+def _lattice(rng: np.random.Generator, bounds: tuple[float, float, float, float], spacing: float) -> tuple[Floats, Floats]:
+    """Places of one pass in random order: the triangular lattice with this spacing between neighbours, turned and shifted at random.
 
     Every place is as likely as any other, each star lies anywhere in its pixel, and no other pattern puts as many in together.
     """
     x_low, x_high, y_low, y_high = bounds
     turn = rng.uniform(0.0, np.pi / 3.0)
-    along = SPACING * np.array([np.cos(turn), np.sin(turn)])
-    across = SPACING * np.array([np.cos(turn + np.pi / 3.0), np.sin(turn + np.pi / 3.0)])
+    along = spacing * np.array([np.cos(turn), np.sin(turn)])
+    across = spacing * np.array([np.cos(turn + np.pi / 3.0), np.sin(turn + np.pi / 3.0)])
     # Rows are 0.87 spacings apart: as many as the diagonal's half needs either way, sheared by half as much.
-    most = int(np.ceil(np.hypot(x_high - x_low, y_high - y_low) / SPACING)) + 1
+    most = int(np.ceil(np.hypot(x_high - x_low, y_high - y_low) / spacing)) + 1
     i, j = (index.ravel() + rng.uniform() for index in np.mgrid[-2 * most : 2 * most + 1, -most : most + 1])
     x = 0.5 * (x_low + x_high) + i * along[0] + j * across[0]
     y = 0.5 * (y_low + y_high) + i * along[1] + j * across[1]
-    x, y = x + rng.uniform(-0.5, 0.5, x.size), y + rng.uniform(-0.5, 0.5, y.size)
+    x, y = x + rng.uniform(-SHIFT, SHIFT, x.size), y + rng.uniform(-SHIFT, SHIFT, y.size)
     inside = rng.permutation(np.flatnonzero((x >= x_low) & (x < x_high) & (y >= y_low) & (y < y_high)))
     return x[inside], y[inside]
 

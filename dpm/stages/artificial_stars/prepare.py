@@ -12,19 +12,25 @@ from dpm.io.run_folder import RunFolder
 from dpm.io.tables import read_table
 from dpm.models.master_frame import MasterFrame
 from dpm.models.options import Options
-from dpm.stages.artificial_stars.draw import Coverage, draw_stars, passes
+from dpm.stages.artificial_stars.draw import Coverage, draw_stars, passes, separation_of
 from dpm.stages.artificial_stars.files import STAGE, is_planned, read_chunks, write_plan
 from dpm.stages.frame.astrometry import positions_at
 from dpm.stages.second_pass import save_tiles
 from dpm.stages.second_pass.field import Exposure, SecondPassField
 from dpm.stages.second_pass.placement import group_years
 
-__all__ = ["prepare"]
+__all__ = ["pass_separation", "prepare"]
 
 log = logging.getLogger(__name__)
 
 TILE_SECONDS = 1.0  # of work in a tile: a task takes many passes over the pixels that it read
 LARGEST_PATCH = 128  # master pixels a side: no star of the margins is fitted, and more pixels do not stay in a processor's cache
+
+
+def pass_separation(folder: RunFolder) -> float:
+    """Master pixels between artificial stars of one pass (`separation_of`)."""
+    exposures = read_table(folder.exposures)
+    return separation_of(exposures, MasterFrame.from_meta(exposures.meta["master_frame"]))
 
 
 def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, list[tuple[int, int]]]:
@@ -55,10 +61,11 @@ def prepare(folder: RunFolder, options: Options) -> tuple[SecondPassField, list[
     coverage = Coverage([geometry for _, _, geometry in placed], [_box(exposure) for _, exposure, _ in placed])
     tables = {name: Table.read(getattr(told, name)) for name in ("table", "fiducial") if getattr(told, name)}
     fewest = min(options.frame.min_exposures, len(placed))
-    stars = draw_stars(told, catalog, bands, coverage, fewest, frame, tables)
+    separation = pass_separation(folder)
+    stars = draw_stars(told, catalog, bands, coverage, fewest, frame, tables, separation)
     places = [_place(stars, frame, group_years(group, exposures, float(catalog["ref_epoch"][0]))) for group in field.groups]
     area = sum(patch.side**2 for tile in field.tiles for patch in field.patches(tile)) / len(field.groups)
-    plan = {name: np.asarray(stars[name]) for name in stars.colnames} | {"pass": passes(places, area)}
+    plan = {name: np.asarray(stars[name]) for name in stars.colnames} | {"pass": passes(places, area, separation)}
     for number, place in enumerate(places):
         plan |= {f"x_{number}": place[:, 0], f"y_{number}": place[:, 1]}
     # A star is not put into a band whose exposures do not hold it: there it is neither found nor lost.

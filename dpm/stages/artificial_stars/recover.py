@@ -14,7 +14,6 @@ from dpm.io.star_lists import write_arrays
 from dpm.kernels.inject import inject_stars, scatter_at
 from dpm.kernels.patch import Libraries, place_stars
 from dpm.models.patches import PatchBounds
-from dpm.stages.artificial_stars.draw import SEPARATION
 from dpm.stages.artificial_stars.files import STAGE, read_plan, recovered_file
 from dpm.stages.artificial_stars.perturbed import choose_variants, perturbed_libraries
 from dpm.stages.first_pass.saturated import LOST
@@ -28,9 +27,6 @@ from dpm.stages.second_pass.waves import FrozenStars, equivalent_threshold, find
 
 __all__ = ["FOUND", "recover_tile"]
 
-# Master pixels: half of the distance between stars of one pass.  A star changes the fits of those whose fit box meets its own, and
-# the sky of those whose annulus it is in: 8.5 pixels.  What these change in turn is below 0.2 of its errors (docs/results.md).
-INTERACTION = 0.5 * SEPARATION
 MATCH = 0.5  # master pixels between an artificial star and what was found for it (DESIGN section 5)
 
 # What is written of every artificial star beside the rows of MEASURED: its number, where the nearest star that was found lies, and
@@ -40,7 +36,12 @@ FOUND: dict[str, type] = {"id": np.int64, "distance": np.float64}
 
 @dataclass(frozen=True)
 class _Patch:
-    """One patch of a tile before any star is put in."""
+    """One patch of a tile before any star is put in.
+
+    ``interaction`` is half of the distance between stars of one pass, master pixels.  A star changes the fits of those whose fit box
+    meets its own, and the sky of those whose annulus it is in: 8.5 pixels.  What these change in turn moved fluxes by 0.15 of their
+    errors in one of a hundred (docs/results.md).
+    """
 
     bounds: PatchBounds
     base: PatchScene
@@ -48,14 +49,15 @@ class _Patch:
     exposure_keys: NDArray[np.uint64]
     saturation: NDArray[np.float64]
     perturbed: Libraries | None
+    interaction: float
 
 
 def recover_tile(
-    folder: RunFolder, number: int, first: int, last: int, seed: int, threshold: float, epsf_error: float = 0.0
+    folder: RunFolder, number: int, first: int, last: int, seed: int, threshold: float, separation: float, epsf_error: float = 0.0
 ) -> dict[str, int]:
     """Put in and measure again the artificial stars of a tile's patches that go in with the passes ``first`` to ``last``.
 
-    Within INTERACTION of a star that goes in, all stars, real ones too, are found and measured again from the first wave; elsewhere
+    Within half of the passes' separation of a star that goes in, all stars, real ones too, are found and measured again from the first wave; elsewhere
     the catalogue's models stand.  Nothing is written back to the pixels.
 
     Parameters
@@ -69,6 +71,8 @@ def recover_tile(
         ``[artificial_stars] seed``.
     threshold : float
         ``[find] threshold``.
+    separation : float
+        Of stars of one pass, master pixels.
     epsf_error : float
         ``[artificial_stars] epsf_error``.
     """
@@ -93,7 +97,7 @@ def recover_tile(
             continue
         base, members = made
         saturation = np.array([reader.geometries[k].saturation for k in members])
-        patch = _Patch(bounds, base, members, keys[members], saturation, perturbed)
+        patch = _Patch(bounds, base, members, keys[members], saturation, perturbed, 0.5 * separation)
         for number_of_pass in np.unique(mine["pass"]):
             stars = select(mine, np.flatnonzero(mine["pass"] == number_of_pass))
             rows, places = _recover(patch, stars, reader.group.bands, known, limit, seed)
@@ -133,7 +137,7 @@ def _recover(
     place = np.column_stack([stars["x"], stars["y"]])
     near, beyond = context(known["x"], known["y"], patch.bounds)
     # Within reach of a star that goes in, nothing is known of the others; elsewhere the catalogue's models stand.
-    reached = np.isfinite(cKDTree(place).query(np.column_stack([known["x"], known["y"]]), distance_upper_bound=INTERACTION)[0])
+    reached = np.isfinite(cKDTree(place).query(np.column_stack([known["x"], known["y"]]), distance_upper_bound=patch.interaction)[0])
     saturated = near & known["saturated"] & reached
     standing = (near & ~reached) | beyond
     scene = base.fresh(pixels, pixels, variance, dq)
@@ -144,7 +148,7 @@ def _recover(
     # The first pass finds a saturated star by its lost core: to a pixel, and its flux by the wings.
     x, y = np.concatenate([x, np.rint(stars["x"][own])]), np.concatenate([y, np.rint(stars["y"][own])])
     seeds = np.concatenate([seeds, np.nan_to_num(flux[own])])
-    find_stars(scene, limit, FrozenStars(x, y, seeds, saturated_half(scene, x, y)), near=(place, INTERACTION))
+    find_stars(scene, limit, FrozenStars(x, y, seeds, saturated_half(scene, x, y)), near=(place, patch.interaction))
     for _ in range(2):
         around = star_list(patch.bounds, scene.n_bands, scene, np.arange(scene.count))
         scene = scene.fresh(pixels, without, variance, dq)
