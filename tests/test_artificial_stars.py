@@ -201,7 +201,8 @@ def test_a_table_of_the_users_own_and_its_faults(tmp_path):
     with pytest.raises(ValueError, match="not a number"):
         draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {"table": own}, SEPARATION)
     with pytest.raises(ValueError, match="no band c"):
-        draw_stars(ArtificialStarsOptions(n=5, magnitudes={"c": (1.0, 2.0)}), catalog(), ["a", "b"], covered, 3, FRAME, {}, SEPARATION)
+        options = ArtificialStarsOptions(n=5, magnitudes={"c": (1.0, 2.0)})
+        draw_stars(options, catalog(), ["a", "b"], covered, 3, FRAME, {}, SEPARATION)
     with pytest.raises(ValueError, match="held by 9 exposures"):
         draw_stars(ArtificialStarsOptions(n=5), catalog(), ["a", "b"], covered, 9, FRAME, {}, SEPARATION)
 

@@ -27,8 +27,8 @@ LATE = 75.0
 PAUSES = (0.2, 5.0)
 
 Result = TypeVar("Result")
-# When a process waited in vain for a file of a run folder: for as long again what is not there is missing, and other parts say so at
-# once.
+# When a process waited in vain for a file of a run folder: for as long again what is not there is missing, and other parts say so
+# at once.
 _in_vain: dict[Path, float] = {}
 
 

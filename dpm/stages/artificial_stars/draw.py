@@ -231,7 +231,7 @@ def _positions(
 
 
 def _lattice(rng: np.random.Generator, bounds: tuple[float, float, float, float], spacing: float) -> tuple[Floats, Floats]:
-    """Places of one pass in random order: the triangular lattice with this spacing between neighbours, turned and shifted at random.
+    """Places of one pass in random order: a triangular lattice with this spacing between neighbours, turned and shifted at random.
 
     Every place is as likely as any other, each star lies anywhere in its pixel, and no other pattern puts as many in together.
     """

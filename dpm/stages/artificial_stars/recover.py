@@ -38,9 +38,9 @@ FOUND: dict[str, type] = {"id": np.int64, "distance": np.float64}
 class _Patch:
     """One patch of a tile before any star is put in.
 
-    ``interaction`` is half of the distance between stars of one pass, master pixels.  A star changes the fits of those whose fit box
-    meets its own, and the sky of those whose annulus it is in: 8.5 pixels.  What these change in turn moved fluxes by 0.15 of their
-    errors in one of a hundred (docs/results.md).
+    ``interaction`` is half of the distance between stars of one pass, master pixels.  A star changes the fits of those whose fit
+    box meets its own, and the sky of those whose annulus it is in: 8.5 pixels.  What these change in turn moved fluxes by 0.15 of
+    their errors in one of a hundred (docs/results.md).
     """
 
     bounds: PatchBounds
@@ -57,8 +57,8 @@ def recover_tile(
 ) -> dict[str, int]:
     """Put in and measure again the artificial stars of a tile's patches that go in with the passes ``first`` to ``last``.
 
-    Within half of the passes' separation of a star that goes in, all stars, real ones too, are found and measured again from the first wave; elsewhere
-    the catalogue's models stand.  Nothing is written back to the pixels.
+    Within half of the separation of a star that goes in, all stars, real ones too, are found and measured again from the first
+    wave; elsewhere the catalogue's models stand.  Nothing is written back to the pixels.
 
     Parameters
     ----------
@@ -137,7 +137,8 @@ def _recover(
     place = np.column_stack([stars["x"], stars["y"]])
     near, beyond = context(known["x"], known["y"], patch.bounds)
     # Within reach of a star that goes in, nothing is known of the others; elsewhere the catalogue's models stand.
-    reached = np.isfinite(cKDTree(place).query(np.column_stack([known["x"], known["y"]]), distance_upper_bound=patch.interaction)[0])
+    others = np.column_stack([known["x"], known["y"]])
+    reached = np.isfinite(cKDTree(place).query(others, distance_upper_bound=patch.interaction)[0])
     saturated = near & known["saturated"] & reached
     standing = (near & ~reached) | beyond
     scene = base.fresh(pixels, pixels, variance, dq)
