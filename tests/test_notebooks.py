@@ -29,7 +29,7 @@ def completeness_and_populations(text, pictures):
         assert abs(float(value) - truth) < 4 * float(error) and float(error) < 0.1
     fitted = re.findall(rf"(\w+): {NUMBER} \+- {NUMBER}, true {NUMBER}", text)
     assert [row[0] for row in fitted] == ["exponent", "age", "pair_fraction", "companion_fraction"]
-    for _, value, error, truth in fitted:  # of few artificial stars, as the notebook says: errors may be too small
+    for _, value, error, truth in fitted:
         assert abs(float(value) - float(truth)) < 6 * float(error)
 
 

@@ -188,3 +188,42 @@ def test_no_star_in_the_cells(templates):
         fit_population(templates, np.zeros((5, 2)))
     with pytest.raises(ValueError, match="unknown parameters mass"):
         fit_population(templates, np.zeros((5, 2)), {"mass": 1.0})
+
+
+def test_variance_of_templates_does_not_depend_on_how_nodes_are_grouped(errors, monkeypatch):
+    isochrones = [white_dwarfs(10.0), white_dwarfs(10.4)]
+    cells = "b", np.arange(23.0, 27.3, 0.4), ("a", "b"), np.arange(-0.6, 2.0, 0.4)
+    made = []
+    for chunk in (300, 10**9):
+        monkeypatch.setattr("dpm.science.populations.templates.CHUNK", chunk)
+        monkeypatch.setattr("dpm.science.populations.templates.LOG_SYSTEMS", 12)
+        made.append(population_templates(isochrones, errors, *cells))
+    for name in ("probability", "variance", "replicas"):
+        assert getattr(made[0], name) == pytest.approx(getattr(made[1], name), rel=1e-9, abs=1e-12)
+    # Replicas scatter by the variance, to what 64 of them tell of cells that share artificial stars.
+    filled = made[0].probability[:, 12, 0] > 1e-4
+    ratio = np.var(made[0].replicas, axis=1)[filled] / made[0].variance[filled]
+    assert np.median(ratio) == pytest.approx(1.0, abs=0.2) and ratio.max() < 2.0
+
+
+@pytest.mark.slow
+def test_other_artificial_stars_move_the_parameters_as_much_as_is_said():
+    """The same stars, with templates of six tables of artificial stars."""
+    truth = Photometry()
+    truth.zero = np.array([28.0, 27.5])
+    fractions = {name: TRUE[name] for name in ("pair_fraction", "companion_fraction")}
+    drawn = draw_population(white_dwarfs(TRUE["age"]), 4000, TRUE["exponent"], 7, companions=COMPANIONS, **fractions)
+    seen = truth.observe(np.column_stack([drawn["a_mag"], drawn["b_mag"]]), np.random.default_rng(8))[:, ::-1]
+    seen = seen[np.isfinite(seen).all(axis=1)]
+    stars = np.column_stack([seen[:, 0], seen[:, 1] - seen[:, 0]])
+    isochrones = [white_dwarfs(age) for age in np.arange(9.6, 10.61, 0.1)]
+    means, added = [], []
+    for number in range(6):
+        model = fit_error_model(truth.table(20_000, np.random.default_rng(50 + number)), "b", "a")
+        made = population_templates(isochrones, model, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS)
+        with pytest.warns(UserWarning, match="artificial stars near these stars' magnitudes are few"):
+            fits = [fit_population(one, stars, generator=1, n_steps=100) for one in (made, replace(made, replicas=0.0 * made.replicas))]
+        means.append(fits[1].summary()["mean"])
+        added.append(np.square(fits[0].summary()["error"]) - np.square(fits[1].summary()["error"]))
+    ratio = np.std(means, axis=0, ddof=1) / np.sqrt(np.mean(added, axis=0))
+    assert 0.65 < np.sqrt(np.mean(ratio**2)) < 1.35 and ratio.max() < 2.0

@@ -3,7 +3,8 @@
 The likelihood is that of the stars' distribution over the cells (their number is not the model's to predict), with flat priors
 between the ends of the grid and, for fractions, 0 and 1.  Templates made of a finite number of artificial stars are uncertain
 themselves: each cell's expectation may be off by a factor, normal about 1, of which the likeliest is taken (Barlow & Beeston
-1993, Comp. Phys. Comm. 77, 219, in the short form of one factor a cell: Conway 2011, arXiv:1103.0354).
+1993, Comp. Phys. Comm. 77, 219, in the short form of one factor a cell: Conway 2011, arXiv:1103.0354).  Since one artificial star
+shows in several cells, what other artificial stars would have moved the parameters by is added to the posterior as well.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PARAMETERS = "exponent", "age", "pair_fraction", "companion_fraction"
 OUTLIERS = 0.002
 MIN_ERROR_OF_STEP = 0.4  # of the ages: between two of them the cut-off fades instead of moving, which is seen in narrow posteriors
 N_WALKERS, N_BURN, N_STEPS = 32, 200, 400
-MAX_STRAIN = 0.1  # of the templates' variance over the stars' own: errors were right below, a fifth to two fifths too small at 0.4
+MAX_STRAIN = 0.1  # of the templates' variance over the stars' own: above, more artificial stars would make errors smaller
 MIN_EXPECTED = 5.0  # of a group of cells in the goodness of fit
 
 
@@ -161,6 +162,8 @@ def fit_population(
     expected = n_stars * _with_outliers(share, share.sum(), share.size)
     variance = templates.relative_variance(best["age"])[0]
     _check_templates(expected, variance)
+    moved = _moved_by_templates(templates, names, best, samples, expected, variance, (low, high))
+    samples = np.clip(samples + moved[random.integers(len(moved), size=len(samples))], low, high)
     statistic, n_groups = _chi_square(counts, expected, variance)
     dof = n_groups - 1 - len(names)
     return PopulationFit(
@@ -177,6 +180,32 @@ def fit_population(
     )
 
 
+def _moved_by_templates(
+    templates: PopulationTemplates,
+    names: tuple[str, ...],
+    best: dict[str, float],
+    samples: NDArray[np.float64],
+    expected: NDArray[np.float64],
+    variance: NDArray[np.float64],
+    ends: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """What the free parameters (replicas, free) would move by, had other artificial stars made the templates.
+
+    To first order: covariance of the posterior, times slope of the expectation, over its variance, times its change.
+    """
+    covariance = np.atleast_2d(np.cov(samples, rowvar=False))
+    slopes = []
+    for name, step, low, high in zip(names, np.sqrt(np.diag(covariance)), *ends):
+        places = np.clip([best[name] - 0.5 * step, best[name] + 0.5 * step], low, high)
+        shares = [templates.expected(**best | {name: place})[0] for place in places]
+        below, above = (expected.sum() * _with_outliers(share, share.sum(), share.size) for share in shares)
+        slopes.append((above - below) / (places[1] - places[0]))
+    change = expected * templates.relative_changes(best["age"])
+    change -= expected * (change.sum(axis=1) / expected.sum())[:, None]
+    moved = change @ (np.array(slopes) / (expected * (1.0 + expected * variance))).T @ covariance
+    return np.asarray(moved - moved.mean(axis=0))
+
+
 def _check_steps(ages: NDArray[np.float64], samples: NDArray[np.float64]) -> None:
     """Warn where the isochrones are too few: between two ages the cut-off does not move, one fades into the other."""
     step = np.diff(ages)[np.clip(np.searchsorted(ages, np.median(samples)) - 1, 0, ages.size - 2)]
@@ -186,12 +215,12 @@ def _check_steps(ages: NDArray[np.float64], samples: NDArray[np.float64]) -> Non
 
 
 def _check_templates(expected: NDArray[np.float64], variance: NDArray[np.float64]) -> None:
-    """Warn where artificial stars are too few: a star's fate shows in several cells, which the likelihood takes as independent."""
+    """Warn where artificial stars are so few that they, and not the stars, set the errors."""
     strain = float(np.sum(expected**2 * variance) / expected.sum())
     if strain > MAX_STRAIN:
         found = f"artificial stars near these stars' magnitudes are few: the templates' variance is {strain:.2f} of the stars' own"
-        wanted = f"{strain / MAX_STRAIN:.1f} times as many (or so many more along the sequence) would make them right"
-        warnings.warn(f"{found}, and errors may be too small; {wanted}", stacklevel=3)
+        wanted = f"{strain / MAX_STRAIN:.1f} times as many (or so many more along the sequence) would leave the stars' own"
+        warnings.warn(f"{found}, and part of the errors is theirs; {wanted}", stacklevel=3)
 
 
 def _with_outliers(share: NDArray[np.float64], total: Any, n_cells: int) -> NDArray[np.float64]:

@@ -27,6 +27,7 @@ __all__ = ["PopulationTemplates", "population_templates"]
 LOG_SYSTEMS = 16  # power of two, of systems of a kind and age: Sobol's sequence is even for these
 STEP = 0.02  # mag, of the nodes; sharing a star out over them adds 0.008 mag to its error, in quadrature
 CHUNK = 2000  # nodes at once, of some 1000 fates each
+N_REPLICAS = 64  # of the artificial stars; scatter over them is known to 9 %
 PROPOSAL = -1.8  # exponent of the systems, in the middle of those that are fitted
 EXPONENTS = np.linspace(-4.0, 1.0, 26)  # linear between steps of 0.2: wrong by 2e-3 of a cell at most
 
@@ -49,6 +50,9 @@ class PopulationTemplates:
         Kinds: single, pair, and companion where there are companions.
     variance : ndarray (ages, cells)
         Relative variance of the probabilities, since artificial stars are a finite number; the same for all exponents and shares.
+    replicas : ndarray (ages, replicas, cells)
+        Relative changes of the probabilities where each artificial star counts 1 + a unit normal instead of once: one star shows in
+        several cells and at all ages, which the variance does not tell.
     """
 
     band: str
@@ -58,6 +62,7 @@ class PopulationTemplates:
     exponents: NDArray[np.float64]
     probability: NDArray[np.float64]
     variance: NDArray[np.float64]
+    replicas: NDArray[np.float64]
 
     @property
     def n_kinds(self) -> int:
@@ -87,9 +92,17 @@ class PopulationTemplates:
 
     def relative_variance(self, age: Any) -> NDArray[np.float64]:
         """Relative variance (n, cells) of what `expected` gives at these ages (n,)."""
+        return self._at_ages(self.variance, age)
+
+    def relative_changes(self, age: float) -> NDArray[np.float64]:
+        """Relative changes (replicas, cells) of what `expected` gives at an age, for other artificial stars."""
+        return np.asarray(self._at_ages(self.replicas.reshape(self.ages.size, -1), age).reshape(self.replicas.shape[1:]))
+
+    def _at_ages(self, values: NDArray[np.float64], age: Any) -> NDArray[np.float64]:
+        """Rows between those of the grid's ages."""
         place, into = _place(np.atleast_1d(np.asarray(age, dtype=float)), self.ages)
         upper = np.minimum(place + 1, self.ages.size - 1)
-        return (1.0 - into)[:, None] * self.variance[place] + into[:, None] * self.variance[upper]
+        return (1.0 - into)[:, None] * values[place] + into[:, None] * values[upper]
 
 
 def population_templates(
@@ -148,13 +161,13 @@ def population_templates(
     usual = np.zeros((ages.size, len(nodes)))
     for number, (mine, (_, weights)) in enumerate(zip(rows, [part for parts in shared for part in parts])):
         np.add.at(usual[number // n_kinds], mine, weights[EXPONENTS.size // 2] / n_kinds)
-    response, variance = _response(
+    response, variance, replicas = _response(
         nodes * STEP, usual, errors, lambda mags: _cells(_plane(mags, bands, band, color), edges), edges
     )
     probability = np.zeros((ages.size, EXPONENTS.size, n_kinds, response.shape[1]))
     for number, (mine, (_, weights)) in enumerate(zip(rows, [part for parts in shared for part in parts])):
         probability[number // n_kinds, :, number % n_kinds] = weights @ response[mine]
-    return PopulationTemplates(band, color, edges, ages, EXPONENTS, probability, variance)
+    return PopulationTemplates(band, color, edges, ages, EXPONENTS, probability, variance, replicas)
 
 
 def _shares(
@@ -194,11 +207,13 @@ def _response(
     errors: ErrorModel,
     cells_of: Callable[[NDArray[np.float64]], NDArray[np.intp]],
     edges: tuple[NDArray[np.float64], ...],
-) -> tuple[csr_array, NDArray[np.float64]]:
-    """Probability that stars of these true magnitudes (m, bands) are found in each cell (m, cells), and its relative variance.
+) -> tuple[csr_array, NDArray[np.float64], NDArray[np.float64]]:
+    """Probability that stars of these true magnitudes (m, bands) are found in each cell (m, cells), its relative variance, and
+    relative changes of it.
 
     A cell holds shares of many artificial stars' fates; the variance (populations, cells) of their sum is that of as many
-    independent stars, for populations that have ``usual`` (populations, m) systems at the magnitudes.
+    independent stars, for populations that have ``usual`` (populations, m) systems at the magnitudes.  Changes (populations,
+    N_REPLICAS, cells) are those of `PopulationTemplates.replicas`.
     """
     n_cells = int(np.prod([edge.size - 1 for edge in edges]))
     known = np.flatnonzero(errors.covers(true))
@@ -218,8 +233,11 @@ def _response(
     response = coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), (len(true), n_cells)).tocsr()
     squares = np.array([np.asarray(given.multiply(given).sum(axis=0)).ravel() for given in donated])
     total = usual @ response
+    others = np.random.default_rng(N_REPLICAS).standard_normal((N_REPLICAS, len(errors.inserted)))
+    changes = np.array([others @ given for given in donated])
     with np.errstate(divide="ignore", invalid="ignore"):
-        return response, np.where(total > 0, squares / total**2, 1.0)
+        relative = np.where(total[:, None] > 0, changes / total[:, None], 0.0)
+        return response, np.where(total > 0, squares / total**2, 1.0), relative
 
 
 def _plane(mags: NDArray[np.float64], bands: tuple[str, ...], band: str, color: tuple[str, str] | None) -> NDArray[np.float64]:
