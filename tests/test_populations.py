@@ -222,7 +222,8 @@ def test_other_artificial_stars_move_the_parameters_as_much_as_is_said():
         model = fit_error_model(truth.table(20_000, np.random.default_rng(50 + number)), "b", "a")
         made = population_templates(isochrones, model, "b", MAGNITUDES, ("a", "b"), COLORS, COMPANIONS)
         with pytest.warns(UserWarning, match="artificial stars near these stars' magnitudes are few"):
-            fits = [fit_population(one, stars, generator=1, n_steps=100) for one in (made, replace(made, replicas=0.0 * made.replicas))]
+            both = made, replace(made, replicas=0.0 * made.replicas)
+            fits = [fit_population(one, stars, generator=1, n_steps=100) for one in both]
         means.append(fits[1].summary()["mean"])
         added.append(np.square(fits[0].summary()["error"]) - np.square(fits[1].summary()["error"]))
     ratio = np.std(means, axis=0, ddof=1) / np.sqrt(np.mean(added, axis=0))
