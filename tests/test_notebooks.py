@@ -30,7 +30,7 @@ def completeness_and_populations(text, pictures):
     fitted = re.findall(rf"(\w+): {NUMBER} \+- {NUMBER}, true {NUMBER}", text)
     assert [row[0] for row in fitted] == ["exponent", "age", "pair_fraction", "companion_fraction"]
     for _, value, error, truth in fitted:
-        assert abs(float(value) - float(truth)) < 6 * float(error)
+        assert abs(float(value) - float(truth)) < 4 * float(error)
 
 
 def focus(text, pictures):
